@@ -1,0 +1,61 @@
+"""Secure decentralized training and inference: what people use from Python.
+
+Names are imported when they are first used, so that `import decentral` costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decentral.core.mixing import mixing_matrix
+    from decentral.core.permutation import Permutation, PermutationSpec, random_permutation
+    from decentral.models.tracing import permutation_spec
+    from decentral.training.merging import match, merge, permute
+
+__all__ = [
+    "Permutation",
+    "PermutationSpec",
+    "__version__",
+    "match",
+    "merge",
+    "mixing_matrix",
+    "permutation_spec",
+    "permute",
+    "random_permutation",
+    "register_algorithm",
+    "register_dataset",
+    "register_learner",
+    "register_model",
+]
+
+_EXPORTS = {
+    "Permutation": "decentral.core.permutation:Permutation",
+    "PermutationSpec": "decentral.core.permutation:PermutationSpec",
+    "match": "decentral.training.merging:match",
+    "merge": "decentral.training.merging:merge",
+    "mixing_matrix": "decentral.core.mixing:mixing_matrix",
+    "permutation_spec": "decentral.models.tracing:permutation_spec",
+    "permute": "decentral.training.merging:permute",
+    "random_permutation": "decentral.core.permutation:random_permutation",
+    "register_algorithm": "decentral.algorithms.catalogue:ALGORITHMS.register",
+    "register_dataset": "decentral.data.datasets:DATASETS.register",
+    "register_learner": "decentral.training.catalogue:LEARNERS.register",
+    "register_model": "decentral.models.catalogue:MODELS.register",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("decentral")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'decentral' has no attribute {name!r}")
+    module, _, path = _EXPORTS[name].partition(":")
+    found: Any = importlib.import_module(module)
+    for attribute in path.split("."):
+        found = getattr(found, attribute)
+    globals()[name] = found
+    return found

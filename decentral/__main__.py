@@ -1,0 +1,5 @@
+"""`python -m decentral` is `decentral`."""
+
+from decentral.cli.main import app
+
+app()

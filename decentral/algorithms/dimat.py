@@ -1,0 +1,50 @@
+"""DIMAT: merge with the neighbours by activation matching, then train.
+
+Saadati et al., CVPR 2024 (arXiv 2404.08079), algorithm 1: each neighbour's hidden units are permuted into the basis of
+the receiving peer, theta_i = sum_j W_ij P_ij(theta_j) with P_ii the identity; BatchNorm statistics are re-estimated.
+Activations are computed by the receiver on its own images; only parameters travel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+from decentral.algorithms.base import Peer, SynchronousRounds, exchange, renormalise
+from decentral.core.permutation import PermutationSpec
+from decentral.models.tracing import permutation_spec
+from decentral.training.learner import ModuleLearner, State
+from decentral.training.merging import merge_into
+
+
+class DIMAT(SynchronousRounds):
+    """Averaging after alignment. The peer itself is always the reference; neighbours are aligned independently."""
+
+    def __init__(self) -> None:
+        self._spec: PermutationSpec | None = None
+
+    async def mix(self, peer: Peer, round: int) -> None:
+        models = await exchange(peer, round)
+        peer.phase(round, "merge")
+        began = peer.clock.now()
+        weights = renormalise(peer.weights, models.keys(), peer.index)
+        others = [index for index in models if index != peer.index]
+        states = [models[index].tensors for index in others]
+        row = [weights[index] for index in (peer.index, *others)]
+        learner = cast(ModuleLearner, peer.learner)
+        passes = peer.pace.forward(learner.matching_samples) * (1 + len(models))
+        moved = await peer.clock.work(lambda: self._merge(learner, states, row, peer.matching_method), passes)
+        peer.journal.record("merged", round=round, weights=weights, moved=moved, seconds=peer.clock.now() - began)
+
+    def _merge(
+        self, learner: ModuleLearner, others: Sequence[State], weights: Sequence[float], method: str
+    ) -> float | None:
+        """Replaces the learner's model by the merge; returns the mean share of units that the matching moved."""
+        if not others:
+            return None
+        batches = list(learner.matching_batches())
+        if self._spec is None:
+            self._spec = permutation_spec(learner.model, batches[0])
+        permutations = merge_into(learner.model, others, weights, self._spec, batches, method=method)
+        return math.fsum(permutation.share_moved for permutation in permutations) / len(permutations)

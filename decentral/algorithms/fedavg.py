@@ -1,0 +1,61 @@
+"""Federated averaging without a server: one of the peers aggregates.
+
+McMahan et al. 2017 (arXiv 1602.05629), algorithm 1 with all clients in every round: theta = sum_k (n_k / n) theta_k. The
+aggregator is the present peer with the lowest index; when it is lost in the middle of a round, the others turn to the
+next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from decentral.algorithms.base import Peer, SynchronousRounds, local_model, sound
+from decentral.core.averaging import weighted_average
+from decentral.wire.messages import Model
+
+AVERAGE = "average"
+
+
+class FedAvg(SynchronousRounds):
+    """Every peer sends its model to the aggregator and gets the sample-weighted average back."""
+
+    def partners(self, index: int, neighbours: Collection[int], peers: int) -> frozenset[int]:
+        return frozenset(range(peers)) - {index}
+
+    async def mix(self, peer: Peer, round: int) -> None:
+        peer.phase(round, "exchange")
+        began = peer.clock.now()
+        own, session = await local_model(peer, round), peer.session
+        while (aggregator := min({peer.index, *session.present(round)})) != peer.index:
+            await session.push({aggregator}, own)
+            came = await sound(peer, await session.collect({aggregator}, AVERAGE))
+            if came or aggregator in session.present(round):
+                break
+        else:
+            came = await self._aggregate(peer, round, own)
+        if came:
+            [average] = came.values()
+            await peer.clock.work(lambda: peer.learner.load(average.tensors), 0.0)
+        received = sorted(came.keys() - {peer.index})
+        peer.journal.record(
+            "exchanged", round=round, received=received, missing=[], seconds=peer.clock.now() - began
+        )
+
+    async def _aggregate(self, peer: Peer, round: int, own: Model) -> dict[int, Model]:
+        """The average of the models of all who are present, sent to them and returned under our own index."""
+        session = peer.session
+        came = await sound(peer, await session.collect(session.present(round)))
+        models: Mapping[int, Model] = dict(sorted({peer.index: own, **came}.items()))
+        peer.phase(round, "merge")
+        began = peer.clock.now()
+        samples = math.fsum(model.samples for model in models.values())
+        weights = {index: model.samples / samples for index, model in models.items()}
+
+        def merge() -> Mapping[str, object]:
+            return weighted_average([model.tensors for model in models.values()], list(weights.values()))
+
+        average = Model(round=round, tensors=await peer.clock.work(merge, 0.0), samples=int(samples), tag=AVERAGE)
+        peer.journal.record("merged", round=round, weights=weights, moved=None, seconds=peer.clock.now() - began)
+        await session.push(session.present(round), average)
+        return {peer.index: average}

@@ -1,0 +1,18 @@
+"""`decentral down`: the end of a cluster that `up` started, or that runs in another terminal."""
+
+from __future__ import annotations
+
+from decentral.cli.output import JsonOption, RunArgument, say, say_json
+
+
+def down(directory: RunArgument, as_json: JsonOption = False) -> None:
+    """End a running cluster; what it has done so far is kept and can be resumed."""
+    from decentral.launch.standing import stop
+    from decentral.run.directory import RunDirectory
+
+    run = RunDirectory.open(directory)
+    stop(run)
+    if as_json:
+        say_json({"dir": str(directory), "running": False})
+    else:
+        say(f"{directory} is down; go on with: decentral run {run.recipe_file} --out {directory} --resume")

@@ -1,0 +1,84 @@
+"""`decentral`: one small file per command, imported when it is used or listed; nothing here imports torch.
+
+What a person gave us and we cannot use ends in one paragraph and exit code 2; --debug, anywhere, shows the traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from decentral.cli.output import note, say
+from decentral.errors import DecentralError, Untraceable, UserError, leading
+
+COMMANDS = ("demo", "run", "recipes", "show", "report", "up", "status", "logs", "down", "doctor")
+"""In the order of `--help`. Each is the function of its name in the module of its name."""
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Commands(TyperGroup):
+    """Finds commands by name and turns expected errors into a paragraph and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        function = getattr(importlib.import_module(f"decentral.cli.{cmd_name}"), cmd_name)
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(function)
+        return typer.main.get_command(single)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """--debug counts wherever it stands, since one adds it to the end of what has just failed."""
+        own = args[: args.index("--")] if "--" in args else args
+        if "--debug" in own:
+            args = ["--debug", *[arg for arg in own if arg != "--debug"], *args[len(own) :]]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            note("; ".join(["interrupted", *getattr(stopped, "__notes__", ())]))
+            raise typer.Exit(INTERRUPTED) from None
+        except (DecentralError, BaseExceptionGroup) as error:
+            expected = leading(error) if isinstance(error, BaseExceptionGroup) else error
+            if expected is None or ctx.params.get("debug"):
+                raise
+            note(f"error: {expected}")
+            code = BAD_INPUT if isinstance(expected, UserError | Untraceable) else FAILED
+            raise typer.Exit(code) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="decentral",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        say(importlib.metadata.version("decentral"))
+        raise typer.Exit
+
+
+@app.callback()
+def decentral(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Train a model together with peers who do not trust one another, serve it, and check its answers."""

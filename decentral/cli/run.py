@@ -1,0 +1,50 @@
+"""`decentral run`: a recipe, to its end, in the world that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, say, say_json
+
+OnOption = Annotated[
+    str, typer.Option("--on", metavar="WORLD", help="local: a process for each peer. sim: one process, virtual time.")
+]
+OutOption = Annotated[Path | None, typer.Option(help="The run directory. [default: runs/RECIPE-N]", show_default=False)]
+RestartOption = Annotated[int, typer.Option(min=0, help="Start a crashed peer again, up to this many times.")]
+PortOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Peers listen on this port and those after it. [default: free ones]"),
+]
+
+
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = (),
+    on: OnOption = "local",
+    out: OutOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
+    plugins: PluginOption = (),
+    restart: RestartOption = 0,
+    port: PortOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train by a recipe: every peer a process of its own, or all of them simulated."""
+    from decentral.cli.progress import Progress, result_lines
+    from decentral.launch.engine import Options, check_world, execute
+    from decentral.run.recipe import load_recipe
+
+    world = check_world(on)
+    load_plugins(plugins)
+    resolved = load_recipe(recipe, overrides)
+    with Progress(resolved, hidden=as_json) as progress:
+        options = Options(out, resume, plugins, restart, port, progress)
+        directory, summary = execute(resolved, world, options)
+    if as_json:
+        say_json(summary)
+        return
+    for line in result_lines(summary):
+        say(line)
+    say(f"written    {directory.path}  (open {directory.report_file} in a browser)")

@@ -1,0 +1,29 @@
+"""`decentral status`: where every peer of a run stands now, or stood when it ended."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from decentral.cli.output import JsonOption, RunArgument, say, say_json
+
+
+def status(directory: RunArgument, as_json: JsonOption = False) -> None:
+    """Show each peer's phase, round, loss, accuracy and bytes."""
+    from rich.console import Console
+
+    from decentral.cli.progress import standings_table
+    from decentral.launch.standing import launcher_pid
+    from decentral.run.directory import RunDirectory, peer_name
+    from decentral.run.journal import Tail
+    from decentral.run.standing import Standings
+
+    run = RunDirectory.open(directory)
+    standings = Standings(run.recipe.peers)
+    standings.take_all(Tail(directory).poll())
+    pid = launcher_pid(run)
+    if as_json:
+        peers = {peer_name(index): asdict(peer) for index, peer in enumerate(standings.peers)}
+        say_json({"dir": str(directory), "world": run.world, "running": run.in_use, "launcher": pid, "peers": peers})
+        return
+    say(f"{run.recipe.name}: {run.recipe.algorithm}, {'running' if run.in_use else 'not running'}")
+    Console().print(standings_table(standings, run.recipe.rounds))

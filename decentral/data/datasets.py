@@ -1,0 +1,116 @@
+"""Labelled images by name.
+
+A dataset tells its labels before it decodes an image, so that the partition is known to every peer and each decodes its
+own share alone. Pixels stay uint8 until they are used; `mean` and `std` are in units of a pixel's value.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decentral.data.archives import data_root
+from decentral.registry import Registry
+
+DATASETS = Registry(
+    "dataset",
+    {
+        "digits": "decentral.data.digits:digits",
+        "cifar10": "decentral.data.cifar:cifar10",
+        "cifar100": "decentral.data.cifar:cifar100",
+        "fashion-mnist": "decentral.data.fashion_mnist:fashion_mnist",
+        "image-folder": "decentral.data.image_folder:image_folder",
+    },
+)
+"""Constructors `(root: Path, verify: bool, download: bool, **options) -> LabelledImages`."""
+
+Labels = NDArray[np.int64]
+Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+class LabelledImages(ABC):
+    """Images for training and testing, each with one label in `range(classes)`."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel: a network sees (pixel - mean) / std."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    @abstractmethod
+    def train_labels(self) -> Labels:
+        """[n], without decoding an image."""
+
+    @property
+    @abstractmethod
+    def test_labels(self) -> Labels:
+        """[m], without decoding an image."""
+
+    @abstractmethod
+    def train_images(self, indices: Indices) -> Pixels:
+        """[len(indices), c, h, w], in the order asked for."""
+
+    @abstractmethod
+    def test_images(self) -> Pixels:
+        """[m, c, h, w]."""
+
+
+@dataclass(frozen=True)
+class ArrayImages(LabelledImages):
+    """A dataset that fits in memory: uint8 images [n, c, h, w] and integer labels [n]."""
+
+    images: Pixels
+    labels: Labels
+    held_out_images: Pixels
+    held_out_labels: Labels
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def train_labels(self) -> Labels:
+        return self.labels
+
+    @property
+    def test_labels(self) -> Labels:
+        return self.held_out_labels
+
+    def train_images(self, indices: Indices) -> Pixels:
+        return self.images[indices]
+
+    def test_images(self) -> Pixels:
+        return self.held_out_images
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: Path | str | None = None,
+    verify: bool = True,
+    download: bool = False,
+    **options: object,
+) -> LabelledImages:
+    """The dataset `name`, looked for under `root` (None: $DECENTRAL_DATA, or ~/.cache/decentral/data).
+
+    `verify` compares archives with the published MD5 sums; `download` fetches what is missing. Raises DatasetNotFound
+    that says what was looked for, where, and how to get it; UserError for a name or an option that does not exist, and
+    for a damaged copy.
+    """
+    dataset: LabelledImages = DATASETS.construct(name, data_root(root), verify, download, **options)
+    return dataset

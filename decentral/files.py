@@ -1,0 +1,48 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what the block writes there becomes the content of `path` in one step.
+
+    A reader, also after a power cut, sees the old bytes or the new ones: they are flushed, renamed (atomic within one
+    file system only), and the folder is flushed, because the rename itself is data of the folder. Raises OSError, and
+    leaves nothing behind then.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | memoryview, *, private: bool = False) -> None:
+    """Replaces the content of `path`, see `replacing`. `private` files are the owner's alone (0600) from their first
+    byte on.
+    """
+    with replacing(path) as temporary:
+        # Created under a name nobody can guess and never through a link, so that no other file is written.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file's content, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

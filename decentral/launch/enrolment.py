@@ -1,0 +1,41 @@
+"""How a node of a run directory gets its certificate: from the invitation that its launcher left in its folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from decentral.errors import UserError
+from decentral.files import write_atomic
+from decentral.wire.authority import Authority, JoinToken, enrol
+from decentral.wire.certificate import Credentials
+from decentral.wire.identity import Identity, read_private
+
+INVITATION = "invitation.json"
+RENEW_BEFORE = 24 * 3600.0
+"""Seconds before a certificate expires from which a starting node asks for another."""
+
+
+def invite(authority: Authority, address: str, folder: Path) -> None:
+    """Leaves a join token for one enrolment, and the authority's address, with a node."""
+    invitation = {"authority": address, "token": str(authority.token())}
+    write_atomic(folder / INVITATION, json.dumps(invitation).encode(), private=True)
+
+
+async def credentials_for(identity: Identity, folder: Path) -> Credentials:
+    """A node's certificate: the one it has, if it lasts, else a new one for its invitation.
+
+    Raises UserError where it has neither, and TransportError where the authority does not answer or refuses.
+    """
+    if (folder / "tls.pem").exists():
+        credentials = Credentials.load(folder)
+        if credentials.expires > time.time() + RENEW_BEFORE:
+            return credentials
+    if not (folder / INVITATION).exists():
+        raise UserError(f"{folder}: neither a certificate nor an invitation; start this node through its launcher")
+    invitation = json.loads(read_private(folder / INVITATION))
+    credentials = await enrol(invitation["authority"], JoinToken.parse(invitation["token"]), identity)
+    credentials.save(folder)
+    (folder / INVITATION).unlink()
+    return credentials

@@ -1,0 +1,1 @@
+"""Networks, and what is derived from a network's structure."""

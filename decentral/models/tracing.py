@@ -1,0 +1,313 @@
+"""From a network to its permutation groups, with nobody listing them.
+
+The network is traced (torch.fx), run once on example inputs for the shapes, and every operator's rule says which axes
+must be permuted alike (`rules`, `axes`). What then remains free is a group. Never a guess: inputs and outputs stay in
+place, an operator without a rule is pinned with all that it touches, and what cannot be seen through is Untraceable.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
+
+from decentral.core.permutation import Block, Group, PermutationSpec, Tap, TensorAxis
+from decentral.errors import Untraceable
+from decentral.models.axes import AxisSystem
+from decentral.models.rules import FUNCTIONS, METADATA, MODULES, Call, Rule, Value
+
+
+class Shape(tuple[int, ...]):
+    """Stands for a tensor among the recorded results of a graph."""
+
+
+def permutation_spec(model: nn.Module, *example_inputs: Tensor) -> PermutationSpec:
+    """The groups of units of a torch.fx-traceable network that may be permuted without changing its function.
+
+    `example_inputs` are what the network is called with, a batch of any size. The model is neither changed nor left
+    in another mode. Raises Untraceable, naming module and operator, for a network that cannot be read for certain.
+    """
+    graph_module = trace(model, len(example_inputs))
+    with evaluating(model), torch.no_grad():
+        results = _Recorder(graph_module).record(*(example.clone() for example in example_inputs))
+    return _Propagation(model, graph_module, results).spec()
+
+
+def trace(model: nn.Module, inputs: int = 1) -> fx.GraphModule:
+    """The graph of a network that is called with so many positional arguments, in evaluation mode; shares its tensors.
+
+    Equal architectures give equal node names. Raises Untraceable.
+    """
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise Untraceable(f"{name} is not built yet: run one batch through the model before")
+    arguments = list(inspect.signature(model.forward).parameters.values())
+    left_out = {a.name: a.default for a in arguments[inputs:] if a.default is not a.empty}
+    with evaluating(model):
+        try:
+            graph = _Tracer().trace(model, concrete_args=left_out or None)
+        except Untraceable:
+            raise
+        except Exception as error:
+            raise Untraceable(f"{type(model).__name__}: cannot be traced: {_first_line(error)}") from error
+    for placeholder in [node for node in graph.nodes if node.op == "placeholder"][inputs:]:
+        for check in list(placeholder.users):
+            _erase(graph, check)
+        graph.erase_node(placeholder)
+    return fx.GraphModule(model, graph)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; afterwards each module is in the mode in which it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class _Tracer(fx.Tracer):
+    """Names the module in which tracing fails."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Untraceable:
+            raise
+        except Exception as error:
+            raise Untraceable(
+                f"{self.path_of_module(m)} ({type(m).__name__}): cannot be traced: {_first_line(error)}"
+            ) from error
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps, for every node, what it computed with tensors replaced by their shapes."""
+
+    def __init__(self, graph_module: fx.GraphModule):
+        super().__init__(graph_module)
+        self._results: dict[fx.Node, Any] = {}
+        self._running: fx.Node | None = None
+
+    def record(self, *inputs: Tensor) -> dict[fx.Node, Any]:
+        try:
+            self.run(*inputs)
+        except Exception as error:
+            place = _place(self._running) if self._running else "the network"
+            raise Untraceable(f"{place}: cannot be run on the example inputs: {_first_line(error)}") from error
+        return self._results
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._running = n
+        result = super().run_node(n)
+        self._results[n] = _each(result, Tensor, lambda tensor: Shape(tensor.shape))
+        return result
+
+
+class _Propagation:
+    """Carries axes through a traced graph."""
+
+    def __init__(self, model: nn.Module, graph_module: fx.GraphModule, results: dict[fx.Node, Any]):
+        self._system = AxisSystem()
+        self._graph_module, self._results = graph_module, results
+        self._values: dict[fx.Node, Any] = {}
+        self._reads: list[str] = []
+        self._saved: dict[int, Value] = {}
+        self._names: dict[str, Value] = {}
+        """Every tensor that is saved with the model, under each of its names; tied ones share their axes."""
+        tensors = [item for item in model.state_dict(keep_vars=True).items() if isinstance(item[1], Tensor)]
+        for name, tensor in tensors:
+            axes = tuple(map(self._system.fresh, tensor.shape))
+            self._names[name] = self._saved.setdefault(id(tensor), Value(axes))
+        self._memory = [_extent(tensor) for _, tensor in tensors]
+        for one, other in _overlaps({id(tensor): tensor for _, tensor in tensors}.values()):
+            self._pin((self._saved[id(one)], self._saved[id(other)]))
+
+    def spec(self) -> PermutationSpec:
+        for node in self._graph_module.graph.nodes:
+            try:
+                value = self._visit(node)
+            except (ValueError, IndexError, AttributeError) as error:
+                raise Untraceable(f"{_place(node)}: {error}") from error
+            self._values[node] = _each(value, Value, partial(replace, node=node.name))
+        return self._collect()
+
+    def _visit(self, node: fx.Node) -> Any:
+        """What a node computes, as a structure with a Value for every tensor."""
+        args, kwargs = self._seen((node.args, node.kwargs))
+        match node.op:
+            case "placeholder":
+                value = _each(self._results[node], Shape, self._fixed)
+            case "get_attr":
+                value = _each(_attribute(self._graph_module, str(node.target)), Tensor, self._own)
+            case "output":
+                value = self._pin(args)
+            case "call_module":
+                module = self._graph_module.get_submodule(str(node.target))
+                if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+                    raise Untraceable(f"{_place(node)}: has hooks, which may compute anything")
+                value = self._apply(node, type(module), MODULES.get(type(module)), (module, *args), kwargs)
+            case _ if node.target is getitem and not isinstance(args[0], Value):
+                value = args[0][args[1]]
+            case _ if node.target in METADATA and not isinstance(self._results[node], Shape):
+                value = self._results[node]
+            case _:
+                value = self._apply(node, node.target, FUNCTIONS.get(node.target), args, kwargs)
+        return value
+
+    def _apply(self, node: fx.Node, operator: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """By the operator's rule if it has one that takes this call, else pinned."""
+        result = self._results[node]
+        if isinstance(result, Shape) and rule is not None:
+            call = Call(self._system, result, self._own, self._reads)
+            if _takes(rule, call, *args, **kwargs):
+                value = rule(call, *args, **kwargs)
+                if tuple(map(self._system.size, value.axes)) != result:
+                    raise ValueError(f"its rule does not describe a result of shape {tuple(result)}")
+                return value
+        return self._pinned(node, operator, (args, kwargs), result)
+
+    def _seen(self, arguments: Any) -> Any:
+        """Arguments of a node with other nodes replaced by what they compute."""
+        return fx.node.map_arg(arguments, lambda node: self._values[node])
+
+    def _pinned(self, node: fx.Node, operator: Any, arguments: Any, result: Any) -> Any:
+        """Unpermuted inputs and parameters give an unpermuted result, if those are all that the operator depends on."""
+        provenance = "torch" if isinstance(operator, str) else getattr(operator, "__module__", None) or "unknown"
+        if provenance.partition(".")[0] not in _PURE:
+            raise Untraceable(f"{_place(node)}: there is no rule for it, and what it depends on is not known")
+        self._pin(arguments)
+        return _each(result, Shape, self._fixed)
+
+    def _own(self, tensor: Tensor) -> Value:
+        """Axes of a tensor that the network holds. What is not saved with it cannot be permuted: it is fixed."""
+        if id(tensor) in self._saved:
+            return self._saved[id(tensor)]
+        start, end = _extent(tensor)
+        if any(start < until and since < end for since, until in self._memory):
+            raise ValueError("uses a tensor that shares memory with a parameter but is not one")
+        return self._fixed(Shape(tensor.shape))
+
+    def _fixed(self, shape: Shape) -> Value:
+        return Value(tuple(map(self._system.fixed, shape)))
+
+    def _pin(self, arguments: Any) -> None:
+        """Everything among the arguments: tensors, and modules with all that is saved with them."""
+        _each(arguments, Value, self._pin_value)
+        _each(arguments, nn.Module, lambda module: self._pin([*map(self._own, _tensors(module))]))
+
+    def _pin_value(self, value: Value) -> None:
+        for axis in value.axes:
+            self._system.pin(axis)
+
+    def _collect(self) -> PermutationSpec:
+        system = self._system
+        numbers: dict[int, int] = {}
+        names: list[str] = []
+        axes = []
+        for name, value in self._names.items():
+            for place, axis in enumerate(value.axes):
+                runs = system.resolve(axis)
+                for run in runs:
+                    if not system.is_pinned(run.atom) and run.atom not in numbers:
+                        numbers[run.atom] = len(numbers)
+                        names.append(name.rpartition(".")[0] or name)
+                blocks = tuple(Block(numbers.get(run.atom), system.units(run.atom), run.repeat) for run in runs)
+                if any(block.group is not None for block in blocks):
+                    axes.append(TensorAxis(name, place, blocks))
+        taps: dict[int, list[Tap]] = {atom: [] for atom in numbers}
+        for atom, tap in self._taps():
+            if atom in taps:
+                taps[atom].append(tap)
+        groups = [Group(name, system.units(atom), tuple(taps[atom])) for name, atom in zip(names, numbers, strict=True)]
+        return PermutationSpec(tuple(groups), tuple(axes))
+
+    def _taps(self) -> Iterator[tuple[int, Tap]]:
+        """Every run of every axis of the activations that a layer with weights reads, by its atom."""
+        reads = set(self._reads)
+        for node, value in self._values.items():
+            if node.name in reads and isinstance(value, Value):
+                for place, axis in enumerate(value.axes):
+                    start = 0
+                    for run in self._system.resolve(axis):
+                        yield run.atom, Tap(node.name, _module(node), place, start, run.repeat)
+                        start += self._system.size((run,))
+
+
+_PURE = frozenset({"torch", "torchvision", "_operator", "builtins", "math"})
+"""Where functions come from whose results depend on nothing but their arguments (and torch's random state)."""
+
+
+def _takes(rule: Rule, *args: Any, **kwargs: Any) -> bool:
+    try:
+        inspect.signature(rule).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _each(structure: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:
+    """A nested structure with every instance of a type replaced."""
+    if isinstance(structure, kind):
+        return change(structure)
+    if isinstance(structure, dict):
+        return {key: _each(part, kind, change) for key, part in structure.items()}
+    if type(structure) in (list, tuple):
+        return type(structure)(_each(part, kind, change) for part in structure)
+    return structure
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [tensor for tensor in module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """First byte and end of a tensor's memory."""
+    return tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+
+
+def _overlaps(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors that are different objects over the same memory."""
+    by_start = sorted((tensor for tensor in tensors if tensor.numel()), key=lambda tensor: tensor.data_ptr())
+    for one, other in pairwise(by_start):
+        if other.data_ptr() < _extent(one)[1]:
+            yield one, other
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    for user in list(node.users):
+        _erase(graph, user)
+    graph.erase_node(node)
+
+
+def _module(node: fx.Node) -> str:
+    """The path of the module in which a node computes; "" for the network itself."""
+    return str(node.target) if node.op == "call_module" else next(reversed(node.meta.get("nn_module_stack") or {}), "")
+
+
+def _place(node: fx.Node) -> str:
+    operator = getattr(node.target, "__name__", node.target)
+    return f"{_module(node) or 'the network'}: {operator}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,171 @@
+"""What happened, one JSON object a line: each peer writes its own journal, a run's are merged in order of time.
+
+A line is one write to the file, so that a process that is killed loses no finished line; the torn end that it may
+leave is not read, and cut when the journal is opened again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from decentral.errors import RunDirectoryError
+from decentral.files import write_atomic
+
+Event = Mapping[str, Any]
+"""`t` in seconds since the start of the run, `peer` (an index, None: the launcher), `event`, and what belongs to it."""
+
+Observer = Callable[[Event], None]
+"""Somebody who is told of every event, such as the progress on the terminal."""
+
+FILE = "events.jsonl"
+LAUNCHER = -1
+"""Where the launcher's events stand among those of one instant: before the peers'."""
+
+
+class Journal:
+    """Appends to one peer's journal; `clock_now` gives seconds since the start of the run."""
+
+    def __init__(
+        self, path: Path, peer: int | None, clock_now: Callable[[], float], observe: Observer = lambda event: None
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._peer, self._now, self._observe = peer, clock_now, observe
+        self._file = path.open("ab", buffering=0)
+        whole = _whole(path.read_bytes())
+        os.ftruncate(self._file.fileno(), len(whole))
+
+    def record(self, event: str, **fields: object) -> None:
+        """One line. Numbers that are not finite, which JSON does not have, become null."""
+        line = _finite({"t": round(self._now(), 6), "peer": self._peer, "event": event, **fields})
+        self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        self._observe(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> list[Event]:
+    """The events of one journal, without a torn end. Raises RunDirectoryError naming a line that is damaged."""
+    return [_parsed(line, path, number) for number, line in enumerate(_lines(path), start=1)]
+
+
+def rewind(path: Path, round: int) -> None:
+    """Cuts a journal after the end of `round` (0: cuts all of it), so that a resumed run writes on from there.
+
+    Raises RunDirectoryError if the journal never came to the end of that round.
+    """
+    kept, end = 0, 0
+    for number, line in enumerate(_lines(path), start=1):
+        end += len(line) + 1
+        event = _parsed(line, path, number)
+        if event["event"] == "round" and event["round"] == round:
+            kept = end
+    if not kept and round:
+        raise RunDirectoryError(f"{path}: round {round} does not end in this journal")
+    with path.open("r+b") as file:
+        file.truncate(kept)
+        os.fsync(file.fileno())
+
+
+def merge(directory: os.PathLike[str]) -> list[Event]:
+    """Writes DIRECTORY/events.jsonl from the journals of DIRECTORY/nodes, by (t, peer, line); returns its events.
+
+    Where a peer's clock went back, which a restart can do, its lines still keep their order.
+    """
+    merged = list(heapq.merge(*(_keyed(path) for path in journals(Path(directory))), key=lambda item: item[0]))
+    write_atomic(Path(directory) / FILE, b"".join(line + b"\n" for _, line, _ in merged))
+    return [event for _, _, event in merged]
+
+
+def journals(directory: Path) -> list[Path]:
+    """The journals of a run directory, by the name of their node."""
+    return sorted((directory / "nodes").glob(f"*/{FILE}"))
+
+
+class Tail:
+    """Follows all journals of a run directory while they grow; journals may still appear."""
+
+    def __init__(self, directory: os.PathLike[str]):
+        self._directory = Path(directory)
+        self._read: dict[Path, int] = {}
+
+    def poll(self) -> list[Event]:
+        """The events since the last call, by (t, peer); half-written lines wait for the next call."""
+        fresh: list[Event] = []
+        for path in journals(self._directory):
+            with path.open("rb") as file:
+                offset = min(self._read.get(path, 0), os.fstat(file.fileno()).st_size)  # it may have been rewound
+                file.seek(offset)
+                whole = _whole(file.read())
+            self._read[path] = offset + len(whole)
+            fresh += [_parsed(line, path, None) for line in whole.splitlines()]
+        return sorted(fresh, key=_moment)
+
+    def last_time(self) -> float:
+        """Seconds on the run's clock at the latest event so far, polled or not; 0 in a new run."""
+        return max((event["t"] for path in journals(self._directory) for event in read(path)), default=0.0)
+
+
+def _keyed(path: Path) -> Iterator[tuple[tuple[float, int, int], bytes, Event]]:
+    latest = -math.inf
+    for number, line in enumerate(_lines(path), start=1):
+        event = _parsed(line, path, number)
+        at, peer = _moment(event)
+        latest = max(latest, at)
+        yield (latest, peer, number), line, event
+
+
+def _moment(event: Event) -> tuple[float, int]:
+    return event["t"], LAUNCHER if event["peer"] is None else event["peer"]
+
+
+def _lines(path: Path) -> list[bytes]:
+    return _whole(path.read_bytes()).splitlines() if path.exists() else []
+
+
+def _whole(data: bytes) -> bytes:
+    """Up to the end of the last line that was written to its end."""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _parsed(line: bytes, path: Path, number: int | None) -> Event:
+    try:
+        event = json.loads(line)
+        if not (
+            isinstance(event, dict)
+            and isinstance(event["t"], int | float)
+            and isinstance(event["peer"], int | None)
+            and isinstance(event["event"], str)
+        ):
+            raise TypeError("not an event")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        where = f"{path}:{number}" if number else str(path)
+        raise RunDirectoryError(f"{where}: a damaged line in the journal") from error
+    return event
+
+
+def _finite(fields: Mapping[str, object]) -> dict[str, Any]:
+    return {str(key): _finite_value(value) for key, value in fields.items()}
+
+
+def _finite_value(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return _finite(value)
+    return [_finite_value(item) for item in value] if isinstance(value, list | tuple) else value

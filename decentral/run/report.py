@@ -1,0 +1,245 @@
+"""The page of a run: one file that opens from disk, in light and dark, on a phone, and asks the network for nothing.
+
+It is a function of the recipe and the events: two equal runs give equal pages. Everything that comes from either is
+escaped before it becomes HTML.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from decentral.errors import UserError
+from decentral.run import charts
+from decentral.run.directory import RunDirectory, peer_name
+from decentral.run.journal import Event, merge
+from decentral.run.recipe import Recipe
+from decentral.run.summary import KINDS, PHASES, bytes_by_peer, phase_seconds, summarise
+
+TOLD = {
+    "launched": "run launched",
+    "resumed": "run resumed after round {round}",
+    "interrupted": "run interrupted",
+    "crashed": "{other} crashed",
+    "rejoined": "{other} rejoined",
+    "lost": "{peer} lost {other} in round {round}",
+    "returned": "{peer} has {other} back in round {round}",
+    "failed": "{peer} failed: {problem}",
+}
+"""The events that a reader wants to hear of, and how they are told."""
+
+MOST_EVENTS = 200
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Writes report.html from the run's journals as they are; returns its path."""
+    page = render(run.recipe, run.world, merge(run))
+    run.write(run.report_file, page.encode())
+    return run.report_file
+
+
+def render(recipe: Recipe, world: str, events: Sequence[Event]) -> str:
+    """The page, as HTML."""
+    summary = summarise(recipe, world, events)
+    style = resources.files("decentral.run").joinpath("report.css").read_text()
+    title = escape(recipe.name)
+    sections = [
+        _section("Test accuracy", "Of each peer's own model on the common test set, after each round.",
+                 _curves(recipe, events, "accuracy")),
+        _columns(
+            _section("Topology", _topology_words(recipe), _topology(recipe, summary)),
+            _section("Test loss", "Mean cross-entropy on the common test set.", _curves(recipe, events, "loss")),
+        ),
+        _columns(
+            _section("Sent by each peer", "Bytes after encoding, by what they carry.", _bytes(recipe, events)),
+            _section("Time by phase", _time_words(world), _phases(recipe, events)),
+        ),
+        _partition(events),
+        _happenings(events),
+        f'<section><details><summary>Recipe</summary><pre>{escape(recipe.to_yaml())}</pre></details></section>',
+    ]  # fmt: skip
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>{title} · decentral</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{title}</h1><p>{_subtitle(recipe, world)}</p></header>\n"
+        f"{_headline(recipe, summary)}\n{''.join(section for section in sections if section)}\n"
+        f"<footer><p>{_versions(summary)}</p><p>recipe hash <code>{recipe.hash[:16]}</code></p></footer>\n"
+        f"</body>\n</html>\n"
+    )
+
+
+def _section(title: str, words: str, content: str) -> str:
+    return f"<section><h2>{title}</h2><figure><figcaption>{words}</figcaption>{content}</figure></section>\n"
+
+
+def _columns(*sections: str) -> str:
+    return f'<div class="columns">{"".join(sections)}</div>\n'
+
+
+def _subtitle(recipe: Recipe, world: str) -> str:
+    where = {"sim": "in the simulator", "local": "as local processes", "ray": "on Ray"}.get(world, f"on {world}")
+    return escape(
+        f"{recipe.algorithm} with {recipe.peers} peers {where}, {recipe.model.name} on {recipe.data.name}, "
+        f"seed {recipe.seed}"
+    )
+
+
+def _headline(recipe: Recipe, summary: dict[str, Any]) -> str:
+    accuracy, virtual = summary["accuracy"], summary["virtual_seconds"]
+    seconds = summary["seconds"]["wall"] if virtual is None else virtual
+    spread = "" if accuracy["mean"] is None else f"{_percent(accuracy['min'])} to {_percent(accuracy['max'])}"
+    apart = len(summary["crashed"])
+    figures = [
+        ("Mean accuracy", _percent(accuracy["mean"]), spread),
+        ("Rounds", str(summary["rounds"]), f"of {recipe.rounds}"),
+        (
+            "Sent",
+            readable_bytes(summary["bytes"]["total"]),
+            f"{readable_bytes(summary['bytes']['model'])} of it models",
+        ),
+        ("Time", f"{seconds:.1f} s", "virtual" if virtual is not None else "wall clock"),
+        ("Crashes", str(apart), f"{len(summary['rejoined'])} rejoined" if apart else "everybody stayed"),
+    ]
+    items = "".join(
+        f'<dl><dt>{name}</dt><dd>{escape(value)}</dd><dd class="soft">{escape(detail)}</dd></dl>'
+        for name, value, detail in figures
+    )
+    return f'<div class="figures">{items}</div>'
+
+
+def _curves(recipe: Recipe, events: Sequence[Event], what: str) -> str:
+    """One curve a peer and their mean, over the rounds that all living peers were evaluated in."""
+    measured: dict[int, dict[int, float]] = {peer: {} for peer in range(recipe.peers)}
+    for event in events:
+        if event["event"] == "evaluated" and event[what] is not None:
+            measured[event["peer"]][event["round"]] = event[what]
+    curves = [
+        charts.Curve(peer_name(peer), sorted(points.items()), charts.peer_style(peer, recipe.peers))
+        for peer, points in measured.items()
+        if points
+    ]
+    rounds = sorted({round for points in measured.values() for round in points})
+    means = []
+    for round in rounds:
+        values = [points[round] for points in measured.values() if round in points]
+        means.append((round, math.fsum(values) / len(values)))
+    if len(curves) > 1:
+        curves.append(charts.Curve("mean", means, "mean"))
+    few = recipe.peers <= charts.COLOURS
+    shown = [(curve.label, curve.style) for curve in curves if few or curve.style == "mean"]
+    if not few and curves:
+        shown.insert(0, ("each peer", "many"))
+    return charts.line_legend(shown) + charts.line_chart(curves, "round", _marks(events))
+
+
+def _marks(events: Sequence[Event]) -> list[tuple[float, str]]:
+    """Crashes and returns, at the round that the peer they concern had ended."""
+    ended: dict[int, int] = {}
+    marks = []
+    for event in events:
+        if event["event"] == "round":
+            ended[event["peer"]] = event["round"]
+        elif event["event"] in ("crashed", "rejoined"):
+            marks.append((float(ended.get(event["other"], 0)), f"{peer_name(event['other'])} {event['event']}"))
+    return marks
+
+
+def _topology(recipe: Recipe, summary: dict[str, Any]) -> str:
+    graph = _graph(recipe)
+    if graph is None:
+        return '<p class="soft">It cannot be drawn here: what it was made from is not there any more.</p>'
+    gone = {int(name.removeprefix("peer-")) for name in set(summary["crashed"]) - set(summary["rejoined"])}
+    return charts.topology_picture(recipe.peers, sorted(graph.edges), frozenset(gone))
+
+
+def _topology_words(recipe: Recipe) -> str:
+    from decentral.core import topology
+
+    graph = _graph(recipe)
+    name = " ".join([recipe.topology.name, *(f"{key} {value}" for key, value in recipe.topology.options.items())])
+    if graph is None:
+        return escape(name)
+    gap = topology.spectral_gap(topology.metropolis_hastings(graph))
+    edges = graph.number_of_edges()
+    return escape(f"{name}: {edges} {'edge' if edges == 1 else 'edges'}, spectral gap {gap:.3f}.")
+
+
+def _graph(recipe: Recipe) -> Any:
+    from decentral.core import topology
+
+    try:
+        return topology.build(recipe.topology.name, recipe.peers, recipe.seed, **recipe.topology.options)
+    except UserError:
+        return None
+
+
+def _bytes(recipe: Recipe, events: Sequence[Event]) -> str:
+    rows = []
+    for peer, sent in enumerate(bytes_by_peer(recipe, events)):
+        parts = {kind: float(sent[kind]) for kind in KINDS if kind != "total"}
+        rows.append((peer_name(peer), parts, readable_bytes(sent["total"])))
+    return charts.bar_chart(rows)
+
+
+def _phases(recipe: Recipe, events: Sequence[Event]) -> str:
+    rows = []
+    for peer, seconds in enumerate(phase_seconds(recipe, events)):
+        rows.append((peer_name(peer), seconds, f"{math.fsum(seconds[phase] for phase in PHASES):.1f} s"))
+    return charts.bar_chart(rows)
+
+
+def _time_words(world: str) -> str:
+    return (
+        "Virtual seconds of each peer, over all rounds." if world == "sim" else "Seconds of each peer, over all rounds."
+    )
+
+
+def _partition(events: Sequence[Event]) -> str:
+    """Training images by peer and class, where the journals tell: `data` events with `classes`."""
+    held = {event["peer"]: event["classes"] for event in events if event["event"] == "data"}
+    if not held:
+        return ""
+    rows = [(peer_name(peer), counts) for peer, counts in sorted(held.items())]
+    columns = [str(column) for column in range(max(len(counts) for counts in held.values()))]
+    return _section("Who holds what", "Training images by peer and class.", charts.heat_table(rows, columns))
+
+
+def _happenings(events: Sequence[Event]) -> str:
+    told = list(_told(events))
+    shown = told[:MOST_EVENTS]
+    if len(shown) < 2:
+        return ""
+    rows = "".join(f"<tr><td>{at:.2f} s</td><td>{escape(text)}</td></tr>" for at, text in shown)
+    more = f'<p class="soft">and {len(told) - len(shown)} more</p>' if len(told) > len(shown) else ""
+    return f"<section><h2>What happened</h2><table>{rows}</table>{more}</section>\n"
+
+
+def _told(events: Sequence[Event]) -> Iterator[tuple[float, str]]:
+    for event in events:
+        if (words := TOLD.get(event["event"])) is not None:
+            names = {key: peer_name(event[key]) for key in ("peer", "other") if event.get(key) is not None}
+            facts = {"round": event.get("round", "?"), "problem": event.get("problem", "")}
+            yield event["t"], words.format_map({"peer": "launcher", "other": "a peer", **facts, **names})
+
+
+def _versions(summary: dict[str, Any]) -> str:
+    return escape(" · ".join(f"{name} {version}" for name, version in summary["versions"].items()))
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def readable_bytes(size: float) -> str:
+    """`1.5 MB`: powers of a thousand, as networks are measured."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

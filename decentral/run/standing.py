@@ -1,0 +1,82 @@
+"""Where each peer of a run stands, folded from its events: for the live progress and for `decentral status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from decentral.run.journal import Event
+
+GONE = ("crashed", "failed")
+
+
+@dataclass(slots=True)
+class Standing:
+    """The last that is known of one peer."""
+
+    phase: str = "starting"
+    round: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    sent: int = 0
+
+    @property
+    def gone(self) -> bool:
+        return self.phase in GONE
+
+    def take(self, event: Event) -> None:
+        """An event of this peer's own journal."""
+        self.round = event.get("round", self.round)
+        match event["event"]:
+            case "started" | "finished" | "failed":
+                self.phase = event["event"]
+            case "phase":
+                self.phase = event["phase"]
+            case "trained":
+                self.loss = event["loss"]
+            case "evaluated":
+                self.accuracy = event["accuracy"]
+            case "round":
+                self.sent = event["bytes"]["total"]
+
+
+class Standings:
+    """All peers of a run, by index."""
+
+    def __init__(self, peers: int) -> None:
+        self.peers = [Standing() for _ in range(peers)]
+
+    def take(self, event: Event) -> None:
+        """Any event of the run, in the order of time."""
+        if event["peer"] is not None:
+            self.peers[event["peer"]].take(event)
+        elif event["event"] == "crashed":
+            self.peers[event["other"]].phase = "crashed"
+
+    def take_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.take(event)
+
+    @property
+    def present(self) -> list[Standing]:
+        return [peer for peer in self.peers if not peer.gone]
+
+    @property
+    def round(self) -> int:
+        """The round that the last of the present peers is in."""
+        return min((peer.round for peer in self.present), default=0)
+
+    @property
+    def started(self) -> int:
+        return sum(peer.phase != "starting" for peer in self.peers)
+
+    @property
+    def sent(self) -> int:
+        """Bytes, over all peers."""
+        return sum(peer.sent for peer in self.peers)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean over the peers that have been evaluated."""
+        known = [peer.accuracy for peer in self.peers if peer.accuracy is not None]
+        return sum(known) / len(known) if known else None

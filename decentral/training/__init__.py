@@ -1,0 +1,1 @@
+"""Local training, activations, BatchNorm re-estimation, merging, evaluation, checkpoints."""

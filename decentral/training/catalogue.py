@@ -1,0 +1,8 @@
+"""Learners by name; torch is imported with the learner that is used."""
+
+from __future__ import annotations
+
+from decentral.registry import Registry
+
+LEARNERS = Registry("learner", {"classifier": "decentral.training.classifier:ClassifierLearner"})
+"""Constructors of a `Learner`; they take the model, the dataset, the peer's share and the training options by name."""

@@ -1,0 +1,305 @@
+"""A cluster's certificate authority: it decides who gets in, and can do no more than that.
+
+It signs a TLS key for an identity that shows a join token (or its still valid certificate). The identity's own binding
+travels inside, so the authority cannot speak for a peer. Its key never leaves its folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from google.protobuf.message import DecodeError
+
+from decentral.errors import Malformed, Refusal, UserError
+from decentral.files import write_atomic
+from decentral.wire import rpc
+from decentral.wire.certificate import (
+    BINDING_OID,
+    Credentials,
+    host_name,
+    new_key,
+    peer_id_of,
+    private_pem,
+    read_binding,
+    request_certificate,
+    subject,
+)
+from decentral.wire.identity import Identity, read_private
+from decentral.wire.v1 import authority_pb2 as pb
+
+AUTHORITY_NAME = "authority.decentral"
+SECRET_BYTES = 32
+MAX_DOCUMENT = 4096
+MAX_MESSAGE = 3 * MAX_DOCUMENT
+ENROL = "/decentral.wire.v1.Authority/Enrol"
+SERVICE, _, METHOD = ENROL.removeprefix("/").partition("/")
+CLOCK_SKEW = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """What an operator hands to a joiner: a secret, and the authority's certificate (DER) so that it can be pinned."""
+
+    secret: bytes
+    authority: bytes
+
+    def __str__(self) -> str:
+        return base64.urlsafe_b64encode(self.secret + self.authority).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> JoinToken:
+        """Raises UserError."""
+        try:
+            content = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+            x509.load_der_x509_certificate(content[SECRET_BYTES:])
+        except (binascii.Error, ValueError) as error:
+            raise UserError("the join token is damaged; copy all of it, or ask for another") from error
+        return cls(content[:SECRET_BYTES], content[SECRET_BYTES:])
+
+    @property
+    def authority_pem(self) -> bytes:
+        return _pem(x509.load_der_x509_certificate(self.authority))
+
+
+class Authority:
+    """The authority whose key and tokens are kept in a folder of mode 0700."""
+
+    def __init__(self, folder: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._folder = folder
+        self._key = key
+        self._certificate = certificate
+
+    @classmethod
+    def create(cls, folder: Path) -> Authority:
+        """A new authority, valid for ten years. Raises UserError if the folder holds one already."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        if (folder / "authority.pem").exists():
+            raise UserError(f"{folder}: there is an authority already; it is never replaced")
+        key = new_key()
+        builder = _builder("decentral authority", key.public_key(), timedelta(days=3650))
+        builder = builder.issuer_name(subject("decentral authority"))
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        certificate = builder.sign(key, hashes.SHA256())
+        write_atomic(folder / "tokens.json", b"[]", private=True)
+        write_atomic(folder / "authority.pem", _pem(certificate) + private_pem(key), private=True)
+        return cls(folder, key, certificate)
+
+    @classmethod
+    def load(cls, folder: Path) -> Authority:
+        """Raises UserError if there is none, if it is damaged, or if other users may read it."""
+        pem = read_private(folder / "authority.pem")
+        try:
+            key = serialization.load_pem_private_key(pem[pem.index(b"-----BEGIN PRIVATE KEY") :], password=None)
+            certificate = x509.load_pem_x509_certificate(pem)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{folder}: the authority's key is damaged; restore it from a copy") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise UserError(f"{folder}: the authority's key and certificate do not belong together")
+        return cls(folder, key, certificate)
+
+    @classmethod
+    def open(cls, folder: Path) -> Authority:
+        """The authority kept in a folder, made there on first use."""
+        return cls.load(folder) if (folder / "authority.pem").exists() else cls.create(folder)
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate that peers trust."""
+        return _pem(self._certificate)
+
+    def token(self, *, uses: int = 1, valid_seconds: float = 3600.0) -> JoinToken:
+        """A new token that lets `uses` peers in until it expires. Only its digest is stored."""
+        secret = secrets.token_bytes(SECRET_BYTES)
+        now = time.time()
+        tokens = [token for token in self._tokens() if token["expires"] > now and token["uses"] > 0]
+        tokens.append({"digest": hashlib.sha256(secret).hexdigest(), "expires": now + valid_seconds, "uses": uses})
+        self._store(tokens)
+        return JoinToken(secret, self._certificate.public_bytes(serialization.Encoding.DER))
+
+    def admit(self, secret: bytes) -> None:
+        """Takes one use of a token. Raises Malformed(TOKEN) or Malformed(EXPIRED)."""
+        digest = hashlib.sha256(secret).hexdigest()
+        tokens = self._tokens()
+        known = [token for token in tokens if hmac.compare_digest(token["digest"], digest)]
+        if not known or known[0]["uses"] < 1:
+            raise Malformed(Refusal.TOKEN, "the join token is unknown or used up")
+        if known[0]["expires"] <= time.time():
+            raise Malformed(Refusal.EXPIRED, "the join token has expired")
+        known[0]["uses"] -= 1
+        self._store(tokens)
+
+    def issue(self, csr: bytes, validity: timedelta = timedelta(days=7)) -> bytes:
+        """The certificate (DER) for a request (DER): no longer than `validity`, nor than the identity allows.
+
+        Whether the requester may have one is for `admit` or `renewable` to say. Raises Malformed.
+        """
+        try:
+            request = x509.load_der_x509_csr(csr)
+            proven = request.is_signature_valid
+        except (ValueError, TypeError) as error:
+            raise Malformed(Refusal.MALFORMED, "not a certificate request") from error
+        key = request.public_key()
+        if not proven or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise Malformed(Refusal.SIGNATURE, "the request is not signed with its P-256 key")
+        bound = read_binding(request)
+        if bound.expires <= time.time():
+            raise Malformed(Refusal.EXPIRED, "the identity's binding of the key has expired")
+        until = min(validity, timedelta(seconds=bound.expires - time.time()))
+        binding = request.extensions.get_extension_for_oid(BINDING_OID).value
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        return self._leaf(bound.peer, host_name(bound.peer), key, until, usage, binding)
+
+    def renewable(self, certificate: bytes, csr: bytes) -> None:
+        """Raises Malformed unless a valid certificate (DER) of ours speaks for the identity that makes the request."""
+        try:
+            current = x509.load_der_x509_certificate(certificate)
+            current.verify_directly_issued_by(self._certificate)
+            request = x509.load_der_x509_csr(csr)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise Malformed(Refusal.SIGNATURE, "not a certificate of this authority") from error
+        if peer_id_of(_pem(current)) != read_binding(request).peer:
+            raise Malformed(Refusal.SIGNATURE, "a certificate of another peer")
+
+    @asynccontextmanager
+    async def serve(self, address: str) -> AsyncIterator[str]:
+        """Serves Enrol, and yields the address with the port it got. Raises UserError if the port is busy."""
+        key = new_key()
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        certificate = self._leaf(AUTHORITY_NAME, AUTHORITY_NAME, key.public_key(), timedelta(days=365), usage)
+        chain = _pem(x509.load_der_x509_certificate(certificate))
+        server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)], maximum_concurrent_rpcs=64)
+        handler = grpc.unary_unary_rpc_method_handler(self._enrol)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        credentials = grpc.ssl_server_credentials([(private_pem(key), chain)])
+        bound = await rpc.take_port(server, address, credentials)
+        await server.start()
+        try:
+            yield bound
+        finally:
+            await server.stop(grace=1.0)
+
+    async def _enrol(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        try:
+            certificate = self._grant(data)
+        except Malformed as error:
+            await rpc.refuse(context, error.reason, error.detail)
+        return pb.EnrolReply(certificate=certificate).SerializeToString()
+
+    def _grant(self, data: bytes) -> bytes:
+        try:
+            request = pb.EnrolRequest.FromString(data)
+        except DecodeError as error:
+            raise Malformed(Refusal.MALFORMED, "not an EnrolRequest") from error
+        if len(request.csr) > MAX_DOCUMENT or len(request.certificate) > MAX_DOCUMENT:
+            raise Malformed(Refusal.TOO_LARGE, f"a document of more than {MAX_DOCUMENT} bytes")
+        certificate = self.issue(request.csr)
+        if request.WhichOneof("grounds") == "certificate":
+            self.renewable(request.certificate, request.csr)
+        else:
+            self.admit(request.token)  # last, so that a request that cannot be granted uses nothing up
+        return certificate
+
+    def _leaf(
+        self, name: str, host: str, key: ec.EllipticCurvePublicKey, validity: timedelta, *extensions: x509.ExtensionType
+    ) -> bytes:
+        builder = _builder(name, key, validity).issuer_name(self._certificate.subject)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        for extension in (issuer, *extensions):
+            builder = builder.add_extension(extension, critical=False)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+    def _tokens(self) -> list[dict[str, Any]]:
+        tokens: list[dict[str, Any]] = json.loads(read_private(self._folder / "tokens.json"))
+        return tokens
+
+    def _store(self, tokens: list[dict[str, Any]]) -> None:
+        write_atomic(self._folder / "tokens.json", json.dumps(tokens, indent=1).encode(), private=True)
+
+
+async def enrol(address: str, token: JoinToken, identity: Identity, *, deadline: float = 30.0) -> Credentials:
+    """Credentials for an identity, from the authority that the token pins. Raises Unreachable or Refused."""
+    grounds = pb.EnrolRequest(token=token.secret)
+    return await _ask(address, identity, token.authority_pem, grounds, deadline)
+
+
+async def renew(address: str, credentials: Credentials, identity: Identity, *, deadline: float = 30.0) -> Credentials:
+    """Credentials with a new TLS key, granted to the holder of ones that are still valid."""
+    current = x509.load_pem_x509_certificate(credentials.certificate)
+    grounds = pb.EnrolRequest(certificate=current.public_bytes(serialization.Encoding.DER))
+    return await _ask(address, identity, credentials.authority, grounds, deadline)
+
+
+async def _ask(
+    address: str, identity: Identity, authority: bytes, request: pb.EnrolRequest, deadline: float
+) -> Credentials:
+    key = new_key()
+    request.csr = request_certificate(identity, key, time.time() + timedelta(days=7).total_seconds())
+    options = [
+        *rpc.CONNECTION_OPTIONS,
+        ("grpc.ssl_target_name_override", AUTHORITY_NAME),
+        ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ]
+    pinned = grpc.ssl_channel_credentials(root_certificates=authority)
+    async with grpc.aio.secure_channel(address, pinned, options=options) as channel:
+        try:
+            call = channel.unary_unary(ENROL, pb.EnrolRequest.SerializeToString, pb.EnrolReply.FromString)
+            reply = await call(request, timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            raise rpc.failure(error, f"the authority at {address}") from error
+    try:
+        certificate = x509.load_der_x509_certificate(reply.certificate)
+    except ValueError as error:
+        raise Malformed(Refusal.MALFORMED, "the authority's reply is not a certificate") from error
+    credentials = Credentials(_pem(certificate), private_pem(key), authority)
+    credentials.check(identity.id)
+    return credentials
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _builder(name: str, key: ec.EllipticCurvePublicKey, validity: timedelta) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(subject(name)).public_key(key)
+    builder = builder.serial_number(x509.random_serial_number())
+    return builder.not_valid_before(now - CLOCK_SKEW).not_valid_after(now + validity)
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

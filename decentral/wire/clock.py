@@ -1,0 +1,74 @@
+"""Time as a peer sees it: the wall in a deployment, a number in the simulator.
+
+`work` is the only way to run torch: off the event loop in a deployment; in the simulator it completes at start plus
+modelled time, so that the result never depends on when a thread happened to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Seconds since the start of the run, waiting, and work that takes time."""
+
+    def now(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def work(self, fn: Callable[[], T], modelled_seconds: float) -> T:
+        """The result of `fn`, a blocking function; `modelled_seconds` is what it takes in the simulator."""
+        ...
+
+
+class WallClock:
+    """Real time, one worker thread: a peer's work never overlaps itself, so its global random state is its own."""
+
+    def __init__(self, elapsed: float = 0.0) -> None:
+        """`elapsed`: seconds that the run has already taken."""
+        self._started = asyncio.get_running_loop().time() - elapsed
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work")
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time() - self._started
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def work(self, fn: Callable[[], T], modelled_seconds: float) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, fn)
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+class VirtualClock:
+    """Time of a virtual event loop; one clock per simulated peer, all on one loop and one worker thread.
+
+    Work starts on the worker at once and its result is handed over when virtual time reaches start + modelled time.
+    Waiting there for the thread blocks the loop on purpose: virtual time must stand still until the result exists.
+    """
+
+    def __init__(self, worker: ThreadPoolExecutor, started: float = 0.0) -> None:
+        self._worker = worker
+        self._started = started
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time() - self._started
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def work(self, fn: Callable[[], T], modelled_seconds: float) -> T:
+        job = self._worker.submit(fn)
+        try:
+            await asyncio.sleep(max(modelled_seconds, 0.0))
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        return job.result()

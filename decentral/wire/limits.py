@@ -1,0 +1,34 @@
+"""How much a peer takes from another one. Everything here is checked before memory is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHUNK_BYTES = 1 << 20
+MAX_HEADER = 1 << 20
+MAX_LETTER = 1 << 20
+"""Of one encoded message that is not a model."""
+MAX_FRAME = CHUNK_BYTES + 64
+"""Of one message on a gRPC stream: a chunk with its framing."""
+
+MAX_ADDRESS = 255
+MAX_HASH = 128
+MAX_TAG = 64
+MAX_NUMBER = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one peer; sizes in bytes.
+
+    `schema` is the only tensor schema that is taken (`tensors.schema_hash`), None takes any. `pending` messages of one
+    sender and kind are held for an inbox that does not read; the next one is refused with BUSY.
+    """
+
+    model_bytes: int = 1 << 32
+    tensors: int = 8192
+    name_length: int = 256
+    rank: int = 8
+    records: int = 4096
+    schema: str | None = None
+    pending: int = 8

@@ -1,0 +1,107 @@
+"""What peers say to one another, as values.
+
+The encoding lives in `codec`; a transport moves these and authenticates who sent them, so no message names its sender.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROTOCOL_VERSION = 1
+
+PeerId = NewType("PeerId", str)
+"""Lower-case base32 of the SHA-256 of an Ed25519 public key: 52 characters, also a DNS label."""
+
+
+class Traffic(Enum):
+    """What bytes are counted as, in every world."""
+
+    MODEL = "model"
+    CONTROL = "control"
+    EVIDENCE = "evidence"
+
+
+class MembershipStatus(Enum):
+    JOIN = 1
+    LEAVE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipRecord:
+    """A peer's own signed word that it joins or leaves. The higher counter of one peer wins."""
+
+    peer: PeerId
+    public_key: bytes
+    status: MembershipStatus
+    counter: int
+    address: str
+    first_round: int
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there, and in which round?"""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The first thing a peer says to another. What differs is refused with PROTOCOL_VERSION, RECIPE or SCHEMA."""
+
+    record: MembershipRecord
+    recipe_hash: str
+    schema_hash: str
+    protocol_version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to a join: the round in which the answering peer is, and the members it knows."""
+
+    round: int
+    records: tuple[MembershipRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Membership records; as a request it asks for the other's."""
+
+    records: tuple[MembershipRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A peer's signed goodbye."""
+
+    record: MembershipRecord
+
+
+@dataclass(frozen=True)
+class Model:
+    """Named tensors of one round: a peer's parameters and buffers.
+
+    `tag` tells apart what one round may send in both directions (`"local"`: after local training, `"average"`: the
+    result of an aggregation). The digest is computed once per message by the codec, however many peers it is sent to.
+    """
+
+    round: int
+    tensors: Mapping[str, Tensor]
+    samples: int = 0
+    tag: str = "local"
+    _encoded: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False, hash=False)
+
+
+Message = Ping | Pong | Join | Welcome | Membership | Leave | Model

@@ -1,0 +1,79 @@
+"""What every gRPC server and client of ours shares: how refusals travel, how a port is taken, how errors are read.
+
+A refusal is a failed status with the message `Refused` as a binary trailer, in every service alike, so that it ends a
+stream that is still being sent too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from decentral.errors import Refusal, Refused, TransportError, Unreachable, UserError
+from decentral.wire.v1 import messages_pb2 as pb
+
+REFUSAL_TRAILER = "decentral-refusal-bin"
+DETAIL_CHARACTERS = 200
+
+CONNECTION_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.enable_retries", 0),  # what is retried, and when not, is decided in one place: the transport
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+async def refuse(context: grpc.aio.ServicerContext[Any, Any], reason: Refusal, detail: str = "") -> NoReturn:
+    """Ends a call with a typed refusal."""
+    trailer = pb.Refused(reason=int(reason), detail=detail[:DETAIL_CHARACTERS]).SerializeToString()
+    await context.abort(
+        grpc.StatusCode.FAILED_PRECONDITION, reason.name, trailing_metadata=((REFUSAL_TRAILER, trailer),)
+    )
+    raise AssertionError("abort returned")
+
+
+def failure(error: grpc.aio.AioRpcError, peer: str) -> TransportError:
+    """What a failed call means: the typed refusal that came with it, or that nobody answered."""
+    for key, value in error.trailing_metadata() or ():
+        if key == REFUSAL_TRAILER and isinstance(value, bytes):
+            try:
+                refused = pb.Refused.FromString(value)
+                return Refused(Refusal(refused.reason), refused.detail[:DETAIL_CHARACTERS])
+            except (DecodeError, ValueError):
+                return Refused(Refusal.UNSPECIFIED)
+    return Unreachable(f"{peer}: {error.code().name.lower()} {error.details() or ''}".rstrip())
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port`. Raises UserError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UserError(f"{address!r} is not an address of the form host:port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+async def take_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> str:
+    """Binds a server and returns its address with the port it got. Raises UserError if the port is busy.
+
+    Ports are shared (SO_REUSEPORT), because a launcher may hold one for its child. Somebody who listens there already
+    would therefore not be noticed when binding, so we knock first.
+    """
+    host, port = split_address(address)
+    if port:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout=1.0)
+        except (OSError, TimeoutError):
+            writer = None
+        if writer is not None:
+            writer.close()
+            raise UserError(f"{address}: the port is busy; another program listens there already")
+    try:
+        bound = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise UserError(f"{address}: the port cannot be taken ({error})") from error
+    return f"{address.rpartition(':')[0]}:{bound}"

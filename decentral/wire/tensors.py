@@ -1,0 +1,284 @@
+"""Models as a stream of frames and back: a header, the elements of all tensors in chunks of 1 MiB, one digest.
+
+Frames are `ModelChunk`s of `exchange.proto`, but their data is framed by hand: the protobuf runtime would copy it twice
+more. The digest is BLAKE3 with a context of its own over the header's length (8 bytes, little-endian), the header as it
+was sent, and the data; it is computed along the way, once per message, and never once per receiver.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import mmap
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from itertools import accumulate, pairwise
+
+import torch
+from blake3 import blake3
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from decentral.errors import Malformed, Refusal
+from decentral.wire.limits import CHUNK_BYTES, MAX_HEADER, MAX_NUMBER, MAX_TAG, Limits
+from decentral.wire.messages import Model
+from decentral.wire.v1 import messages_pb2 as pb
+
+DIGEST_BYTES = 32
+HUGE = 4 << 20
+DIGEST_CONTEXT = "decentral 2026 model message v1"
+_HEADER, _DATA, _DIGEST = (bytes([field << 3 | 2]) for field in (1, 2, 3))  # protobuf tags of ModelChunk's parts
+
+_DTYPES: dict[torch.dtype, int] = {
+    torch.float16: pb.DATA_TYPE_FLOAT16,
+    torch.bfloat16: pb.DATA_TYPE_BFLOAT16,
+    torch.float32: pb.DATA_TYPE_FLOAT32,
+    torch.float64: pb.DATA_TYPE_FLOAT64,
+    torch.int8: pb.DATA_TYPE_INT8,
+    torch.int16: pb.DATA_TYPE_INT16,
+    torch.int32: pb.DATA_TYPE_INT32,
+    torch.int64: pb.DATA_TYPE_INT64,
+    torch.uint8: pb.DATA_TYPE_UINT8,
+    torch.bool: pb.DATA_TYPE_BOOL,
+}
+_DTYPE_OF = {number: dtype for dtype, number in _DTYPES.items()}
+
+if sys.byteorder != "little":
+    raise ImportError("tensors are little-endian on the wire, and this codec copies memory as it is")
+
+
+def schema_hash(state: Mapping[str, Tensor]) -> str:
+    """Digest in hexadecimal over (name, dtype, shape) of every tensor, in no particular order of the mapping."""
+    return _schema_digest(_describe(_ordered(state)))
+
+
+def _ordered(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """By descending element size, then by name: every tensor starts at a multiple of its element size."""
+    return sorted(state.items(), key=lambda item: (-item[1].element_size(), item[0]))
+
+
+def _describe(tensors: list[tuple[str, Tensor]]) -> list[pb.TensorHeader]:
+    for name, tensor in tensors:
+        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided:
+            raise TypeError(f"{name}: {tensor.layout} {tensor.dtype} has no encoding on the wire")
+    return [pb.TensorHeader(name=name, dtype=_DTYPES[tensor.dtype], shape=tensor.shape) for name, tensor in tensors]
+
+
+def _schema_digest(headers: list[pb.TensorHeader]) -> str:
+    lines = sorted(f"{header.name}\0{header.dtype}\0{list(header.shape)}" for header in headers)
+    return blake3("\n".join(lines).encode(), derive_key_context="decentral 2026 tensor schema v1").hexdigest()
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    """The elements of a tensor as bytes: its own memory if it is contiguous and on the CPU."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+
+
+def _framed(tag: bytes, size: int) -> bytes:
+    """A protobuf tag and a length (base-128 varint)."""
+    length = bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return tag + bytes(length)
+
+
+class EncodedModel:
+    """A model's frames, made on demand from the tensors' own memory, for any number of receivers.
+
+    The tensors must not change while it is being sent. `size` is the number of bytes of all frames.
+    """
+
+    def __init__(self, model: Model) -> None:
+        tensors = _ordered(model.tensors)
+        headers = _describe(tensors)
+        self._views = [_memory(tensor) for _, tensor in tensors]
+        self._starts = list(accumulate((len(view) for view in self._views), initial=0))
+        self._total = self._starts.pop()
+        header = pb.ModelHeader(
+            round=model.round, tag=model.tag, samples=model.samples, total_bytes=self._total, tensors=headers
+        ).SerializeToString()
+        if len(header) > MAX_HEADER:
+            raise ValueError(f"{len(tensors)} tensors need a header of {len(header)} bytes; the limit is {MAX_HEADER}")
+        self._head = _framed(_HEADER, len(header)) + header
+        self._chunks = math.ceil(self._total / CHUNK_BYTES)
+        self._hasher = _hasher(header)
+        self._hashed = 0
+        self.size = len(self._head) + len(_framed(_DIGEST, DIGEST_BYTES)) + DIGEST_BYTES + self._total
+        full, rest = divmod(self._total, CHUNK_BYTES)
+        self.size += full * len(_framed(_DATA, CHUNK_BYTES)) + (len(_framed(_DATA, rest)) if rest else 0)
+
+    def frames(self) -> Iterator[bytes]:
+        """Header, data, digest. Whoever is first to reach a chunk also hashes it; the others of them find it done."""
+        yield self._head
+        for index in range(self._chunks):
+            pieces = self._pieces(index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, self._total))
+            if index == self._hashed:
+                for piece in pieces:
+                    self._hasher.update(piece)
+                self._hashed += 1
+            yield b"".join((_framed(_DATA, sum(map(len, pieces))), *pieces))
+        yield _framed(_DIGEST, DIGEST_BYTES) + self._hasher.digest()
+
+    def _pieces(self, start: int, stop: int) -> list[memoryview]:
+        """The memory that holds bytes `start` to `stop` of the data."""
+        pieces = []
+        index = bisect_right(self._starts, start) - 1
+        while start < stop:
+            offset = start - self._starts[index]
+            piece = self._views[index][offset : offset + stop - start]
+            pieces.append(piece)
+            start += len(piece)
+            index += 1
+        return pieces
+
+
+def encoded(model: Model) -> EncodedModel:
+    """The encoding of a model, made once per message."""
+    found = model._encoded.setdefault("frames", None) or EncodedModel(model)
+    model._encoded["frames"] = found
+    assert isinstance(found, EncodedModel)
+    return found
+
+
+def _hasher(header: bytes) -> blake3:
+    hasher = blake3(derive_key_context=DIGEST_CONTEXT)
+    hasher.update(len(header).to_bytes(8, "little"))
+    hasher.update(header)
+    return hasher
+
+
+class ModelDecoder:
+    """Takes a model's frames one by one; raises Malformed at the first that breaks a rule.
+
+    All data goes into one buffer, of which the tensors are views. It is allocated when the header has passed every
+    limit, and the operating system gives its pages only as data arrives.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._header: pb.ModelHeader | None = None
+        self._digest: bytes | None = None
+        self._received = 0
+
+    def feed(self, frame: bytes) -> None:
+        """Takes the next frame."""
+        tag, part = _parse_frame(frame)
+        if self._digest is not None:
+            raise Malformed(Refusal.MALFORMED, "a frame after the digest")
+        if tag == _HEADER[0]:
+            self._take_header(part)
+        elif self._header is None:
+            raise Malformed(Refusal.MALFORMED, "a model message that does not start with its header")
+        elif tag == _DATA[0]:
+            self._take_data(part)
+        elif tag == _DIGEST[0]:
+            self._digest = bytes(part)
+        else:
+            raise Malformed(Refusal.MALFORMED, "a frame of another kind")
+
+    def finish(self) -> Model:
+        """The model, once all frames were fed."""
+        if self._header is None or self._digest is None or self._received != self._header.total_bytes:
+            raise Malformed(Refusal.MALFORMED, "a model message that ends too early")
+        if not hmac.compare_digest(self._digest, self._hasher.digest()):
+            raise Malformed(Refusal.DIGEST, "the content does not have the digest that was sent with it")
+        tensors: dict[str, Tensor] = {}
+        offset = 0
+        for header, size in zip(self._header.tensors, self._sizes, strict=True):
+            elements = self._buffer[offset : offset + size]
+            dtype = _DTYPE_OF[header.dtype]
+            if dtype == torch.bool and size and int(elements.max()) > 1:
+                raise Malformed(Refusal.MALFORMED, "a truth value that is neither 0 nor 1")
+            tensors[header.name] = elements.view(dtype).view(tuple(header.shape))
+            offset += size
+        return Model(self._header.round, tensors, self._header.samples, self._header.tag)
+
+    def _take_header(self, part: memoryview) -> None:
+        if self._header is not None:
+            raise Malformed(Refusal.MALFORMED, "a second header")
+        if len(part) > MAX_HEADER:
+            raise Malformed(Refusal.TOO_LARGE, f"a header of {len(part)} bytes; the limit is {MAX_HEADER}")
+        raw = bytes(part)
+        try:
+            header = pb.ModelHeader.FromString(raw)
+        except DecodeError as error:
+            raise Malformed(Refusal.MALFORMED, "not a ModelHeader") from error
+        self._sizes = _check_header(header, self._limits)
+        self._buffer = _allocate(header.total_bytes)
+        self._memory = memoryview(self._buffer.numpy())
+        self._hasher = _hasher(raw)
+        self._header = header
+
+    def _take_data(self, part: memoryview) -> None:
+        assert self._header is not None
+        if not len(part) or len(part) != min(CHUNK_BYTES, self._header.total_bytes - self._received):
+            raise Malformed(Refusal.MALFORMED, "a chunk of another length")
+        self._hasher.update(part)
+        self._memory[self._received : self._received + len(part)] = part
+        self._received += len(part)
+
+
+def _allocate(size: int) -> Tensor:
+    """Bytes without a value, in huge pages where there are some: touching small new ones costs more than the copy."""
+    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise Malformed(Refusal.TOO_LARGE, "there is no memory for a model of that size") from error
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def _parse_frame(frame: bytes) -> tuple[int, memoryview]:
+    """Tag and content of a frame, which must be one protobuf field that fills it."""
+    size, shift, start = 0, 0, 1
+    for byte in frame[1:6]:
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        start += 1
+        if byte < 0x80:
+            break
+    if len(frame) < 2 or frame[start - 1] >= 0x80 or len(frame) - start != size:
+        raise Malformed(Refusal.MALFORMED, "a frame that is not one field of a ModelChunk")
+    return frame[0], memoryview(frame)[start:]
+
+
+def _check_header(header: pb.ModelHeader, limits: Limits) -> list[int]:
+    """The size of each tensor in bytes. Raises Malformed."""
+    if header.total_bytes > limits.model_bytes or len(header.tensors) > limits.tensors:
+        raise Malformed(
+            Refusal.TOO_LARGE,
+            f"{len(header.tensors)} tensors of {header.total_bytes} bytes; "
+            f"the limits are {limits.tensors} and {limits.model_bytes}",
+        )
+    if header.round >= MAX_NUMBER or header.samples >= MAX_NUMBER or len(header.tag.encode()) > MAX_TAG:
+        raise Malformed(Refusal.MALFORMED, "a round, a number of samples or a tag that is out of range")
+    sizes = [_check_tensor(tensor, limits) for tensor in header.tensors]
+    order = [(-_DTYPE_OF[tensor.dtype].itemsize, tensor.name) for tensor in header.tensors]
+    if any(first >= second for first, second in pairwise(order)):
+        raise Malformed(Refusal.MALFORMED, "tensors out of order")
+    if len({tensor.name for tensor in header.tensors}) != len(sizes):
+        raise Malformed(Refusal.MALFORMED, "two tensors of one name")
+    if sum(sizes) != header.total_bytes:
+        raise Malformed(Refusal.MALFORMED, "a total that is not the sum of the tensors' sizes")
+    if limits.schema is not None and _schema_digest(list(header.tensors)) != limits.schema:
+        raise Malformed(Refusal.SCHEMA, "other tensors than those of the recipe's model")
+    return sizes
+
+
+def _check_tensor(tensor: pb.TensorHeader, limits: Limits) -> int:
+    """Its size in bytes. Raises Malformed."""
+    if tensor.dtype not in _DTYPE_OF:
+        raise Malformed(Refusal.MALFORMED, "an unknown element type")
+    if len(tensor.name.encode()) > limits.name_length or len(tensor.shape) > limits.rank:
+        raise Malformed(
+            Refusal.TOO_LARGE, f"a name longer than {limits.name_length} bytes or more than {limits.rank} dimensions"
+        )
+    if math.prod(max(length, 1) for length in tensor.shape) > limits.model_bytes:
+        raise Malformed(Refusal.TOO_LARGE, "a tensor with more elements than the limit")
+    return math.prod(tensor.shape) * _DTYPE_OF[tensor.dtype].itemsize

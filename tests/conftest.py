@@ -1,0 +1,42 @@
+"""What every test shares: shapes of `decentral.core` checked at run time, one torch thread, reproducible laws.
+
+The import hook stands before any import of decentral, so that each jaxtyping annotation in `core` is enforced by
+beartype while tests run; a deployment does not pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("decentral.core", "beartype.beartype")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("here", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", parent=hypothesis.settings.get_profile("here"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Where real datasets lie, in the layouts torchvision reads; tests that need them skip where they are absent."""
+    place = os.environ.get("DECENTRAL_DATA")
+    if not place:
+        pytest.skip("DECENTRAL_DATA is not set: this test needs datasets beyond the embedded digits")
+    path = Path(place)
+    if not path.is_dir():
+        pytest.skip(f"DECENTRAL_DATA={place} is not a folder")
+    return path

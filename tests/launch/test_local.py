@@ -1,0 +1,179 @@
+"""Real processes, real keys, mutual TLS on loopback: crashes, returns and interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from decentral import locate
+from decentral.errors import UserError
+from decentral.launch.cluster import is_running
+from decentral.launch.engine import Options, execute
+from decentral.launch.local import reserve_ports
+from decentral.run.journal import Tail, read
+from decentral.run.recipe import load_recipe
+
+SMALL = ("rounds=4", "peers=3", "model={name: mlp, hidden: [16]}")
+SLOW_ROUNDS = ("training.epochs=60", "deadlines.probe=0.3")
+
+
+def accuracies(summary: dict) -> list[float]:
+    return summary["accuracy"]["per_peer"]
+
+
+def checkpoints(run: Path) -> list[bytes]:
+    """Parameters of every peer: the tensors' bytes, without the metadata, in which clocks differ."""
+    from safetensors.torch import load_file, save
+
+    return [save(load_file(file)) for file in sorted((run / "checkpoints").glob("peer-*.safetensors"))]
+
+
+@pytest.mark.parametrize("algorithm", ["dimat", "dpsgd", "fedavg"])
+def test_processes_and_the_simulator_end_with_the_same_parameters(tmp_path, algorithm):
+    recipe = load_recipe("dimat-digits", (*SMALL, f"algorithm={algorithm}"))
+    local, summary = execute(recipe, "local", Options(out=tmp_path / "local"))
+    simulated, expected = execute(recipe, "sim", Options(out=tmp_path / "sim"))
+    assert accuracies(summary) == accuracies(expected)
+    assert checkpoints(local.path) == checkpoints(simulated.path)
+    assert summary["bytes"]["model"] == expected["bytes"]["model"] > 0
+
+
+class Launched:
+    """`decentral run` in a process of its own."""
+
+    def __init__(self, out: Path, *arguments: str) -> None:
+        self.out = out
+        command = [sys.executable, "-P", "-m", "decentral", "run", "dimat-digits", "--out", str(out), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._tail = Tail(out)
+        self.events: list[dict] = []
+
+    def wait_for(self, event: str, seconds: float = 60.0, **fields: object) -> dict:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            for found in self._tail.poll():
+                self.events.append(found)
+                if found["event"] == event and all(found.get(key) == value for key, value in fields.items()):
+                    return found
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+        raise AssertionError(f"no {event} within {seconds} s")
+
+    def pid_of(self, peer: int) -> int:
+        """The process that holds the peer's lock, as the kernel knows it."""
+        inode = str((self.out / "nodes" / f"peer-{peer}" / "lock").stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[5].endswith(f":{inode}"):
+                return int(fields[4])
+        raise AssertionError(f"peer {peer} is not running")
+
+    def end(self, seconds: float = 90.0) -> dict:
+        _, errors = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == 0, errors
+        return json.loads((self.out / "summary.json").read_text())
+
+    def nodes_running(self) -> list[str]:
+        return [node.name for node in (self.out / "nodes").glob("peer-*") if is_running(node)]
+
+
+def overrides(*values: str) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+def test_a_killed_peer_is_named_as_crashed_and_as_rejoined_when_it_is_started_again(tmp_path):
+    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=10"))
+    run.wait_for("round", peer=1, round=2)
+    os.kill(run.pid_of(1), signal.SIGKILL)
+    run.wait_for("crashed", other=1)
+    again = [sys.executable, "-P", str(locate.folder("nodes") / "peer.py"), "--dir", str(run.out), "--index", "1"]
+    returned = subprocess.run(again, capture_output=True, text=True, timeout=90, check=False)
+    assert returned.returncode == 0, returned.stderr
+    summary = run.end()
+    assert summary["crashed"] == summary["rejoined"] == ["peer-1"]
+    assert summary["rounds"] == 10
+    journal = read(run.out / "nodes" / "peer-1" / "events.jsonl")
+    assert [event["rejoined"] for event in journal if event["event"] == "started"] == [False, True]
+    received = [event for event in read(run.out / "nodes" / "peer-0" / "events.jsonl") if event["event"] == "exchanged"]
+    assert 1 in received[-1]["received"] and any(1 in event["missing"] for event in received)
+
+
+@pytest.mark.slow
+def test_a_killed_peer_stays_away_and_the_others_finish(tmp_path):
+    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS))
+    run.wait_for("round", peer=2, round=1)
+    os.kill(run.pid_of(2), signal.SIGKILL)
+    summary = run.end()
+    assert summary["crashed"] == ["peer-2"] and summary["rejoined"] == []
+    assert summary["rounds"] == 4
+
+
+@pytest.mark.slow
+def test_the_launcher_restarts_a_crashed_peer_when_asked_to(tmp_path):
+    run = Launched(tmp_path / "run", "--restart", "1", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=8"))
+    run.wait_for("round", peer=0, round=1)
+    os.kill(run.pid_of(0), signal.SIGKILL)
+    summary = run.end()
+    assert summary["crashed"] == summary["rejoined"] == ["peer-0"]
+
+
+def test_a_killed_launcher_takes_its_peers_along_and_the_run_can_be_resumed(tmp_path):
+    values = overrides(*SMALL, *SLOW_ROUNDS)
+    run = Launched(tmp_path / "run", *values)
+    run.wait_for("round", peer=0, round=2)
+    run.process.kill()
+    run.process.communicate()
+    ends = time.monotonic() + 15
+    while run.nodes_running() and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert not run.nodes_running()
+    resumed = Launched(tmp_path / "run", "--resume", *values).end()
+    whole = Launched(tmp_path / "whole", *values).end()
+    assert resumed["rounds"] == whole["rounds"] == 4
+    assert accuracies(resumed) == accuracies(whole)
+    assert checkpoints(tmp_path / "run") == checkpoints(tmp_path / "whole")
+
+
+def test_ctrl_c_ends_every_child_and_keeps_what_was_done(tmp_path):
+    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS))
+    run.wait_for("round", peer=0, round=1)
+    run.process.send_signal(signal.SIGINT)
+    _, errors = run.process.communicate(timeout=30)
+    assert run.process.returncode == 130
+    assert "Traceback" not in errors and "--resume" in errors
+    assert not run.nodes_running()
+    assert json.loads((run.out / "summary.json").read_text())["rounds"] >= 1
+
+
+def test_a_peer_is_not_started_twice(tmp_path):
+    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS))
+    run.wait_for("started", peer=1)
+    again = [sys.executable, "-P", str(locate.folder("nodes") / "peer.py"), "--dir", str(run.out), "--index", "1"]
+    second = subprocess.run(again, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2
+    assert "running already" in second.stderr and "Traceback" not in second.stderr
+    run.process.send_signal(signal.SIGINT)
+    run.process.communicate(timeout=30)
+
+
+def test_a_busy_port_is_named():
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(UserError, match=str(port)):
+            reserve_ports(1, port)
+
+
+def test_what_a_peer_cannot_use_ends_the_run_with_its_words(tmp_path):
+    recipe = load_recipe("dimat-digits", (*SMALL, "data.name=cifar10", f"data.root={tmp_path / 'nothing'}"))
+    with pytest.raises(UserError, match="cifar-10-batches-py"):
+        execute(recipe, "local", Options(out=tmp_path / "run"))

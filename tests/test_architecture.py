@@ -1,0 +1,233 @@
+"""The laws of the house: what may import what, what no file may contain, what every file must have.
+
+Each search for something forbidden is itself tested on a sample that contains it, so that it cannot pass by blindness.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).resolve().parent.parent
+HOUSE = ROOT / "decentral"
+GENERATED = HOUSE / "wire" / "v1"
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    """Python files written by hand."""
+    for folder in folders or ("decentral",):
+        yield from sorted(p for p in (ROOT / folder).rglob("*.py") if GENERATED not in p.parents)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = list(sources())
+EVERYTHING = list(sources("decentral", "nodes", "benchmarks", "tests"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+# Floors
+
+
+def test_every_room_imports_only_from_lower_floors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+TORCH_FREE = [
+    "decentral",
+    "decentral.errors",
+    "decentral.registry",
+    "decentral.core.topology",
+    "decentral.models.catalogue",
+    "decentral.data.datasets",
+    "decentral.data.partition",
+    "decentral.training.catalogue",
+    "decentral.wire.messages",
+    "decentral.wire.transport",
+    "decentral.wire.clock",
+    "decentral.wire.identity",
+    "decentral.wire.authority",
+    "decentral.algorithms.catalogue",
+    "decentral.launch.plan",
+    "decentral.launch.local",
+    *(module_of(p) for p in MODULES if p.parent in (HOUSE / "run", HOUSE / "cli")),
+]
+
+WITHOUT_TORCH = """
+import importlib, sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise ImportError(f"torch is imported by way of {name}")
+
+sys.meta_path.insert(0, NoTorch())
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(f"{name}: {error}")
+"""
+
+
+def imports_that_fail_without_torch(*modules: str) -> list[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_command_line_recipes_and_launcher_need_no_torch() -> None:
+    assert imports_that_fail_without_torch(*TORCH_FREE) == []
+
+
+def test_the_search_for_torch_sees_a_module_that_needs_it() -> None:
+    assert imports_that_fail_without_torch("decentral.training.learner") != []
+
+
+def test_every_exported_name_resolves() -> None:
+    package = importlib.import_module("decentral")
+    assert package.__all__
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+
+
+# Every file
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_a_file_is_short_enough_to_be_one_thing(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_a_file_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_no_file_is_a_drawer(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "helpers", "common", "misc", "shared"}
+
+
+# Modules of which more than one test file, or a test file of another name, is the specification.
+TESTED_ELSEWHERE: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__init__.py"], ids=name_of)
+def test_every_module_has_its_specification(path: Path) -> None:
+    module = path.relative_to(HOUSE)
+    specification = TESTED_ELSEWHERE.get(module.as_posix(), str(module.with_name(f"test_{module.name}")))
+    assert (ROOT / "tests" / specification).is_file(), f"tests/{specification} is missing"
+
+
+# What no module contains
+
+
+UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+UNSAFE_CALLS = {"eval", "exec", "__import__", "os.system", "os.popen", "torch.load", "torch.hub.load"}
+UNSAFE_CALLS |= {"yaml.load", "yaml.unsafe_load", "yaml.full_load"}
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def forbidden(source: str) -> Iterator[str]:
+    """Constructs that run what they read, or that swallow what went wrong."""
+    for node in ast.walk(ast.parse(source)):
+        line = getattr(node, "lineno", 0)
+        match node:
+            case ast.Import(names=names):
+                yield from (f"{line}: import {a.name}" for a in names if a.name.split(".")[0] in UNSAFE_MODULES)
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in UNSAFE_MODULES:
+                yield f"{line}: from {module} import"
+            case ast.Call(func=function, keywords=keywords):
+                if dotted(function) in UNSAFE_CALLS:
+                    yield f"{line}: {dotted(function)}()"
+                for keyword in keywords:
+                    if keyword.arg in {"shell", "allow_pickle"} and getattr(keyword.value, "value", True):
+                        yield f"{line}: {keyword.arg}="
+            case ast.ExceptHandler(type=None):
+                yield f"{line}: bare except"
+            case ast.ExceptHandler(body=[ast.Pass()], type=ast.Name(id="Exception" | "BaseException")):
+                yield f"{line}: except that forgets"
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sources("nodes")], ids=name_of)
+def test_nothing_executes_what_it_reads(path: Path) -> None:
+    assert list(forbidden(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import torch\ntorch.load('model.pt')",
+        "eval('1')",
+        "exec('x = 1')",
+        "import subprocess\nsubprocess.run('ls', shell=True)",
+        "import numpy\nnumpy.load('x.npy', allow_pickle=True)",
+        "import yaml\nyaml.load('a: 1', Loader=None)",
+        "try:\n    x = 1\nexcept:\n    x = 2",
+        "try:\n    x = 1\nexcept Exception:\n    pass",
+    ],
+)
+def test_the_search_for_the_forbidden_sees_it(lie: str) -> None:
+    assert list(forbidden(lie)) != []
+
+
+@pytest.mark.parametrize(
+    "honest",
+    [
+        "model.eval()",
+        "safetensors.torch.load_file('m')",
+        "subprocess.run(['ls'], shell=False)",
+        "yaml.safe_load('a: 1')",
+    ],
+)
+def test_the_search_for_the_forbidden_lets_honest_code_be(honest: str) -> None:
+    assert list(forbidden(honest)) == []
+
+
+UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+MACHINE = re.compile(r"/(work|home|root)/\w|\bsite-packages/|pypi\.org|download\.pytorch\.org")
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+WRITTEN = [*MODULES, *sources("nodes", "benchmarks"), *RECIPES, *PAGES]
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=name_of)
+def test_nothing_is_left_unfinished_or_tied_to_one_machine(path: Path) -> None:
+    text = path.read_text()
+    assert UNFINISHED.findall(text) == []
+    assert MACHINE.findall(text) == []
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_is_short_and_starts_with_its_command(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert lines[0].startswith("#")
+    assert f"decentral run {path.stem}" in header or f"decentral up {path.stem}" in header
+    assert len(lines) < 60
