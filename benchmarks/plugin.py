@@ -7,14 +7,14 @@ Torch is imported where it is used, so that the launcher, which reads this file 
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decentral.data.datasets import DATASETS, ArrayImages, Indices, Labels, Pixels
+from decentral.data.datasets import DATASETS, ArrayImages, Indices, Labels
 from decentral.data.partition import PARTITIONS
 from decentral.models.catalogue import MODELS
 from decentral.training.catalogue import LEARNERS
@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # the workload stands 
 import workload
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from decentral.training.learner import Evaluation, TrainingReport
+    from decentral.training.classifier import ClassifierLearner
 
 
 @DATASETS.register("workload-digits")
@@ -55,40 +55,18 @@ def iid(labels: Labels, peers: int, generator: np.random.Generator) -> list[Indi
 @MODELS.register("workload-perceptron")
 def perceptron(input_shape: tuple[int, ...], classes: int, hidden: list[int]) -> nn.Module:
     """The workload's initialisation, whatever the recipe's seed is."""
-    return workload.perceptron((int(np.prod(input_shape)), *hidden, classes))
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), workload.perceptron((math.prod(input_shape), *hidden, classes)))
 
 
 @LEARNERS.register("workload")
-class WorkloadLearner:
-    """One local epoch a round in the workload's batch order, with a fresh optimiser."""
+def learner(**options: Any) -> ClassifierLearner:
+    """The usual learner, but for the order of its batches."""
+    from decentral.training.classifier import ClassifierLearner
 
-    def __init__(self, model: nn.Module, dataset: ArrayImages, share: Indices, peer: int, **_: object) -> None:
-        self.model = model
-        self.samples = len(share)
-        self._peer = peer
-        self._train = self._tensors(dataset, dataset.train_images(share), dataset.train_labels[share])
-        self._test = self._tensors(dataset, dataset.test_images(), dataset.test_labels)
+    class Ordered(ClassifierLearner):
+        def shuffle_seed(self, round: int, epoch: int) -> int:
+            return workload.shuffle_seed(round, self.peer)
 
-    @staticmethod
-    def _tensors(dataset: ArrayImages, pixels: Pixels, labels: Labels) -> tuple[Tensor, Tensor]:
-        import torch
-
-        return torch.from_numpy(pixels).flatten(1).float() / dataset.std[0], torch.from_numpy(labels)
-
-    def train(self, round: int) -> TrainingReport:
-        from decentral.training.learner import TrainingReport
-
-        loss = workload.epoch(self.model, *self._train, round=round, peer=self._peer)
-        return TrainingReport(loss, self.samples, steps=-(-self.samples // workload.BATCH))
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-
-    def load(self, parameters: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(dict(parameters))
-
-    def evaluate(self) -> Evaluation:
-        from decentral.training.learner import Evaluation
-
-        loss, accuracy = workload.score(self.model, *self._test)
-        return Evaluation(loss, accuracy, samples=len(self._test[1]))
+    return Ordered(**options)

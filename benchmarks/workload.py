@@ -84,13 +84,18 @@ def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def shuffle_seed(round: int, peer: int) -> int:
+    """Of the order in which a peer sees its images in a round."""
+    return 1000 * round + peer
+
+
 def epoch(model: nn.Module, images: Tensor, labels: Tensor, *, round: int, peer: int) -> float:
     """One local epoch in place; the mean loss over its samples."""
     import torch
     from torch.nn.functional import cross_entropy
 
     optimiser = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1000 * round + peer))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(shuffle_seed(round, peer)))
     model.train()
     total = 0.0
     for batch in torch.split(order, BATCH):

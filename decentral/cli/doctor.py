@@ -19,7 +19,10 @@ TEE_DEVICES = {
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what this machine offers: cores, memory, accelerators, TEE devices, data sets."""
+    """Show what this machine offers.
+
+    Cores, memory, accelerators, TEE devices, and the data sets that recipes can use without a download.
+    """
     found = {**_machine(), **_torch(), "tee": _tee(), **_data()}
     if as_json:
         say_json(found)

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from decentral.cli.output import note, say
 from decentral.errors import DecentralError, Untraceable, UserError, leading
+from decentral.registry import nearest
 
 COMMANDS = ("demo", "run", "recipes", "show", "report", "up", "status", "logs", "down", "doctor")
 """In the order of `--help`. Each is the function of its name in the module of its name."""
@@ -31,9 +32,14 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         function = getattr(importlib.import_module(f"decentral.cli.{cmd_name}"), cmd_name)
-        single = typer.Typer(add_completion=False)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name)(function)
         return typer.main.get_command(single)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS:
+            ctx.fail(f"No such command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """--debug counts wherever it stands, since one adds it to the end of what has just failed."""
@@ -63,6 +69,7 @@ app = typer.Typer(
     name="decentral",
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich doubles the time that --help takes
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

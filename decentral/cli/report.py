@@ -6,10 +6,12 @@ from decentral.cli.output import JsonOption, RunArgument, say, say_json
 
 
 def report(directory: RunArgument, as_json: JsonOption = False) -> None:
-    """Write the HTML page of a run, finished or not, and print where it is."""
-    from decentral.run.report import write_report
+    """Write the HTML page of a run.
 
+    Finished or not: the page tells what happened so far. Its path is printed.
+    """
     from decentral.run.directory import RunDirectory
+    from decentral.run.report import write_report
 
     file = write_report(RunDirectory.open(directory))
     if as_json:

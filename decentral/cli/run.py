@@ -22,11 +22,11 @@ PortOption = Annotated[
 
 def run(
     recipe: RecipeArgument,
-    overrides: SetOption = (),
+    overrides: SetOption = None,
     on: OnOption = "local",
     out: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
-    plugins: PluginOption = (),
+    plugins: PluginOption = None,
     restart: RestartOption = 0,
     port: PortOption = None,
     as_json: JsonOption = False,
@@ -38,9 +38,9 @@ def run(
 
     world = check_world(on)
     load_plugins(plugins)
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides or ())
     with Progress(resolved, hidden=as_json) as progress:
-        options = Options(out, resume, plugins, restart, port, progress)
+        options = Options(out, resume, plugins or (), restart, port, progress)
         directory, summary = execute(resolved, world, options)
     if as_json:
         say_json(summary)

@@ -8,7 +8,10 @@ from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOp
 def show(
     recipe: RecipeArgument, overrides: SetOption = None, plugins: PluginOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print a recipe resolved, with the hash that peers compare when they join."""
+    """Print a recipe resolved, with its hash.
+
+    Peers compare that hash when they join one another.
+    """
     from decentral.run.recipe import load_recipe
 
     load_plugins(plugins)

@@ -20,8 +20,8 @@ STARTING = 120.0
 def up(
     recipe: RecipeArgument,
     directory: Annotated[Path, typer.Option("--dir", metavar="DIR", help="The run directory to make.")],
-    overrides: SetOption = (),
-    plugins: PluginOption = (),
+    overrides: SetOption = None,
+    plugins: PluginOption = None,
     restart: RestartOption = 0,
     port: PortOption = None,
     as_json: JsonOption = False,
@@ -34,10 +34,10 @@ def up(
     from decentral.run.standing import Standings
 
     load_plugins(plugins)
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides or ())
     check_empty(directory)
     command = [sys.executable, "-P", "-m", "decentral", "run", recipe, "--out", str(directory), "--json"]
-    for name, values in (("--set", overrides), ("--plugin", plugins), ("--restart", [restart])):
+    for name, values in (("--set", overrides or []), ("--plugin", plugins or []), ("--restart", [restart])):
         command += [part for value in values for part in (name, str(value))]
     command += ["--port", str(port)] if port is not None else []
     log = directory.parent / f".{directory.name}.launcher.log"

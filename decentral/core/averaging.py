@@ -26,7 +26,7 @@ class WeightedAverage:
         self._dtypes: dict[str, torch.dtype] = {}
 
     @torch.no_grad()
-    def add(self, state: Mapping[str, Tensor], weight: float, *, consume: bool = False) -> None:
+    def add(self, state: Mapping[str, Tensor], weight: float | int, *, consume: bool = False) -> None:
         """One more model. With `consume` the first model's own memory becomes the sum's: give what nobody else reads.
 
         Raises ValueError naming the first tensor whose name or shape differs from the first model's, and for a weight
@@ -69,7 +69,7 @@ class WeightedAverage:
                 raise ValueError(f"models of different structure: {name} has the shapes {shapes}")
 
 
-def weighted_average(states: Iterable[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+def weighted_average(states: Iterable[Mapping[str, Tensor]], weights: Sequence[float | int]) -> dict[str, Tensor]:
     """The average of states, added in the order given; new tensors. Raises ValueError unless the weights sum to one."""
     check_weights(weights)
     average = WeightedAverage()
@@ -78,13 +78,13 @@ def weighted_average(states: Iterable[Mapping[str, Tensor]], weights: Sequence[f
     return average.result()
 
 
-def check_weights(weights: Sequence[float]) -> None:
+def check_weights(weights: Sequence[float | int]) -> None:
     """Raises ValueError unless these are weights of a mean: at least zero, with the sum one."""
     if not abs(sum(weights) - 1) <= _TOLERANCE or min(weights) < 0:
         raise ValueError(f"weights of an average are at least zero and sum to one: {', '.join(map(str, weights))}")
 
 
-def _scaled(tensor: Tensor, weight: float, consume: bool) -> Tensor:
+def _scaled(tensor: Tensor, weight: float | int, consume: bool) -> Tensor:
     if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
         return tensor.clone()
     if tensor.dtype in (torch.float16, torch.bfloat16):

@@ -93,9 +93,10 @@ def exponential(peers: int, seed: int = 0) -> Graph:
     return _graph(peers, ((peer, (peer + hop) % peers) for peer in range(peers) for hop in hops))
 
 
-def regular(peers: int, seed: int = 0, *, degree: int) -> Graph:
+def regular(peers: int, seed: int = 0, *, degree: object) -> Graph:
     """A random graph in which every peer has `degree` neighbours, drawn among the connected ones."""
-    _require(type(degree) is int and degree >= 0, f"the degree of a regular graph is a whole number, not {degree!r}")
+    if type(degree) is not int or degree < 0:
+        raise UserError(f"the degree of a regular graph is a whole number, not {degree!r}")
     _require(degree < peers, f"a {degree}-regular graph needs at least {degree + 1} peers, not {peers}")
     _require(
         peers * degree % 2 == 0,
@@ -108,12 +109,10 @@ def regular(peers: int, seed: int = 0, *, degree: int) -> Graph:
     )
 
 
-def erdos_renyi(peers: int, seed: int = 0, *, probability: float) -> Graph:
+def erdos_renyi(peers: int, seed: int = 0, *, probability: object) -> Graph:
     """Every two peers are neighbours with this probability, drawn among the connected graphs."""
-    _require(
-        type(probability) in (int, float) and 0 <= probability <= 1,
-        f"the probability of an edge lies between 0 and 1, not {probability!r}",
-    )
+    if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
+        raise UserError(f"the probability of an edge lies between 0 and 1, not {probability!r}")
     return _connected(
         lambda attempt: nx.gnp_random_graph(peers, probability, seed=attempt),
         f"no connected graph of {peers} peers was found with edge probability {probability}; choose a higher one",
@@ -121,9 +120,10 @@ def erdos_renyi(peers: int, seed: int = 0, *, probability: float) -> Graph:
     )
 
 
-def from_file(peers: int, seed: int = 0, *, path: str) -> Graph:
+def from_file(peers: int, seed: int = 0, *, path: object) -> Graph:
     """The edges in a text file, one `i j` a line; empty lines and what follows a # do not count."""
-    _require(isinstance(path, str) and path != "", f"the path of a topology's file is a string, not {path!r}")
+    if not isinstance(path, str):
+        raise UserError(f"the path of a topology's file is a string, not {path!r}")
     try:
         with open(path, encoding="utf-8") as lines:  # noqa: PTH123 - core has no business with paths
             return _graph(peers, parse_edges(lines, peers, path))

@@ -172,7 +172,7 @@ class _Array:
 
     array: Pixels | None = None
 
-    def __setstate__(self, state: tuple[object, tuple[int, ...], _Dtype, bool, bytes | str]) -> None:
+    def __setstate__(self, state: tuple[object, tuple[int, ...], object, bool, bytes | str]) -> None:
         _, shape, dtype, by_columns, content = state
         if not isinstance(dtype, _Dtype):
             raise pickle.UnpicklingError("an array without a type")
@@ -186,6 +186,13 @@ def _reconstruct(kind: object, shape: object, code: object) -> _Array:
     if kind is not _Array:
         raise pickle.UnpicklingError("an array of a foreign kind")
     return _Array()
+
+
+def _frombuffer(content: bytes, dtype: object, shape: tuple[int, ...], order: str) -> _Array:
+    """Stands in for numpy's function of that name, with which the newest protocol writes an array at once."""
+    array = _Array()
+    array.__setstate__((None, shape, dtype, order == "F", bytes(content)))
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -203,6 +210,8 @@ class _Reader(pickle.Unpickler):
         ("numpy", "dtype"): _Dtype,
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+        ("numpy._core.numeric", "_frombuffer"): _frombuffer,
         ("_codecs", "encode"): _encode,
     }
 

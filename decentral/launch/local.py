@@ -52,7 +52,7 @@ class ForkServer:
     @contextlib.asynccontextmanager
     async def open(cls, log: Path) -> AsyncIterator[ForkServer]:
         """Raises DecentralError with the end of its log if it cannot start."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,

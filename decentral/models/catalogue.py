@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from decentral.errors import UserError
@@ -42,8 +42,7 @@ def build_model(name: str, input_shape: Sequence[int], classes: int, **options: 
     """
     if name.startswith(_TORCHVISION):
         return _torchvision(name, tuple(input_shape), classes, options)
-    model: nn.Module = MODELS.construct(name, tuple(input_shape), classes, **options)
-    return model
+    return _constructed(name, lambda: MODELS.construct(name, tuple(input_shape), classes, **options))
 
 
 def _torchvision(name: str, input_shape: tuple[int, ...], classes: int, options: dict[str, object]) -> nn.Module:
@@ -60,8 +59,11 @@ def _torchvision(name: str, input_shape: tuple[int, ...], classes: int, options:
     if short in ("googlenet", "inception_v3"):
         # The auxiliary classifiers would make the output a tuple in training; initialising them takes minutes.
         options = {"aux_logits": False, "init_weights": False, **options}
+    return _constructed(name, lambda: models.get_model(short, num_classes=classes, **options))
+
+
+def _constructed(name: str, construct: Callable[[], nn.Module]) -> nn.Module:
     try:
-        model: nn.Module = models.get_model(short, num_classes=classes, **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the model {name!r} does not take these options: {error}") from error
-    return model
+        return construct()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the model {name!r} cannot be built with these options: {error}") from error

@@ -154,7 +154,8 @@ class _Propagation:
             case "get_attr":
                 value = _each(_attribute(self._graph_module, str(node.target)), Tensor, self._own)
             case "output":
-                value = self._pin(args)
+                self._pin(args)
+                value = None
             case "call_module":
                 module = self._graph_module.get_submodule(str(node.target))
                 if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
@@ -265,8 +266,9 @@ def _each(structure: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:
         return change(structure)
     if isinstance(structure, dict):
         return {key: _each(part, kind, change) for key, part in structure.items()}
-    if type(structure) in (list, tuple):
-        return type(structure)(_each(part, kind, change) for part in structure)
+    if isinstance(structure, (list, tuple)) and not isinstance(structure, (Shape, torch.Size)):
+        parts = [_each(part, kind, change) for part in structure]
+        return parts if isinstance(structure, list) else tuple(parts)
     return structure
 
 

@@ -9,20 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from html import escape
 
 COLOURS = 8
 """Peers that can be told apart by colour; where there are more, all look alike and the mean stands out."""
+
+MOST_DOTS = 30
+"""Points of a curve up to which each is a dot."""
 
 Edge = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points (x, y) in the order of x."""
+    """Points (x, y) in the order of x, in pieces: between two pieces something is missing."""
 
     label: str
-    points: Sequence[tuple[float, float]]
+    pieces: Sequence[Sequence[tuple[float, float]]]
+    style: str
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        return [point for piece in self.pieces for point in piece]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A vertical line, and what it stands for."""
+
+    x: float
+    label: str
     style: str
 
 
@@ -31,8 +48,8 @@ def peer_style(peer: int, peers: int) -> str:
     return f"p{peer}" if peers <= COLOURS else "many"
 
 
-def line_chart(curves: Sequence[Curve], x_title: str, marks: Sequence[tuple[float, str]] = ()) -> str:
-    """Curves over common axes, later ones on top; `marks` are vertical lines with what they stand for."""
+def line_chart(curves: Sequence[Curve], x_title: str, marks: Sequence[Mark] = ()) -> str:
+    """Curves over common axes, later ones on top."""
     points = [point for curve in curves for point in curve.points]
     if not points:
         return '<p class="soft">Nothing was measured.</p>'
@@ -48,17 +65,19 @@ def line_chart(curves: Sequence[Curve], x_title: str, marks: Sequence[tuple[floa
 
     lines = [f'<path class="grid" {_THIN} d="M{place(first, tick)}L{place(last, tick)}"/>' for tick in ticks]
     lines += [
-        f'<path class="event" {_THIN} d="M{place(x, high)}L{place(x, low)}"><title>{escape(what)}</title></path>'
-        for x, what in marks
-        if first <= x <= last
+        f'<path class="mark {mark.style}" {_THIN} d="M{place(mark.x, high)}L{place(mark.x, low)}">'
+        f"<title>{escape(mark.label)}</title></path>"
+        for mark in marks
+        if first <= mark.x <= last
     ]
+    dotted = max(len(curve.points) for curve in curves) <= MOST_DOTS
     for curve in curves:
-        way = "L".join(place(x, y) for x, y in curve.points)
+        way = "M".join("L".join(place(x, y) for x, y in piece) for piece in curve.pieces)
         lines.append(f'<path class="curve {curve.style}" {_THIN} d="M{way}"/>')
         lines += [
             f'<path class="dot {curve.style}" {_THIN} d="M{place(x, y)}h0">'
             f"<title>{escape(curve.label)}, {escape(x_title)} {_number(x)}: {y:.4f}</title></path>"
-            for x, y in curve.points
+            for x, y in (curve.points if dotted else ())
         ]
     rows = "".join(
         f'<span style="bottom:{_number(100 * (tick - low) / (high - low))}%">{_tick(tick, ticks)}</span>'
@@ -79,10 +98,9 @@ _THIN = 'vector-effect="non-scaling-stroke"'
 
 
 def line_legend(entries: Sequence[tuple[str, str]]) -> str:
-    """What curves stand for: (label, style)."""
+    """What lines stand for: (label, style)."""
     items = "".join(
-        f'<li><svg viewBox="0 0 18 10"><path class="curve {style}" style="stroke-width:3" d="M2 5H16"/></svg>'
-        f"{escape(label)}</li>"
+        f'<li><svg viewBox="0 0 18 10"><path class="curve {style}" d="M1 5H17"/></svg>{escape(label)}</li>'
         for label, style in entries
     )
     return f'<ul class="legend">{items}</ul>'
@@ -117,11 +135,12 @@ def topology_picture(peers: int, edges: Sequence[Edge], gone: frozenset[int]) ->
     ways = "".join(
         f"M{_number(at[i][0])} {_number(at[i][1])}L{_number(at[j][0])} {_number(at[j][1])}" for i, j in edges
     )
-    nodes = "".join(_node(peer, peers, x, y, size, peer in gone) for peer, (x, y) in enumerate(at))
+    nodes = "".join(_node(peer, peers, at[peer], size, peer in gone) for peer in range(peers))
     return f'<svg class="topology" viewBox="0 0 400 400"><path class="edge" d="{ways}"/>{nodes}</svg>'
 
 
-def _node(peer: int, peers: int, x: float, y: float, size: float, gone: bool) -> str:
+def _node(peer: int, peers: int, at: tuple[float, float], size: float, gone: bool) -> str:
+    x, y = at
     style = f"{peer_style(peer, peers)} gone" if gone else peer_style(peer, peers)
     place, circle = f'x="{_number(x)}" y="{_number(y)}"', f'cx="{_number(x)}" cy="{_number(y)}" r="{_number(size)}"'
     number = f'<text {place} font-size="{_number(0.85 * size)}">{peer}</text>' if size > 8 else ""
@@ -164,10 +183,9 @@ def whole_ticks(first: int, last: int, about: int) -> list[int]:
 
 
 def _tick(value: float, ticks: Sequence[float]) -> str:
-    decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    if abs((ticks[1] - ticks[0]) * 10**decimals % 1) > 1e-6:
-        decimals += 1
-    return f"{value + 0.0:.{decimals}f}"
+    """With as many decimals as the step between two ticks has."""
+    step = Decimal(f"{ticks[1] - ticks[0]:.6g}").normalize()
+    return f"{value:.{max(0, -int(step.as_tuple().exponent))}f}"
 
 
 def _number(value: float) -> str:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self, cast
 
 from decentral.errors import RunDirectoryError
 from decentral.files import write_atomic
@@ -116,10 +116,6 @@ class Tail:
             fresh += [_parsed(line, path, None) for line in whole.splitlines()]
         return sorted(fresh, key=_moment)
 
-    def last_time(self) -> float:
-        """Seconds on the run's clock at the latest event so far, polled or not; 0 in a new run."""
-        return max((event["t"] for path in journals(self._directory) for event in read(path)), default=0.0)
-
 
 def _keyed(path: Path) -> Iterator[tuple[tuple[float, int, int], bytes, Event]]:
     latest = -math.inf
@@ -145,18 +141,23 @@ def _whole(data: bytes) -> bytes:
 
 def _parsed(line: bytes, path: Path, number: int | None) -> Event:
     try:
-        event = json.loads(line)
-        if not (
+        event = json.loads(line, parse_constant=_no_number)
+        sound = (
             isinstance(event, dict)
-            and isinstance(event["t"], int | float)
-            and isinstance(event["peer"], int | None)
+            and type(event["t"]) in (int, float)
+            and type(event["peer"]) in (int, type(None))
             and isinstance(event["event"], str)
-        ):
-            raise TypeError("not an event")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        )
+    except (ValueError, KeyError, RecursionError):
+        sound = False
+    if not sound:
         where = f"{path}:{number}" if number else str(path)
-        raise RunDirectoryError(f"{where}: a damaged line in the journal") from error
-    return event
+        raise RunDirectoryError(f"{where}: a damaged line in the journal")
+    return cast(Event, event)
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _finite(fields: Mapping[str, object]) -> dict[str, Any]:

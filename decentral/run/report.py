@@ -114,39 +114,54 @@ def _headline(recipe: Recipe, summary: dict[str, Any]) -> str:
 
 
 def _curves(recipe: Recipe, events: Sequence[Event], what: str) -> str:
-    """One curve a peer and their mean, over the rounds that all living peers were evaluated in."""
+    """One curve for each peer, and their mean over those who were evaluated in a round."""
     measured: dict[int, dict[int, float]] = {peer: {} for peer in range(recipe.peers)}
     for event in events:
         if event["event"] == "evaluated" and event[what] is not None:
             measured[event["peer"]][event["round"]] = event[what]
+    rounds = sorted({round for points in measured.values() for round in points})
     curves = [
-        charts.Curve(peer_name(peer), sorted(points.items()), charts.peer_style(peer, recipe.peers))
+        charts.Curve(peer_name(peer), list(_pieces(points, rounds)), charts.peer_style(peer, recipe.peers))
         for peer, points in measured.items()
         if points
     ]
-    rounds = sorted({round for points in measured.values() for round in points})
-    means = []
-    for round in rounds:
-        values = [points[round] for points in measured.values() if round in points]
-        means.append((round, math.fsum(values) / len(values)))
     if len(curves) > 1:
-        curves.append(charts.Curve("mean", means, "mean"))
-    few = recipe.peers <= charts.COLOURS
-    shown = [(curve.label, curve.style) for curve in curves if few or curve.style == "mean"]
-    if not few and curves:
-        shown.insert(0, ("each peer", "many"))
-    return charts.line_legend(shown) + charts.line_chart(curves, "round", _marks(events))
+        means = []
+        for round in rounds:
+            values = [points[round] for points in measured.values() if round in points]
+            means.append((round, math.fsum(values) / len(values)))
+        curves.append(charts.Curve("mean", [means], "mean"))
+    marks = _marks(events)
+    legend = dict.fromkeys((curve.label if curve.style != "many" else "each peer", curve.style) for curve in curves)
+    legend |= dict.fromkeys((mark.style, f"mark {mark.style}") for mark in marks)
+    return charts.line_legend(list(legend)) + charts.line_chart(curves, "round", marks)
 
 
-def _marks(events: Sequence[Event]) -> list[tuple[float, str]]:
-    """Crashes and returns, at the round that the peer they concern had ended."""
+def _pieces(points: dict[int, float], rounds: Sequence[int]) -> Iterator[list[tuple[float, float]]]:
+    """A peer's points, cut where rounds of the others are missing: it was not there."""
+    piece: list[tuple[float, float]] = []
+    for round in rounds:
+        if round in points:
+            piece.append((round, points[round]))
+        elif piece:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _marks(events: Sequence[Event]) -> list[charts.Mark]:
+    """Crashes after the last round that a peer had ended, returns before the first that it has."""
     ended: dict[int, int] = {}
     marks = []
     for event in events:
         if event["event"] == "round":
             ended[event["peer"]] = event["round"]
-        elif event["event"] in ("crashed", "rejoined"):
-            marks.append((float(ended.get(event["other"], 0)), f"{peer_name(event['other'])} {event['event']}"))
+        elif event["event"] == "started" and event["rejoined"]:
+            marks.append(charts.Mark(event["round"] + 0.5, f"{peer_name(event['peer'])} rejoined", "rejoined"))
+        elif event["event"] == "crashed":
+            at = ended.get(event["other"], 0) + 0.5
+            marks.append(charts.Mark(at, f"{peer_name(event['other'])} crashed", "crashed"))
     return marks
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DIGEST = "blake3"
 ROUND = "round"
+OPTIMIZER, KEPT = "optimizer_state", "kept"
 BLANK = "0" * 64
 PREFIX = 8
 """Bytes of a safetensors file before its JSON header, which tell the header's length."""
@@ -65,9 +66,7 @@ class Checkpoints:
     def sound(self, round: int) -> bool:
         """Whether every file of a round is complete and as it was written. Reads them whole."""
         try:
-            metadata = _verified(self._file(round))
-            if metadata.get("optimizer") == "kept":
-                _verified(self._optimizer_file(round))
+            self._verify(round)
         except RunDirectoryError:
             return False
         return True
@@ -84,7 +83,7 @@ class Checkpoints:
         The tensors share no memory with one another. Raises RunDirectoryError where the disk is full or not writable;
         what was there before is untouched then.
         """
-        noted = {**metadata, ROUND: str(round), "optimizer": "kept" if optimizer else "none"}
+        noted = {**metadata, ROUND: str(round), **({OPTIMIZER: KEPT} if optimizer else {})}
         try:
             self._rounds.mkdir(parents=True, exist_ok=True)
             if optimizer:
@@ -116,12 +115,17 @@ class Checkpoints:
         return None
 
     def _read(self, round: int) -> Checkpoint:
-        metadata, state = _read(self._file(round))
-        if metadata[ROUND] != str(round):
-            raise RunDirectoryError(f"{self._file(round)} holds another round than its name says")
-        kept = metadata.pop("optimizer", "none") == "kept"
-        optimizer = _read(self._optimizer_file(round))[1] if kept else {}
-        return Checkpoint(round, state, metadata, optimizer)
+        metadata, kept = self._verify(round)
+        optimizer = _tensors(self._optimizer_file(round)) if kept else {}
+        return Checkpoint(round, _tensors(self._file(round)), metadata, optimizer)
+
+    def _verify(self, round: int) -> tuple[dict[str, str], bool]:
+        """The metadata of a round, and whether an optimiser's state is part of it. Raises RunDirectoryError."""
+        metadata = _verified(self._file(round), round)
+        kept = metadata.pop(OPTIMIZER, None) == KEPT
+        if kept:
+            _verified(self._optimizer_file(round), round)
+        return metadata, kept
 
     def _prune(self, newest: int) -> None:
         """Later rounds belong to a past that was given up when a run went back: nobody may take them for this one's."""
@@ -155,6 +159,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
             save_file(ready, temporary, {**metadata, DIGEST: BLANK})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        _order_metadata(temporary)
         with temporary.open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             place = _place(content)
             digest = _digest(content, place)
@@ -162,20 +167,32 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
             file.write(digest.encode())
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Raises RunDirectoryError."""
+def _order_metadata(path: Path) -> None:
+    """safetensors writes metadata in random order; sorted, the same state always gives the same bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(PREFIX), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) > length:
+            raise OSError(f"{path}: the header cannot be put in order")
+        file.seek(PREFIX)
+        file.write(ordered.ljust(length))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Of a verified file. Raises RunDirectoryError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    metadata = _verified(path)
     try:
-        return metadata, load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
 
 
-def _verified(path: Path) -> dict[str, str]:
-    """The metadata of a file whose digest is right. Raises RunDirectoryError."""
+def _verified(path: Path, round: int) -> dict[str, str]:
+    """The metadata of a file whose digest is right and whose round is this one. Raises RunDirectoryError."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             place = _place(content)
@@ -187,6 +204,8 @@ def _verified(path: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError) as error:
         raise RunDirectoryError(f"{path} is damaged or truncated: {error}") from error
     del metadata[DIGEST]
+    if metadata.get(ROUND) != str(round):
+        raise RunDirectoryError(f"{path} holds another round than its name says")
     return metadata
 
 

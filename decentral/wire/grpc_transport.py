@@ -13,7 +13,7 @@ import random
 import ssl
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -40,6 +40,9 @@ EXCHANGE = "decentral.wire.v1.ModelExchange"
 HEALTH = "grpc.health.v1.Health"
 METHODS: dict[type[Message], str] = {Join: "Join", Ping: "Ping", Membership: "Exchange", Leave: "Leave"}
 
+GO_AHEAD = "decentral-go-ahead"
+SILENT = "the sender fell silent"
+
 ATTEMPTS = 3
 PAUSE = 0.05
 """Seconds before the second attempt of a call; doubled for each further one, and drawn between half of it and all."""
@@ -50,7 +53,7 @@ GRACE = 0.2
 OPTIONS: tuple[tuple[str, int], ...] = (
     *rpc.CONNECTION_OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, with no memory of a failed one
-    ("grpc.max_receive_message_length", max(MAX_FRAME, MAX_HEADER + 64, MAX_LETTER)),
+    ("grpc.max_receive_message_length", max(MAX_FRAME, MAX_LETTER)),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -146,12 +149,15 @@ class GrpcTransport:
         loop = asyncio.get_running_loop()
 
         async def push(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> None:
-            def frames() -> Iterator[bytes]:
-                for frame in model.frames():
-                    patience.reschedule(loop.time() + self._call_deadline)  # every chunk that leaves is progress
-                    yield frame
-
-            await channel.stream_unary(f"/{EXCHANGE}/Push", None, None)(frames())
+            call = channel.stream_unary(f"/{EXCHANGE}/Push", None, None)()
+            for number, frame in enumerate(model.frames()):
+                if number == 1 and not await _has_go_ahead(call):
+                    break
+                patience.reschedule(loop.time() + self._call_deadline)  # every chunk that leaves is progress
+                await call.write(frame)
+            else:
+                await call.done_writing()
+            await call
 
         await self._call(to, push, self._call_deadline, lambda: self.traffic.add(codec.traffic_of(message), model.size))
 
@@ -278,7 +284,7 @@ class GrpcTransport:
 
     async def _listen(self, address: str) -> None:
         peer = {name: grpc.unary_unary_rpc_method_handler(self._answering(kind)) for kind, name in METHODS.items()}
-        exchange = {"Push": grpc.stream_unary_rpc_method_handler(self._guarded(self._take_model))}
+        exchange = {"Push": grpc.stream_unary_rpc_method_handler(self._push)}
         check = grpc.unary_unary_rpc_method_handler(
             self._guarded(self._check_health),
             request_deserializer=health_pb2.HealthCheckRequest.FromString,
@@ -324,7 +330,16 @@ class GrpcTransport:
 
         return self._guarded(take_letter)
 
-    async def _take_model(self, frames: AsyncIterator[bytes], sender: PeerId, context: Context) -> bytes:
+    async def _push(self, frames: object, context: Context) -> bytes:
+        """Reads the first message before anything is refused: grpc.aio loses a status that overtakes a write."""
+        try:
+            async with asyncio.timeout(self._call_deadline):
+                first = await context.read()
+        except TimeoutError:
+            await rpc.refuse(context, Refusal.STALE, SILENT)
+        return await self._guarded(self._take_model)(first, context)
+
+    async def _take_model(self, frame: Any, sender: PeerId, context: Context) -> bytes:
         self._admit(sender)
         if self._pushing[sender] >= self._limits.pending:
             raise Malformed(Refusal.BUSY, "too many models at once")
@@ -333,12 +348,18 @@ class GrpcTransport:
             decoder = ModelDecoder(self._limits)
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(self._call_deadline) as patience:
-                async for frame in frames:
+                if frame is not grpc.aio.EOF:
                     decoder.feed(frame)
+                    if not decoder.complete:
+                        await context.send_initial_metadata(((GO_AHEAD, "1"),))
+                    frame = await context.read()
+                while frame is not grpc.aio.EOF:
+                    decoder.feed(frame)
+                    frame = await context.read()
                     patience.reschedule(loop.time() + self._call_deadline)
             self._deliver(sender, decoder.finish())
         except TimeoutError as error:
-            raise Malformed(Refusal.STALE, "the sender fell silent") from error
+            raise Malformed(Refusal.STALE, SILENT) from error
         finally:
             self._pushing[sender] -= 1
         return b""
@@ -356,6 +377,11 @@ class GrpcTransport:
         question = Question()
         self._mailbox.deliver(Envelope(sender, message, question.settle, question.settle))
         return question
+
+
+async def _has_go_ahead(call: grpc.aio.StreamUnaryCall[Any, Any]) -> bool:
+    """Whether the receiver took the header; if not, the call ends with its refusal."""
+    return any(key == GO_AHEAD for key, _ in await call.initial_metadata())
 
 
 def _client_context(credentials: Credentials) -> ssl.SSLContext:

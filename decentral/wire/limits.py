@@ -8,8 +8,8 @@ CHUNK_BYTES = 1 << 20
 MAX_HEADER = 1 << 20
 MAX_LETTER = 1 << 20
 """Of one encoded message that is not a model."""
-MAX_FRAME = CHUNK_BYTES + 64
-"""Of one message on a gRPC stream: a chunk with its framing."""
+MAX_FRAME = MAX_HEADER + CHUNK_BYTES + 64
+"""Of one message of a model: header, data and digest with their framing."""
 
 MAX_ADDRESS = 255
 MAX_HASH = 128

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from decentral.core.seeds import derive_seed
@@ -105,6 +105,10 @@ class MemoryNetwork:
             await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_RETRANSMIT)
 
+    async def return_trip(self) -> None:
+        """The way of a receipt or a refusal."""
+        await asyncio.sleep(self.latency)
+
     def _apart(self, sender: PeerId, receiver: PeerId) -> bool:
         return self._groups.get(sender, 0) != self._groups.get(receiver, 0)
 
@@ -139,31 +143,36 @@ class MemoryTransport:
             model = encoded(message)
             leaves = self._network.uplink_free(self.id) + model.size / self._network.bandwidth
 
-            def deliver(receiver: MemoryTransport) -> None:
+            async def push(receiver: MemoryTransport) -> None:
                 receiver.take_model(self.id, model)
+                await self._network.return_trip()
 
-            await self._call(to, message, model.size, leaves + self._call_deadline, deliver)
+            await self._call(to, message, model.size, leaves + self._call_deadline, push)  # queueing is no silence
         else:
-            await self._letter(to, message, self._call_deadline, only_deliver=True)
+            data = codec.encode_letter(message, only_deliver=True)
+
+            async def put(receiver: MemoryTransport) -> None:
+                receiver.take_letter(self.id, type(message), data)
+                await self._network.return_trip()
+
+            ends = asyncio.get_running_loop().time() + self._call_deadline
+            await self._call(to, message, len(data), ends, put)
 
     async def request(self, to: PeerId, message: Message, deadline: float) -> Message:
+        data = codec.encode_letter(message)
+
+        async def ask(receiver: MemoryTransport) -> bytes:
+            answer = await receiver.take_letter(self.id, type(message), data).outcome()
+            reply = codec.encode_answer(answer)
+            receiver.traffic.add(codec.traffic_of(answer), len(reply))
+            await self._network.carry(to, self.id, len(reply), queues=False)
+            return reply
+
         ends = asyncio.get_running_loop().time() + deadline
-        question = await self._letter(to, message, deadline, only_deliver=False)
-        try:
-            async with asyncio.timeout_at(ends):
-                answer = await question.outcome()
-                data = codec.encode_answer(answer)
-                replying = self._network.find(to)
-                replying.traffic.add(codec.traffic_of(answer), len(data))
-                await self._network.carry(to, self.id, len(data), queues=False)
-        except TimeoutError:
-            raise Unreachable(f"{to}: no answer within {deadline:g} s") from None
-        except Malformed as refusal:
-            await asyncio.sleep(self._network.latency)
-            raise Refused(refusal.reason, refusal.detail) from None
-        decoded = codec.decode_answer(data, self.limits)
-        assert decoded is not None
-        return decoded
+        answer = codec.decode_answer(await self._call(to, message, len(data), ends, ask), self.limits)
+        if answer is None:
+            raise Unreachable(f"{to}: an empty answer")
+        return answer
 
     def inbox(self, *kinds: type[Message]) -> Inbox:
         return self._mailbox.inbox(*kinds)
@@ -173,30 +182,24 @@ class MemoryTransport:
 
     # ---- calling -------------------------------------------------------------------------------------------------
 
-    async def _letter(self, to: PeerId, message: Message, deadline: float, *, only_deliver: bool) -> Question:
-        data = codec.encode_letter(message, only_deliver=only_deliver)
-        kind = type(message)
-        ends = asyncio.get_running_loop().time() + deadline
-
-        def deliver(receiver: MemoryTransport) -> Question:
-            return receiver.take_letter(self.id, kind, data)
-
-        return await self._call(to, message, len(data), ends, deliver)
-
     async def _call(
-        self, to: PeerId, message: Message, size: int, ends: float, deliver: Callable[[MemoryTransport], T]
+        self,
+        to: PeerId,
+        message: Message,
+        size: int,
+        ends: float,
+        deliver: Callable[[MemoryTransport], Awaitable[T]],
     ) -> T:
         """Carries a message over and the receiver's word back. Its bytes count when it was taken or refused."""
         try:
             async with asyncio.timeout_at(ends):
                 receiver = await self._network.carry(self.id, to, size, queues=isinstance(message, Model))
+                self.traffic.add(codec.traffic_of(message), size)
                 try:
-                    return deliver(receiver)
+                    return await deliver(receiver)
                 except Malformed as refusal:
+                    await self._network.return_trip()
                     raise Refused(refusal.reason, refusal.detail) from None
-                finally:
-                    self.traffic.add(codec.traffic_of(message), size)
-                    await asyncio.sleep(self._network.latency)
         except TimeoutError:
             raise Unreachable(f"{to}: silent until the deadline") from None
 

@@ -1,7 +1,7 @@
-"""Models as a stream of frames and back: a header, the elements of all tensors in chunks of 1 MiB, one digest.
+"""Models as frames and back: a header, the elements of all tensors in chunks of 1 MiB, one digest.
 
-Frames are `ModelChunk`s of `exchange.proto`, but their data is framed by hand: the protobuf runtime would copy it twice
-more. The digest is BLAKE3 with a context of its own over the header's length (8 bytes, little-endian), the header as it
+Frames are `ModelChunk`s of `exchange.proto`, but their fields are framed by hand: the protobuf runtime would copy the
+data twice more. The digest is BLAKE3 with a context of its own over the header's length (8 bytes, little-endian), the header as it
 was sent, and the data; it is computed along the way, once per message, and never once per receiver.
 """
 
@@ -26,9 +26,10 @@ from decentral.wire.messages import Model
 from decentral.wire.v1 import messages_pb2 as pb
 
 DIGEST_BYTES = 32
+MAX_VARINT = 5
 HUGE = 4 << 20
 DIGEST_CONTEXT = "decentral 2026 model message v1"
-_HEADER, _DATA, _DIGEST = (bytes([field << 3 | 2]) for field in (1, 2, 3))  # protobuf tags of ModelChunk's parts
+HEADER, DATA, DIGEST = 1, 2, 3  # ModelChunk's field numbers
 
 _DTYPES: dict[torch.dtype, int] = {
     torch.float16: pb.DATA_TYPE_FLOAT16,
@@ -76,14 +77,14 @@ def _memory(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
 
 
-def _framed(tag: bytes, size: int) -> bytes:
-    """A protobuf tag and a length (base-128 varint)."""
-    length = bytearray()
+def _framed(field: int, size: int) -> bytes:
+    """What protobuf puts before `size` bytes of a field: its tag and the length (base-128 varint)."""
+    length = bytearray([field << 3 | 2])
     while size > 0x7F:
         length.append(size & 0x7F | 0x80)
         size >>= 7
     length.append(size)
-    return tag + bytes(length)
+    return bytes(length)
 
 
 class EncodedModel:
@@ -103,25 +104,38 @@ class EncodedModel:
         ).SerializeToString()
         if len(header) > MAX_HEADER:
             raise ValueError(f"{len(tensors)} tensors need a header of {len(header)} bytes; the limit is {MAX_HEADER}")
-        self._head = _framed(_HEADER, len(header)) + header
-        self._chunks = math.ceil(self._total / CHUNK_BYTES)
+        self._head = _framed(HEADER, len(header)) + header
         self._hasher = _hasher(header)
         self._hashed = 0
-        self.size = len(self._head) + len(_framed(_DIGEST, DIGEST_BYTES)) + DIGEST_BYTES + self._total
         full, rest = divmod(self._total, CHUNK_BYTES)
-        self.size += full * len(_framed(_DATA, CHUNK_BYTES)) + (len(_framed(_DATA, rest)) if rest else 0)
+        self._chunks = full + bool(rest)
+        framing = full * len(_framed(DATA, CHUNK_BYTES)) + (len(_framed(DATA, rest)) if rest else 0)
+        self.size = len(self._head) + framing + self._total + len(_framed(DIGEST, DIGEST_BYTES)) + DIGEST_BYTES
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model is a single frame."""
+        return self._total <= CHUNK_BYTES
 
     def frames(self) -> Iterator[bytes]:
-        """Header, data, digest. Whoever is first to reach a chunk also hashes it; the others of them find it done."""
-        yield self._head
-        for index in range(self._chunks):
-            pieces = self._pieces(index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, self._total))
-            if index == self._hashed:
-                for piece in pieces:
-                    self._hasher.update(piece)
-                self._hashed += 1
-            yield b"".join((_framed(_DATA, sum(map(len, pieces))), *pieces))
-        yield _framed(_DIGEST, DIGEST_BYTES) + self._hasher.digest()
+        """One frame with everything, or the header alone, then the data, with the digest at its end."""
+        head = self._head
+        if not self.whole:
+            yield head
+            head = b""
+        for index in range(self._chunks - 1):
+            yield b"".join(self._chunk(index))
+        last = self._chunk(self._chunks - 1) if self._chunks else []
+        yield b"".join((head, *last, _framed(DIGEST, DIGEST_BYTES), self._hasher.digest()))
+
+    def _chunk(self, index: int) -> list[bytes | memoryview]:
+        """A chunk in its framing. Whoever is first to reach it also hashes it; the other receivers find that done."""
+        pieces = self._pieces(index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, self._total))
+        if index == self._hashed:
+            for piece in pieces:
+                self._hasher.update(piece)
+            self._hashed += 1
+        return [_framed(DATA, sum(map(len, pieces))), *pieces]
 
     def _pieces(self, start: int, stop: int) -> list[memoryview]:
         """The memory that holds bytes `start` to `stop` of the data."""
@@ -166,23 +180,33 @@ class ModelDecoder:
 
     def feed(self, frame: bytes) -> None:
         """Takes the next frame."""
-        tag, part = _parse_frame(frame)
-        if self._digest is not None:
-            raise Malformed(Refusal.MALFORMED, "a frame after the digest")
-        if tag == _HEADER[0]:
-            self._take_header(part)
-        elif self._header is None:
-            raise Malformed(Refusal.MALFORMED, "a model message that does not start with its header")
-        elif tag == _DATA[0]:
-            self._take_data(part)
-        elif tag == _DIGEST[0]:
-            self._digest = bytes(part)
+        parts = _parse_frame(frame)
+        if self._header is None:
+            if HEADER not in parts:
+                raise Malformed(Refusal.MALFORMED, "a model message that does not start with its header")
+            header = self._header = self._take_header(parts.pop(HEADER))
+            whole = header.total_bytes <= CHUNK_BYTES
+            expected = ({DATA, DIGEST} if header.total_bytes else {DIGEST}) if whole else set()
         else:
-            raise Malformed(Refusal.MALFORMED, "a frame of another kind")
+            left = self._header.total_bytes - self._received
+            expected = ({DATA, DIGEST} if left <= CHUNK_BYTES else {DATA}) if left else set()
+            if self._digest is not None:
+                raise Malformed(Refusal.MALFORMED, "a frame after the digest")
+        if parts.keys() != expected:
+            raise Malformed(Refusal.MALFORMED, "a frame with other fields than are due")
+        if DATA in parts:
+            self._take_data(parts[DATA], self._header.total_bytes - self._received)
+        if DIGEST in parts:
+            self._digest = bytes(parts[DIGEST])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all frames have come."""
+        return self._digest is not None
 
     def finish(self) -> Model:
         """The model, once all frames were fed."""
-        if self._header is None or self._digest is None or self._received != self._header.total_bytes:
+        if self._header is None or self._digest is None:
             raise Malformed(Refusal.MALFORMED, "a model message that ends too early")
         if not hmac.compare_digest(self._digest, self._hasher.digest()):
             raise Malformed(Refusal.DIGEST, "the content does not have the digest that was sent with it")
@@ -197,9 +221,7 @@ class ModelDecoder:
             offset += size
         return Model(self._header.round, tensors, self._header.samples, self._header.tag)
 
-    def _take_header(self, part: memoryview) -> None:
-        if self._header is not None:
-            raise Malformed(Refusal.MALFORMED, "a second header")
+    def _take_header(self, part: memoryview) -> pb.ModelHeader:
         if len(part) > MAX_HEADER:
             raise Malformed(Refusal.TOO_LARGE, f"a header of {len(part)} bytes; the limit is {MAX_HEADER}")
         raw = bytes(part)
@@ -211,11 +233,10 @@ class ModelDecoder:
         self._buffer = _allocate(header.total_bytes)
         self._memory = memoryview(self._buffer.numpy())
         self._hasher = _hasher(raw)
-        self._header = header
+        return header
 
-    def _take_data(self, part: memoryview) -> None:
-        assert self._header is not None
-        if not len(part) or len(part) != min(CHUNK_BYTES, self._header.total_bytes - self._received):
+    def _take_data(self, part: memoryview, left: int) -> None:
+        if len(part) != min(CHUNK_BYTES, left):
             raise Malformed(Refusal.MALFORMED, "a chunk of another length")
         self._hasher.update(part)
         self._memory[self._received : self._received + len(part)] = part
@@ -234,18 +255,28 @@ def _allocate(size: int) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
-def _parse_frame(frame: bytes) -> tuple[int, memoryview]:
-    """Tag and content of a frame, which must be one protobuf field that fills it."""
-    size, shift, start = 0, 0, 1
-    for byte in frame[1:6]:
-        size |= (byte & 0x7F) << shift
-        shift += 7
-        start += 1
-        if byte < 0x80:
-            break
-    if len(frame) < 2 or frame[start - 1] >= 0x80 or len(frame) - start != size:
-        raise Malformed(Refusal.MALFORMED, "a frame that is not one field of a ModelChunk")
-    return frame[0], memoryview(frame)[start:]
+def _parse_frame(frame: bytes) -> dict[int, memoryview]:
+    """The fields of a frame by their numbers; they are in ascending order, each at most once, and fill the frame."""
+    memory = memoryview(frame)
+    parts: dict[int, memoryview] = {}
+    position, last = 0, 0
+    while position < len(frame):
+        field, wire_type = divmod(frame[position], 8)
+        position += 1
+        size = shift = 0
+        for byte in memory[position : position + MAX_VARINT]:
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            position += 1
+            if byte < 0x80:
+                break
+        else:
+            raise Malformed(Refusal.MALFORMED, "a field without a length")
+        if wire_type != 2 or not last < field <= DIGEST or position + size > len(frame):
+            raise Malformed(Refusal.MALFORMED, "a frame that is not a ModelChunk")
+        parts[field] = memory[position : position + size]
+        position, last = position + size, field
+    return parts
 
 
 def _check_header(header: pb.ModelHeader, limits: Limits) -> list[int]:

@@ -35,9 +35,9 @@ DTYPES = [
 
 
 async def first(transport: Any, *kinds: type[Message]) -> Any:
+    """The next envelope, or None if the inbox ends."""
     async with asyncio.timeout(20):
-        async for envelope in transport.inbox(*kinds):
-            return envelope
+        return await anext(transport.inbox(*kinds), None)
 
 
 async def test_a_message_comes_with_the_sender_that_the_connection_authenticated(world: Any) -> None:
@@ -203,7 +203,12 @@ async def test_a_sender_fills_its_own_place_and_nobody_elses(world: Any) -> None
 async def test_a_model_of_another_schema_is_refused_and_the_right_one_taken(world: Any) -> None:
     right, wrong = {"a": torch.ones(2, 3), "b": torch.ones(4)}, {"a": torch.ones(3, 2), "b": torch.ones(4)}
     alice, bob = await world.join(), await world.join(limits=Limits(schema=schema_hash(right)))
-    for tensors in (wrong, {"a": right["a"]}, {**right, "c": torch.ones(1)}, {"a": right["a"].double(), "b": right["b"]}):
+    for tensors in (
+        wrong,
+        {"a": right["a"]},
+        {**right, "c": torch.ones(1)},
+        {"a": right["a"].double(), "b": right["b"]},
+    ):
         with pytest.raises(Refused) as refused:
             await alice.send(bob.id, Model(1, tensors))
         assert refused.value.reason is Refusal.SCHEMA

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from decentral.wire.v1 import messages_pb2 as decentral_dot_wire_dot_v1_dot_messages__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n decentral/wire/v1/exchange.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\x1a decentral/wire/v1/messages.proto\"h\n\nModelChunk\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.decentral.wire.v1.ModelHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x64igest\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"\x0b\n\tPushReply2V\n\rModelExchange\x12\x45\n\x04Push\x12\x1d.decentral.wire.v1.ModelChunk\x1a\x1c.decentral.wire.v1.PushReply(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n decentral/wire/v1/exchange.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\x1a decentral/wire/v1/messages.proto\"Z\n\nModelChunk\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.decentral.wire.v1.ModelHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"\x0b\n\tPushReply2V\n\rModelExchange\x12\x45\n\x04Push\x12\x1d.decentral.wire.v1.ModelChunk\x1a\x1c.decentral.wire.v1.PushReply(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'decentral.wire.v1.exchange_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELCHUNK']._serialized_start=89
-  _globals['_MODELCHUNK']._serialized_end=193
-  _globals['_PUSHREPLY']._serialized_start=195
-  _globals['_PUSHREPLY']._serialized_end=206
-  _globals['_MODELEXCHANGE']._serialized_start=208
-  _globals['_MODELEXCHANGE']._serialized_end=294
+  _globals['_MODELCHUNK']._serialized_end=179
+  _globals['_PUSHREPLY']._serialized_start=181
+  _globals['_PUSHREPLY']._serialized_end=192
+  _globals['_MODELEXCHANGE']._serialized_start=194
+  _globals['_MODELEXCHANGE']._serialized_end=280
 # @@protoc_insertion_point(module_scope)

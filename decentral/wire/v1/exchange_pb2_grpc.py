@@ -48,6 +48,10 @@ class ModelExchangeServicer:
 
     def Push(self, request_iterator, context):
         """Pushes one model. The reply says that the receiver holds all of it and that its digest is right.
+
+        A model of at most 1 MiB is one message with all three fields. A larger one begins with a message of the header
+        alone; its sender waits for initial metadata with the key `decentral-go-ahead` (a refusal comes without), and then
+        sends the data in messages of 1 MiB, the last of which may be shorter and carries the digest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

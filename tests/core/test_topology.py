@@ -1,0 +1,192 @@
+"""Graphs over the peers and their mixing matrices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decentral.core.topology import (
+    TOPOLOGIES,
+    build,
+    diameter,
+    metropolis_hastings,
+    parse_edges,
+    spectral_gap,
+)
+from decentral.errors import UserError
+
+PLAIN = ("ring", "full", "star", "torus", "exponential")
+names = st.sampled_from(PLAIN)
+sizes = st.integers(1, 24)
+
+
+@given(names, sizes)
+def test_every_topology_is_one_connected_graph_over_all_peers(name: str, peers: int) -> None:
+    graph = build(name, peers)
+    assert sorted(graph.nodes) == list(range(peers))
+    assert nx.is_connected(graph)
+    assert nx.number_of_selfloops(graph) == 0
+
+
+@given(st.integers(0, 5), st.integers(1, 20), st.floats(0.3, 1.0))
+def test_a_random_graph_is_the_same_for_the_same_seed(seed: int, peers: int, probability: float) -> None:
+    first, again = (build("erdos-renyi", peers, seed, probability=probability) for _ in range(2))
+    assert list(first.edges) == list(again.edges)
+
+
+def test_another_seed_draws_another_graph() -> None:
+    drawn = {tuple(build("regular", 12, seed, degree=3).edges) for seed in range(5)}
+    assert len(drawn) > 1
+
+
+@given(names, sizes)
+def test_mixing_rows_and_columns_sum_to_one(name: str, peers: int) -> None:
+    weights = metropolis_hastings(build(name, peers))
+    assert np.allclose(weights.sum(axis=0), 1, atol=1e-12)
+    assert np.allclose(weights.sum(axis=1), 1, atol=1e-12)
+    assert np.array_equal(weights, weights.T)
+    assert weights.min() >= 0
+
+
+@given(st.integers(4, 16).filter(lambda n: n % 2 == 0), st.integers(0, 9))
+def test_mixing_a_random_graph_keeps_the_mean(peers: int, seed: int) -> None:
+    weights = metropolis_hastings(build("regular", peers, seed, degree=3))
+    values = np.random.default_rng(seed).normal(size=peers)
+    assert np.isclose((weights @ values).mean(), values.mean())
+
+
+def test_weights_are_zero_exactly_where_no_edge_is() -> None:
+    graph = build("star", 5)
+    weights = metropolis_hastings(graph)
+    for i in range(5):
+        for j in range(5):
+            assert i == j or (weights[i, j] > 0) == graph.has_edge(i, j)
+
+
+def test_ring_and_full_graph_have_the_equal_weights_of_the_paper() -> None:
+    ring = metropolis_hastings(build("ring", 5))
+    assert np.allclose(ring[ring > 0], 1 / 3)
+    assert np.allclose(metropolis_hastings(build("full", 5)), 1 / 5)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_peer_is_a_topology_and_two_are_one_edge(name: str) -> None:
+    alone, pair = build(name, 1), build(name, 2)
+    assert alone.number_of_edges() == 0
+    assert diameter(alone) == 0
+    assert metropolis_hastings(alone).tolist() == [[1.0]]
+    assert spectral_gap(metropolis_hastings(alone)) == 1.0
+    assert list(pair.edges) == [(0, 1)]
+
+
+def test_degrees_and_diameters_are_those_of_the_literature() -> None:
+    assert dict(build("torus", 12).degree()) == dict.fromkeys(range(12), 4)
+    assert build("torus", 7).edges == build("ring", 7).edges
+    assert dict(build("exponential", 16).degree()) == dict.fromkeys(range(16), 7)
+    assert dict(build("regular", 10, 3, degree=4).degree()) == dict.fromkeys(range(10), 4)
+    assert [diameter(build(name, 16)) for name in ("ring", "full", "star", "torus", "exponential")] == [8, 1, 2, 4, 2]
+    assert build("regular", 1, degree=0).number_of_nodes() == 1
+
+
+def test_spectral_gap_is_one_for_a_full_graph_and_known_for_a_ring() -> None:
+    assert spectral_gap(metropolis_hastings(build("full", 6))) == pytest.approx(1.0)
+    expected = 1 - (1 + 2 * np.cos(2 * np.pi / 9)) / 3
+    assert spectral_gap(metropolis_hastings(build("ring", 9))) == pytest.approx(expected)
+    gaps = [spectral_gap(metropolis_hastings(build(name, 16))) for name in ("ring", "torus", "exponential", "full")]
+    assert gaps == sorted(gaps)
+
+
+@given(names, sizes)
+def test_mixing_contracts_disagreement_by_the_spectral_gap(name: str, peers: int) -> None:
+    weights = metropolis_hastings(build(name, peers))
+    values = np.random.default_rng(peers).normal(size=peers)
+    before, after = values - values.mean(), weights @ values - values.mean()
+    gap = spectral_gap(weights)
+    assert 0 < gap <= 1 + 1e-12
+    assert np.linalg.norm(after) <= (1 - gap) * np.linalg.norm(before) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "peers", "options", "complaint"),
+    [
+        ("ring", 0, {}, "at least one peer"),
+        ("ring", -3, {}, "at least one peer"),
+        ("rnig", 5, {}, "did you mean 'ring'"),
+        ("ring", 5, {"degree": 4}, "does not take degree"),
+        ("regular", 5, {}, "needs degree"),
+        ("regular", 5, {"degree": 6}, "at least 7 peers"),
+        ("regular", 5, {"degree": 3}, "must be even"),
+        ("regular", 6, {"degree": 1}, "no connected"),
+        ("regular", 6, {"degree": 2.0}, "whole number"),
+        ("regular", 6, {"degree": -1}, "whole number"),
+        ("regular", 6, {"degree": True}, "whole number"),
+        ("erdos-renyi", 6, {"probability": 0}, "no connected"),
+        ("erdos-renyi", 6, {"probability": 1.5}, "between 0 and 1"),
+        ("erdos-renyi", 6, {"probability": "half"}, "between 0 and 1"),
+        ("file", 6, {"path": "/nowhere/edges.txt"}, "/nowhere/edges.txt"),
+        ("file", 6, {"path": 7}, "is a string"),
+    ],
+)
+def test_an_impossible_topology_is_refused_with_the_reason(
+    name: str, peers: int, options: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        build(name, peers, **options)
+
+
+def test_a_file_gives_its_edges(tmp_path: Path) -> None:
+    path = tmp_path / "edges.txt"
+    path.write_text("# a path over four peers\n0 1\n\n2 1  # either way round\n 2   3\n3 2\n")
+    assert list(build("file", 4, path=str(path)).edges) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_file_whose_graph_falls_apart_is_refused_with_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "edges.txt"
+    path.write_text("0 1\n2 3\n")
+    with pytest.raises(UserError, match=r"not connected.*0 1 \| 2 3"):
+        build("file", 4, path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("0 1 2", "an edge is two peers' numbers"),
+        ("0", "an edge is two peers' numbers"),
+        ("a b", "an edge is two peers' numbers"),
+        ("-1 2", "an edge is two peers' numbers"),
+        ("0 9", "peer 9 is not one of 0 to 3"),
+        ("2 2", "cannot be its own neighbour"),
+    ],
+)
+def test_a_bad_line_is_named_with_file_and_number(line: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=f"edges.txt:2: .*{complaint}"):
+        parse_edges(["0 1\n", line], 4, "edges.txt")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "edges.txt"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read"):
+        build("file", 4, path=str(path))
+
+
+def _bare(peers: int, seed: int) -> nx.Graph:
+    return nx.path_graph(peers + 1)
+
+
+def _loop(peers: int, seed: int) -> nx.Graph:
+    return nx.Graph([(0, 0), *nx.path_graph(peers).edges])
+
+
+@pytest.mark.parametrize(("constructor", "complaint"), [(_bare, "exactly the peers"), (_loop, "with itself")])
+def test_a_users_own_topology_is_held_to_the_same_rules(
+    constructor: object, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOPOLOGIES._entries, "own", constructor)
+    with pytest.raises(UserError, match=complaint):
+        build("own", 3)

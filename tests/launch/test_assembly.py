@@ -1,0 +1,79 @@
+"""The parts of a peer follow from the recipe and its index: the same in every world, other shares at every peer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from decentral.errors import UserError
+from decentral.launch.assembly import Signer, assemble_algorithm, assemble_learner, restore
+from decentral.run.recipe import load_recipe
+from decentral.training.checkpoint import Checkpoints
+from decentral.wire.identity import Identity, verify_record
+from decentral.wire.messages import MembershipStatus, Traffic
+
+SMALL = ("peers=3", "model={name: mlp, hidden: [8]}")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_common_initialisation_is_common_and_a_separate_one_is_not():
+    recipe = load_recipe("dimat-digits", SMALL)
+    assert same(assemble_learner(recipe, 0).parameters(), assemble_learner(recipe, 1).parameters())
+    apart = load_recipe("dimat-digits", (*SMALL, "training.initialisation=separate"))
+    assert not same(assemble_learner(apart, 0).parameters(), assemble_learner(apart, 1).parameters())
+    assert same(assemble_learner(apart, 1).parameters(), assemble_learner(apart, 1).parameters())
+
+
+def test_building_a_learner_leaves_the_global_random_state_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    assemble_learner(load_recipe("dimat-digits", SMALL), 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_all_shares_together_are_the_training_set():
+    recipe = load_recipe("dimat-digits", SMALL)
+    assert sum(assemble_learner(recipe, index).samples for index in range(3)) == 1442
+
+
+def test_an_option_that_a_model_does_not_have_is_named():
+    with pytest.raises(UserError, match="hiden"):
+        assemble_learner(load_recipe("dimat-digits", ("model={name: mlp, hiden: [8]}",)), 0)
+
+
+def test_an_algorithm_is_built_for_each_peer():
+    recipe = load_recipe("dimat-digits", SMALL)
+    assert assemble_algorithm(recipe) is not assemble_algorithm(recipe)
+
+
+def test_a_signers_counter_outlives_it(tmp_path):
+    identity = Identity.generate()
+    first = Signer(identity, tmp_path / "counter").record(MembershipStatus.JOIN, "here:1", 1)
+    second = Signer(identity, tmp_path / "counter").record(MembershipStatus.JOIN, "here:1", 4)
+    verify_record(second)
+    assert (first.counter, second.counter) == (1, 2)
+
+
+def test_a_restored_peer_starts_where_its_checkpoint_ends(tmp_path):
+    recipe = load_recipe("dimat-digits", SMALL)
+    saved, fresh = assemble_learner(recipe, 0), assemble_learner(recipe, 0)
+    saved.train(1)
+    shelf = Checkpoints(tmp_path, "peer-0", keep=2)
+    sent = {f"bytes_{kind.value}": "7" for kind in Traffic}
+    shelf.save(3, saved.parameters(), {"time": "1.5", "bytes_total": "21", **sent})
+    start = restore(shelf, fresh, None)
+    assert (start.finished, start.time, start.sent) == (3, 1.5, dict.fromkeys(Traffic, 7))
+    assert same(saved.parameters(), fresh.parameters())
+
+
+def test_round_zero_is_the_beginning_whatever_checkpoints_there_are(tmp_path):
+    recipe = load_recipe("dimat-digits", SMALL)
+    learner = assemble_learner(recipe, 0)
+    untouched = learner.parameters()
+    Checkpoints(tmp_path, "peer-0").save(1, {name: tensor + 1 for name, tensor in untouched.items()}, {})
+    assert restore(Checkpoints(tmp_path, "peer-0"), learner, 0).finished == 0
+    assert same(learner.parameters(), untouched)

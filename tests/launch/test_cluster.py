@@ -1,0 +1,48 @@
+"""The file that every node reads first, the lock that keeps it single, and what a client pins."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from decentral.algorithms.session import Member
+from decentral.errors import RunDirectoryError, UserError
+from decentral.launch.cluster import FILE, Cluster, is_running, node_lock, write_trust
+from decentral.wire.authority import Authority
+from decentral.wire.identity import Identity
+
+
+@pytest.fixture
+def members() -> tuple[Member, ...]:
+    return tuple(Member(i, f"peer-{i}", Identity.generate().id, f"127.0.0.1:{7000 + i}") for i in range(3))
+
+
+def test_what_is_saved_is_loaded(tmp_path, members):
+    cluster = Cluster(members, epoch=12.25, plugins=("mine.py",))
+    cluster.save(tmp_path)
+    assert Cluster.load(tmp_path) == cluster
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"members": [{}], "epoch": 0, "plugins": []}', "{"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(RunDirectoryError, match=FILE):
+        Cluster.load(tmp_path)
+
+
+def test_a_node_is_single(tmp_path):
+    assert not is_running(tmp_path)
+    with node_lock(tmp_path):
+        assert is_running(tmp_path)
+        with pytest.raises(UserError, match="running already"), node_lock(tmp_path):
+            raise AssertionError("two nodes hold one lock")
+    assert not is_running(tmp_path)
+
+
+def test_a_client_can_read_what_it_pins(tmp_path, members):
+    authority = Authority.create(tmp_path / "authority")
+    write_trust(tmp_path, authority.pem, members)
+    trust = tomllib.loads((tmp_path / "trust.toml").read_text())
+    assert trust["authority"].encode() == authority.pem
+    assert [(peer["name"], peer["id"]) for peer in trust["peers"]] == [(member.name, member.id) for member in members]

@@ -1,0 +1,145 @@
+"""The page of a run: whole in one file, the same for the same run, harmless whatever the journals say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decentral.run import charts
+from decentral.run.directory import RunDirectory
+from decentral.run.journal import Journal, merge
+from decentral.run.recipe import Recipe
+from decentral.run.report import readable_bytes, render, write_report
+
+VOID = {"meta", "path", "circle", "br"}
+
+
+class Page(HTMLParser):
+    """Checks nesting; collects tags, text and attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_asks_the_network_for_nothing(run: RunDirectory) -> None:
+    page = Page(write_report(run).read_text())
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"src", "href", "srcset", "action"} & {name for name, _ in page.attributes}
+    assert "url(" not in run.report_file.read_text()
+    assert "@import" not in run.report_file.read_text()
+
+
+def test_the_page_tells_what_the_summary_knows(run: RunDirectory) -> None:
+    text = Page(write_report(run).read_text()).text
+    for expected in (
+        "dimat-digits",
+        "Test accuracy",
+        "20.7 MB",
+        "peer-3 crashed",
+        "peer-3 rejoined",
+        "spectral gap 0.461",
+    ):
+        assert expected in text
+    assert run.recipe.hash in text
+
+
+def test_equal_runs_have_equal_pages(
+    tmp_path: Path, recipe: Recipe, write_run: Callable[[Path, Recipe, str], RunDirectory]
+) -> None:
+    pages = [write_report(write_run(tmp_path / name, recipe, "sim")).read_bytes() for name in "ab"]
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"peers": 1, "rounds": 1},
+        {"peers": 2, "rounds": 1},
+        {"peers": 24, "rounds": 40, "topology": "exponential"},
+        {"peers": 4, "rounds": 9, "topology": {"name": "file", "path": "/nowhere"}},
+    ],
+)
+@pytest.mark.parametrize("world", ["local", "sim", "ray"])
+def test_any_run_has_a_page(
+    tmp_path: Path, values: dict[str, object], world: str, write_run: Callable[[Path, Recipe, str], RunDirectory]
+) -> None:
+    run = write_run(tmp_path / "run", Recipe.model_validate(values), world)
+    assert "Test accuracy" in Page(write_report(run).read_text()).text
+
+
+def test_a_run_in_which_nothing_happened_has_a_page(tmp_path: Path, recipe: Recipe) -> None:
+    with RunDirectory.create(tmp_path / "run", recipe, "local") as run:
+        assert "Nothing was measured" in Page(write_report(run).read_text()).text
+
+
+def test_what_recipes_and_journals_say_is_text_and_never_markup(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'&{peer}"
+    recipe = Recipe.model_validate(
+        {"peers": 2, "algorithm": evil, "model": {"name": evil, evil: evil}, "topology": {"name": "ring", evil: evil}}
+    )
+    with RunDirectory.create(tmp_path / "run", recipe, evil) as run:
+        with Journal(run.journal_file("peer-0"), 0, lambda: 0.0) as journal:
+            journal.record("failed", problem=evil, user=True)
+            journal.record("lost", round=1, other=1)
+        html = write_report(run).read_text()
+    page = Page(html)
+    assert "<script" not in html
+    assert "script" not in page.tags
+    assert f"peer-0 failed: {evil}" in page.text
+
+
+def test_a_curve_has_a_gap_where_its_peer_was_away(run: RunDirectory) -> None:
+    html = render(run.recipe, run.world, merge(run))
+    ways = re.findall(r'<path class="curve p(\d)" vector-effect="non-scaling-stroke" d="([^"]*)"', html)
+    assert {peer: way.count("M") for peer, way in ways[:5]} == {"0": 1, "1": 1, "2": 1, "3": 2, "4": 1}
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(2, 8))
+def test_ticks_are_even_and_enclose_the_values(low: float, width: float, about: int) -> None:
+    ticks = charts.nice_ticks(low, low + width, about)
+    step = ticks[1] - ticks[0]
+    assert ticks[0] <= low + 1e-6 * step
+    assert ticks[-1] >= low + width - 1e-6 * step
+    assert len(ticks) <= 2 * about + 3
+
+
+@given(st.integers(0, 1000), st.integers(0, 10_000))
+def test_whole_ticks_are_few_and_within(first: int, width: int) -> None:
+    ticks = charts.whole_ticks(first, first + width, 10)
+    assert len(ticks) <= 12
+    assert all(first <= tick <= first + width for tick in ticks)
+
+
+def test_sizes_are_read_in_powers_of_a_thousand() -> None:
+    assert [readable_bytes(size) for size in (0, 999, 1000, 1_500_000, 2e9, 3e12)] == [
+        "0 B", "999 B", "1.0 kB", "1.5 MB", "2.0 GB", "3000.0 GB"
+    ]  # fmt: skip

@@ -1,0 +1,36 @@
+"""Where peers stand follows from their events, in whatever world they were written."""
+
+from __future__ import annotations
+
+from decentral.run.standing import Standings
+
+
+def event(peer: int | None, name: str, **fields: object) -> dict:
+    return {"t": 0.0, "peer": peer, "event": name, **fields}
+
+
+def test_a_peer_stands_where_its_last_event_left_it():
+    standings = Standings(2)
+    standings.take_all(
+        [
+            event(0, "started", round=0),
+            event(0, "phase", round=1, phase="train"),
+            event(0, "trained", round=1, loss=0.5),
+            event(0, "evaluated", round=1, accuracy=0.75),
+            event(0, "round", round=1, bytes={"total": 10}),
+            event(0, "phase", round=2, phase="exchange"),
+        ]
+    )
+    first, second = standings.peers
+    assert (first.phase, first.round, first.loss, first.accuracy, first.sent) == ("exchange", 2, 0.5, 0.75, 10)
+    assert second.phase == "starting"
+    assert (standings.started, standings.sent, standings.accuracy, standings.round) == (1, 10, 0.75, 0)
+
+
+def test_a_crashed_peer_holds_nobody_back_and_counts_again_when_it_returns():
+    standings = Standings(2)
+    standings.take_all([event(0, "phase", round=5, phase="train"), event(1, "phase", round=2, phase="train")])
+    standings.take(event(None, "crashed", other=1))
+    assert standings.round == 5 and len(standings.present) == 1
+    standings.take(event(1, "started", round=4))
+    assert standings.round == 4 and len(standings.present) == 2

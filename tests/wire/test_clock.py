@@ -1,0 +1,88 @@
+"""Work takes its modelled time in the simulator and its own in a deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import async_solipsism
+import pytest
+
+from decentral.wire.clock import VirtualClock, WallClock
+
+
+def test_virtual_work_ends_at_start_plus_modelled_time_however_long_its_thread_took() -> None:
+    finished: list[tuple[str, float]] = []
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as worker:
+            clock = VirtualClock(worker)
+
+            async def run(name: str, real: float, modelled: float) -> None:
+                await clock.work(lambda: time.sleep(real), modelled)
+                finished.append((name, clock.now()))
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(run("slow thread, short model", 0.05, 1.0))
+                tasks.create_task(run("quick thread, long model", 0.0, 3.0))
+                tasks.create_task(run("no time at all", 0.0, 0.0))
+
+    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
+        runner.run(scenario())
+    assert finished == [
+        ("no time at all", 0.0),
+        ("slow thread, short model", 1.0),
+        ("quick thread, long model", 3.0),
+    ]
+
+
+def test_virtual_time_passes_only_by_waiting() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as worker:
+            clock = VirtualClock(worker)
+            time.sleep(0.01)  # noqa: ASYNC251
+            assert clock.now() == 0.0
+            await clock.sleep(3600.0)
+            assert clock.now() == 3600.0
+
+    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
+        runner.run(scenario())
+
+
+@pytest.mark.parametrize("virtual", [True, False])
+def test_what_work_returns_or_raises_comes_back_from_another_thread(virtual: bool) -> None:
+    def failing() -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as worker:
+            clock = VirtualClock(worker) if virtual else WallClock()
+            assert await clock.work(threading.get_ident, 1.0) != threading.get_ident()
+            with pytest.raises(ZeroDivisionError):
+                await clock.work(failing, 1.0)
+            if isinstance(clock, WallClock):
+                clock.close()
+
+    with asyncio.Runner(loop_factory=async_solipsism.EventLoop if virtual else None) as runner:
+        runner.run(scenario())
+
+
+async def test_the_wall_clock_never_blocks_the_loop_nor_overlaps_the_work_of_one_peer() -> None:
+    clock = WallClock()
+    running, overlapped = threading.Lock(), []
+
+    def job() -> None:
+        overlapped.append(not running.acquire(blocking=False))
+        time.sleep(0.02)
+        running.release()
+
+    jobs = [asyncio.ensure_future(clock.work(job, 0.0)) for _ in range(3)]
+    before = clock.now()
+    await clock.sleep(0)
+    assert not any(task.done() for task in jobs)
+    await asyncio.gather(*jobs)
+    assert clock.now() > before
+    assert overlapped == [False] * 3
+    clock.close()
