@@ -7,6 +7,7 @@ beartype while tests run; a deployment does not pay for it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -40,3 +41,17 @@ def data_root() -> Path:
     if not path.is_dir():
         pytest.skip(f"DECENTRAL_DATA={place} is not a folder")
     return path
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that have not ended; none where the kernel does not tell."""
+    return {int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+    """Ours are peers with open ports and models in memory."""
+    before = children()
+    yield
+    left = children() - before
+    assert not left, f"these processes outlived the test: {sorted(left)}"

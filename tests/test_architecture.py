@@ -227,7 +227,7 @@ def test_the_search_for_the_forbidden_lets_honest_code_be(honest: str) -> None:
     assert list(forbidden(honest)) == []
 
 
-UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError|to be measured)\b")
 MACHINE = re.compile(r"/(work|home|root)/\w|\bsite-packages/|pypi\.org|download\.pytorch\.org")
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 WRITTEN = [*MODULES, *sources("nodes", "benchmarks"), *RECIPES, *PAGES]

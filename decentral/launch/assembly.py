@@ -49,7 +49,9 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
     """
     torch.set_num_threads(recipe.threads)
     source = recipe.data
-    data = load_dataset(source.name, root=source.root, download=source.download, verify=source.verify)
+    data = load_dataset(
+        source.name, root=source.root, download=source.download, verify=source.verify, **source.options
+    )
     labels = data.train_labels
     chosen = subset(labels, recipe.data.subset, recipe.seed)
     shares = partition(
@@ -155,6 +157,7 @@ async def take_part(peer: Peer, algorithm: Algorithm, start: Start, *, running: 
     if start.sent is not None:
         peer.session.transport.traffic.sent.update(start.sent)
     peer.journal.record("started", round=peer.finished, resumed=start.finished > 0, rejoined=running)
+    peer.journal.record("data", samples=peer.learner.samples, classes=peer.learner.class_counts())
     await peer.clock.sleep(max(start.time - peer.clock.now(), 0.0))
     await algorithm.run(peer)
     peer.journal.record("finished", round=peer.finished, bytes=peer.session.transport.traffic.as_dict())

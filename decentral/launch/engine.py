@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
 
     Whatever ends the run, what happened until then is merged and reported. Raises UserError and DecentralError.
     """
-    plan = make_plan(recipe)
+    plan, began = make_plan(recipe), time.monotonic()
     with open_directory(recipe, world, options) as directory:
         resumed = common_round(directory, plan) if options.resume else None
         try:
@@ -76,7 +77,8 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
             stopped.add_note(f"go on with: decentral run {directory.recipe_file} --out {directory.path} --resume")
             raise stopped from None
         finally:
-            summary = write_summary(directory)
+            simulated = world == "sim"  # whose events know virtual time alone
+            summary = write_summary(directory, wall=time.monotonic() - began if simulated else None)
             write_report(directory)
         return directory, summary
 

@@ -92,6 +92,9 @@ class ClassifierLearner:
             )
         return TrainingReport(loss=mean, samples=seen, steps=steps)
 
+    def class_counts(self) -> list[int]:
+        return torch.bincount(self._labels, minlength=self._dataset.classes).tolist()
+
     def shuffle_seed(self, round: int, epoch: int) -> int:
         """The seed of one epoch's order of images."""
         return derive_seed(self.seed, "shuffle", self.peer, round, epoch)

@@ -36,6 +36,10 @@ class Learner(Protocol):
     samples: int
     """Training images that this peer holds."""
 
+    def class_counts(self) -> list[int]:
+        """How many of them there are of each class."""
+        ...
+
     def train(self, round: int) -> TrainingReport:
         """Local training of one round; round 0 is pre-training. Random choices depend on (seed, peer, round) alone."""
         ...

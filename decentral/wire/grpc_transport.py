@@ -150,14 +150,17 @@ class GrpcTransport:
 
         async def push(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> None:
             call = channel.stream_unary(f"/{EXCHANGE}/Push", None, None)()
-            for number, frame in enumerate(model.frames()):
-                if number == 1 and not await _has_go_ahead(call):
-                    break
-                patience.reschedule(loop.time() + self._call_deadline)  # every chunk that leaves is progress
-                await call.write(frame)
-            else:
-                await call.done_writing()
-            await call
+            try:
+                for number, frame in enumerate(model.frames()):
+                    if call.done() or (number == 1 and not await _has_go_ahead(call)):
+                        break  # it was refused: the status says why
+                    patience.reschedule(loop.time() + self._call_deadline)  # every chunk that leaves is progress
+                    await call.write(frame)
+                else:
+                    await call.done_writing()
+                await call
+            finally:
+                call.cancel()
 
         await self._call(to, push, self._call_deadline, lambda: self.traffic.add(codec.traffic_of(message), model.size))
 

@@ -43,6 +43,9 @@ class Frozen:
     def load_optimizer(self, state: Mapping[str, Tensor]) -> None:
         assert not state
 
+    def class_counts(self) -> list[int]:
+        return [self.samples]
+
     def matching_batches(self) -> list[Tensor]:
         return [self.images]
 

@@ -25,9 +25,7 @@ from decentral.core.permutation import (
 @given(st.integers(1, 6), st.integers(0, 999))
 def test_no_assignment_scores_higher(units: int, seed: int) -> None:
     scores = torch.randn(units, units, generator=torch.Generator().manual_seed(seed))
-    best = max(
-        sum(float(scores[k, p[k]]) for k in range(units)) for p in itertools.permutations(range(units))
-    )
+    best = max(sum(float(scores[k, p[k]]) for k in range(units)) for p in itertools.permutations(range(units)))
     assert sum(float(scores[k, source]) for k, source in enumerate(assign(scores))) == pytest.approx(best, abs=1e-5)
 
 

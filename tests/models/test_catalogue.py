@@ -34,7 +34,9 @@ def parameters(model: nn.Module) -> int:
         ("torchvision/squeezenet1_1", (3, 40, 40), {"dropout": 0.1}),
     ],
 )
-def test_every_network_classifies_images_of_its_shape(name: str, shape: tuple[int, ...], options: dict[str, Any]) -> None:
+def test_every_network_classifies_images_of_its_shape(
+    name: str, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
     model = build_model(name, shape, 7, **options)
     logits = model(torch.randn(2, *shape))
     assert logits.shape == (2, 7)

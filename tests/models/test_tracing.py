@@ -147,7 +147,10 @@ FREE: dict[str, tuple[Net, dict[str, int]]] = {
     "a parameter in the open": (Net(lambda n, x: pooled(n.s(x)), s=Scaled()), {"stem": 6}),
     "tied layers": (Net(lambda n, x: pooled(n.c(torch.tanh(n.c(x)))), c=nn.Conv2d(6, 6, 1)), {"stem": 6}),
     "functional": (
-        Net(lambda n, x: F.batch_norm(F.linear(pooled(x), n.fc.weight), None, None, n.fc.bias, training=True), fc=nn.Linear(6, 6)),
+        Net(
+            lambda n, x: F.batch_norm(F.linear(pooled(x), n.fc.weight), None, None, n.fc.bias, training=True),
+            fc=nn.Linear(6, 6),
+        ),
         {"stem": 6, "fc": 6},
     ),
     "one-dimensional": (

@@ -33,6 +33,8 @@ def network(name: str, seed: int = 0, **options: Any) -> nn.Module:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
+        elif isinstance(module, nn.Linear):
+            nn.init.ones_(module.bias)
     reestimate_batchnorm(model, [images()])
     return model.eval()
 

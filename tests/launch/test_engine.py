@@ -1,0 +1,62 @@
+"""One recipe, any world; and what is left when a run does not reach its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from decentral.errors import RunDirectoryError, UserError
+from decentral.launch.engine import Options, check_world, common_round, execute, open_directory
+from decentral.launch.plan import make_plan
+from decentral.run.recipe import load_recipe
+
+SMALL = ("rounds=3", "peers=2", "model={name: mlp, hidden: [8]}")
+
+
+def test_a_world_is_named_or_the_nearest_is_offered():
+    assert check_world("sim") == "sim"
+    with pytest.raises(UserError, match="did you mean 'local'"):
+        check_world("locl")
+
+
+def test_a_run_that_breaks_is_reported_as_far_as_it_came(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def observe(event):
+        if event["event"] == "phase" and event["round"] == 3:
+            raise Stop
+
+    with pytest.raises((Stop, BaseExceptionGroup)):
+        execute(load_recipe("dimat-digits", SMALL), "sim", Options(out=tmp_path / "run", observe=observe))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"] == 2
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+
+
+def test_ctrl_c_is_answered_with_the_way_to_go_on(tmp_path):
+    def observe(event):
+        if event["event"] == "trained":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        execute(load_recipe("dimat-digits", SMALL), "sim", Options(out=tmp_path / "run", observe=observe))
+    assert "--resume" in stopped.value.__notes__[0] and str(tmp_path / "run") in stopped.value.__notes__[0]
+
+
+def test_a_resumed_run_goes_on_from_the_newest_round_that_all_have_undamaged(tmp_path):
+    recipe = load_recipe("dimat-digits", SMALL)
+    directory, _ = execute(recipe, "sim", Options(out=tmp_path / "run"))
+    plan = make_plan(recipe)
+    assert common_round(directory, plan) == 3
+    newest = directory.checkpoints / "peer-1" / "round-000003.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert common_round(directory, plan) == 2
+    (directory.checkpoints / "peer-0" / "round-000002.safetensors").unlink()
+    assert common_round(directory, plan) == 0
+
+
+def test_resuming_needs_a_folder(tmp_path):
+    with pytest.raises(RunDirectoryError, match="--out"):
+        open_directory(load_recipe("dimat-digits", SMALL), "sim", Options(resume=True))
