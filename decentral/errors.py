@@ -1,15 +1,15 @@
 """Everything that `decentral` raises on purpose.
 
-    DecentralError
-    ├── UserError              what a person gave us cannot be used; the command line prints it and exits with 2
-    │   ├── RecipeError        a recipe: names the key, the file and the line
-    │   ├── DatasetNotFound    what was looked for, where, and how to get it
-    │   └── RunDirectoryError  a run directory that is taken, unwritable, damaged or of another recipe
-    ├── Untraceable            a model whose structure cannot be read without guessing
-    ├── TransportError         a message that did not arrive
-    │   ├── Unreachable        nobody answered within the deadline
-    │   └── Refused            the other peer answered with a typed refusal
-    └── Malformed              bytes from outside that break a rule, found before they are used
+DecentralError
+├── UserError              what a person gave us cannot be used; the command line prints it and exits with 2
+│   ├── RecipeError        a recipe: names the key, the file and the line
+│   ├── DatasetNotFound    what was looked for, where, and how to get it
+│   └── RunDirectoryError  a run directory that is taken, unwritable, damaged or of another recipe
+├── Untraceable            a model whose structure cannot be read without guessing
+├── TransportError         a message that did not arrive
+│   ├── Unreachable        nobody answered within the deadline
+│   └── Refused            the other peer answered with a typed refusal
+└── Malformed              bytes from outside that break a rule, found before they are used
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class UserError(DecentralError):
 class RecipeError(UserError):
     """A recipe that cannot be run: `key` is dotted, `line` counts from 1."""
 
-    def __init__(self, problem: str, *, key: str | None = None, file: Path | str | None = None, line: int | None = None):
+    def __init__(
+        self, problem: str, *, key: str | None = None, file: Path | str | None = None, line: int | None = None
+    ):
         self.problem, self.key, self.file, self.line = problem, key, file, line
         where = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
         super().__init__(f"{where}{f'{key}: ' if key else ''}{problem}")

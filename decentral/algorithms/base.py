@@ -38,7 +38,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a simulated peer computes, in training samples a second. A forward pass is a third of a training step."""
+    """How fast a simulated peer computes, in samples a second; a forward pass is a third of a training step."""
 
     samples_per_second: float
 

@@ -1,14 +1,16 @@
 """Federated averaging without a server: one of the peers aggregates.
 
-McMahan et al. 2017 (arXiv 1602.05629), algorithm 1 with all clients in every round: theta = sum_k (n_k / n) theta_k. The
-aggregator is the present peer with the lowest index; when it is lost in the middle of a round, the others turn to the
-next.
+McMahan et al. 2017 (arXiv 1602.05629), algorithm 1 with all clients in every round: theta = sum_k (n_k / n) theta_k.
+The aggregator is the present peer with the lowest index; when it is lost in the middle of a round, the others turn to
+the next.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+
+from torch import Tensor
 
 from decentral.algorithms.base import Peer, SynchronousRounds, local_model, sound
 from decentral.core.averaging import weighted_average
@@ -38,9 +40,7 @@ class FedAvg(SynchronousRounds):
             [average] = came.values()
             await peer.clock.work(lambda: peer.learner.load(average.tensors), 0.0)
         received = sorted(came.keys() - {peer.index})
-        peer.journal.record(
-            "exchanged", round=round, received=received, missing=[], seconds=peer.clock.now() - began
-        )
+        peer.journal.record("exchanged", round=round, received=received, missing=[], seconds=peer.clock.now() - began)
 
     async def _aggregate(self, peer: Peer, round: int, own: Model) -> dict[int, Model]:
         """The average of the models of all who are present, sent to them and returned under our own index."""
@@ -52,7 +52,7 @@ class FedAvg(SynchronousRounds):
         samples = math.fsum(model.samples for model in models.values())
         weights = {index: model.samples / samples for index, model in models.items()}
 
-        def merge() -> Mapping[str, object]:
+        def merge() -> dict[str, Tensor]:
             return weighted_average([model.tensors for model in models.values()], list(weights.values()))
 
         average = Model(round=round, tensors=await peer.clock.work(merge, 0.0), samples=int(samples), tag=AVERAGE)

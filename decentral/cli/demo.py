@@ -90,6 +90,5 @@ def show(root: Path, results: dict[str, dict[str, Any]], moved: float | None, se
     if moved is not None:
         say(f"The matching moved {moved:.0%} of the neighbours' hidden units to another place.")
     say()
-    say(
-        f"{seconds:.0f} s in all. Reports: {root}/*/report.html. Next: decentral recipes; decentral run dimat-digits --on sim"
-    )
+    say(f"{seconds:.0f} s in all. Reports: {root}/*/report.html")
+    say("Next: decentral recipes; decentral run dimat-digits --on sim")

@@ -23,9 +23,9 @@ from decentral.training.catalogue import LEARNERS
 from decentral.training.checkpoint import Checkpoints
 from decentral.training.learner import Learner
 from decentral.wire.clock import Clock
-from decentral.wire.tensors import schema_hash
 from decentral.wire.identity import Identity
 from decentral.wire.messages import MembershipRecord, MembershipStatus, Traffic
+from decentral.wire.tensors import schema_hash
 from decentral.wire.transport import Transport
 
 
@@ -49,9 +49,7 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
     """
     torch.set_num_threads(recipe.threads)
     source = recipe.data
-    data = load_dataset(
-        source.name, root=source.root, download=source.download, verify=source.verify, **source.options
-    )
+    data = load_dataset(source.name, root=source.root, download=source.download, verify=source.verify, **source.options)
     labels = data.train_labels
     chosen = subset(labels, recipe.data.subset, recipe.seed)
     shares = partition(

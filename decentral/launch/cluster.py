@@ -15,7 +15,6 @@ from decentral.errors import RunDirectoryError, UserError
 from decentral.files import write_atomic
 from decentral.wire.messages import PeerId
 
-
 FILE = "cluster.json"
 
 

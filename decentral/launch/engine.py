@@ -97,7 +97,7 @@ def open_directory(recipe: Recipe, world: World, options: Options) -> RunDirecto
 
 
 def common_round(directory: RunDirectory, plan: Plan) -> int:
-    """The newest round that every peer has a sound checkpoint of; journals are cut back to it. 0: from the beginning."""
+    """The newest round that every peer has a sound checkpoint of; journals are cut back to it. 0: the beginning."""
     shelves = [Checkpoints(directory.checkpoints, peer.name) for peer in plan.peers]
     shared = sorted(set.intersection(*(set(shelf.rounds()) for shelf in shelves)), reverse=True)
     newest = next((round for round in shared if all(shelf.sound(round) for shelf in shelves)), 0)

@@ -18,8 +18,8 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from decentral.algorithms.session import Member
 from decentral import locate
+from decentral.algorithms.session import Member
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch import enrolment
 from decentral.launch.cluster import Cluster, is_running, write_trust
@@ -89,7 +89,7 @@ class ForkServer:
                 self._started.put_nowait(reply["pid"])
             elif "exited" in reply:
                 self._endings[reply["exited"]].set_result(reply["code"])
-        problem = DecentralError(f"the fork server ended; the end of its log ({log}):\n{log.read_text()[-2000:]}")
+        problem = DecentralError(f"the fork server ended; the end of its log ({log}):\n{read_end(log)}")
         for ending in self._endings.values():
             if not ending.done():
                 ending.set_exception(problem)
@@ -185,7 +185,13 @@ class LocalRun:
 
     async def _keep(self, forks: ForkServer, member: Member) -> None:
         """One node from its first start to its last end."""
-        argv = [str(locate.folder("nodes") / "peer.py"), "--dir", str(self.directory.path), "--index", str(member.index)]
+        argv = [
+            str(locate.folder("nodes") / "peer.py"),
+            "--dir",
+            str(self.directory.path),
+            "--index",
+            str(member.index),
+        ]
         first = argv if self._resumed is None else [*argv, "--resumed", str(self._resumed)]
         for attempt in range(self._restarts + 1):
             ending = await forks.fork(first if attempt == 0 else argv, self.directory.log_file(member.name))
@@ -225,6 +231,10 @@ class LocalRun:
 
     def _note(self, event: str, index: int, **fields: object) -> None:
         self._journal.record(event, other=index, **fields)
+
+
+def read_end(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
 
 
 def last_time(path: Path) -> float:

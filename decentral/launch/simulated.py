@@ -6,9 +6,8 @@ SIMULATED: time, latency, bandwidth and loss are the recipe's numbers. Training 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import async_solipsism
 import torch
@@ -55,58 +54,46 @@ class SimulatedRun:
                 raise leading(group) or group from None
 
     async def _simulate(self, worker: ThreadPoolExecutor) -> None:
-        shape = self.recipe.simulation
-        network = MemoryNetwork(
-            latency=shape.latency,
-            bandwidth=shape.bandwidth,
-            loss=shape.loss,
-            seed=derive_seed(self.recipe.seed, "network"),
+        shape, seed = self.recipe.simulation, self.recipe.seed
+        world = Simulation(
+            network=MemoryNetwork(shape.latency, shape.bandwidth, shape.loss, derive_seed(seed, "network")),
+            clock=VirtualClock(worker),
+            identities=[Identity.from_seed(f"{seed}/{peer.index}".encode()) for peer in self.plan.peers],
         )
-        clock = VirtualClock(worker)
-        identities = [
-            Identity.from_seed(f"{self.recipe.seed}/{peer.index}".encode()) for peer in self.plan.peers
-        ]
-        roster = [
-            Member(peer.index, peer.name, identity.id, f"memory:{peer.index}")
-            for peer, identity in zip(self.plan.peers, identities, strict=True)
-        ]
-        with Journal(self.directory.journal_file("launcher"), None, clock.now, self._observe) as journal:
+        with Journal(self.directory.journal_file("launcher"), None, world.clock.now, self._observe) as journal:
             journal.record("launched" if self._resumed is None else "resumed", round=self._resumed or 0)
             async with asyncio.TaskGroup() as tasks:
-                for peer, identity in zip(self.plan.peers, identities, strict=True):
+                for peer in self.plan.peers:
                     learner = worker.submit(assembly.assemble_learner, self.recipe, peer.index).result()
-                    tasks.create_task(self._live(peer, identity, roster, network, clock, learner))
+                    tasks.create_task(self._live(peer, world, learner))
 
-    async def _live(
-        self,
-        peer: PlannedPeer,
-        identity: Identity,
-        roster: Sequence[Member],
-        network: MemoryNetwork,
-        clock: VirtualClock,
-        learner: Learner,
-    ) -> None:
-        algorithm = assembly.assemble_algorithm(self.recipe)
-        folder = self.directory.node(peer.name)
+    async def _live(self, peer: PlannedPeer, world: Simulation, learner: Learner) -> None:
+        """One peer, as `nodes/peer.py` lives it in a process of its own."""
+        algorithm, identity = assembly.assemble_algorithm(self.recipe), world.identities[peer.index]
         checkpoints = Checkpoints(self.directory.checkpoints, peer.name, self.plan.kept_checkpoints)
-        async with AsyncExitStack() as stack:
-            journal = stack.enter_context(
-                Journal(self.directory.journal_file(peer.name), peer.index, clock.now, self._observe)
-            )
-            start = assembly.restore(checkpoints, learner, self._resumed)
-            opened = await stack.enter_async_context(
-                assembly.open_peer(
-                    recipe=self.recipe,
-                    plan=self.plan,
-                    index=peer.index,
-                    roster=roster,
-                    algorithm=algorithm,
-                    learner=learner,
-                    transport=network.transport(identity.id),
-                    clock=clock,
-                    journal=journal,
-                    checkpoints=checkpoints,
-                    signer=assembly.Signer(identity, folder / "counter"),
-                )
-            )
-            await assembly.take_part(opened, algorithm, start, running=False)
+        start = assembly.restore(checkpoints, learner, self._resumed)
+        journal_file = self.directory.journal_file(peer.name)
+        with Journal(journal_file, peer.index, world.clock.now, self._observe) as journal:
+            async with assembly.open_peer(
+                recipe=self.recipe,
+                plan=self.plan,
+                index=peer.index,
+                roster=[Member(p.index, p.name, world.identities[p.index].id, p.name) for p in self.plan.peers],
+                algorithm=algorithm,
+                learner=learner,
+                transport=world.network.transport(identity.id),
+                clock=world.clock,
+                journal=journal,
+                checkpoints=checkpoints,
+                signer=assembly.Signer(identity, self.directory.node(peer.name) / "counter"),
+            ) as opened:
+                await assembly.take_part(opened, algorithm, start, running=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What simulated peers share; their identities, by index, follow from the seed and are no secret."""
+
+    network: MemoryNetwork
+    clock: VirtualClock
+    identities: list[Identity]

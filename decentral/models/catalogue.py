@@ -57,8 +57,8 @@ def _torchvision(name: str, input_shape: tuple[int, ...], classes: int, options:
     if "weights" in options:
         raise UserError(f"the model {name!r} starts from random weights: the option 'weights' would download some")
     if short in ("googlenet", "inception_v3"):
-        # The auxiliary classifiers would make the output a tuple in training; initialising them takes minutes.
-        options = {"aux_logits": False, "init_weights": False, **options}
+        # Their auxiliary classifiers would make the output a tuple in training.
+        options = {"aux_logits": False, "init_weights": True, **options}
     return _constructed(name, lambda: models.get_model(short, num_classes=classes, **options))
 
 

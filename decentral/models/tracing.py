@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from operator import getitem
 from typing import Any
 
@@ -283,10 +282,12 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
 
 def _overlaps(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Tensors that are different objects over the same memory."""
-    by_start = sorted((tensor for tensor in tensors if tensor.numel()), key=lambda tensor: tensor.data_ptr())
-    for one, other in pairwise(by_start):
-        if other.data_ptr() < _extent(one)[1]:
-            yield one, other
+    widest: Tensor | None = None
+    for tensor in sorted((tensor for tensor in tensors if tensor.data_ptr()), key=_extent):
+        if widest is not None and tensor.data_ptr() < _extent(widest)[1]:
+            yield widest, tensor
+        if widest is None or _extent(widest)[1] < _extent(tensor)[1]:
+            widest = tensor
 
 
 def _attribute(module: nn.Module, path: str) -> Any:

@@ -58,11 +58,13 @@ def correlations(
 
 
 def _by_group(spec: PermutationSpec, streams: Sequence[Correlation]) -> list[Tensor]:
+    """A group that no layer with weights reads has no taps, and nothing is known about its units."""
     matrices = iter([stream.matrix() for stream in streams])
-    zeros = (torch.zeros(group.units, group.units, dtype=torch.float64) for group in spec.groups)
-    return [
-        sum((next(matrices) for _ in group.taps), start=zero) for group, zero in zip(spec.groups, zeros, strict=True)
-    ]
+    summed = []
+    for group in spec.groups:
+        taps = [next(matrices) for _ in group.taps]
+        summed.append(sum(taps[1:], start=taps[0]) if taps else torch.zeros(group.units, group.units).double())
+    return summed
 
 
 def _tapped(model: nn.Module, spec: PermutationSpec) -> fx.GraphModule:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from decentral.errors import Malformed, Refusal, Refused, Unreachable
@@ -288,11 +289,7 @@ class GrpcTransport:
     async def _listen(self, address: str) -> None:
         peer = {name: grpc.unary_unary_rpc_method_handler(self._answering(kind)) for kind, name in METHODS.items()}
         exchange = {"Push": grpc.stream_unary_rpc_method_handler(self._push)}
-        check = grpc.unary_unary_rpc_method_handler(
-            self._guarded(self._check_health),
-            request_deserializer=health_pb2.HealthCheckRequest.FromString,
-            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-        )
+        check = grpc.unary_unary_rpc_method_handler(self._guarded(self._check_health))
         services = {PEER: peer, EXCHANGE: exchange, HEALTH: {"Check": check}}
         handlers = tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
         self._server.add_generic_rpc_handlers(handlers)
@@ -367,10 +364,16 @@ class GrpcTransport:
             self._pushing[sender] -= 1
         return b""
 
-    async def _check_health(self, request: Any, sender: PeerId, context: Context) -> Any:
+    async def _check_health(self, data: bytes, sender: PeerId, context: Context) -> bytes:
+        try:
+            request = health_pb2.HealthCheckRequest.FromString(data)
+        except DecodeError as error:
+            raise Malformed(Refusal.MALFORMED, "not a HealthCheckRequest") from error
         if request.service not in ("", PEER, EXCHANGE):
             await context.abort(grpc.StatusCode.NOT_FOUND)
-        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        reply = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        encoded_reply: bytes = reply.SerializeToString()
+        return encoded_reply
 
     def _admit(self, sender: PeerId) -> None:
         if not self._members(sender):

@@ -80,7 +80,13 @@ def test_a_killed_child_is_announced_with_its_signal(server, tmp_path):
 
 
 def test_torch_trains_and_threads_start_in_a_child(server, tmp_path):
-    body = "import torch, threading\nx = torch.ones(64, 64)\n" "t = threading.Thread(target=lambda: print((x @ x).sum().item()))\nt.start(); t.join()"
+    body = """
+import threading, torch
+x = torch.ones(64, 64)
+thread = threading.Thread(target=lambda: print((x @ x).sum().item()))
+thread.start()
+thread.join()
+"""
     pid = server.fork(script(tmp_path, body), log=tmp_path / "log.txt")
     assert server.reply() == {"exited": pid, "code": 0}
     assert (tmp_path / "log.txt").read_text() == f"{64.0**3}\n"

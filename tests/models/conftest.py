@@ -1,4 +1,4 @@
-"""What the tests of networks share: weights in which no axis and no statistic is trivial."""
+"""What the tests of networks share: weights in which nothing is trivial, and the law that all of them obey."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-Scramble = Callable[[nn.Module], nn.Module]
+from decentral.core.permutation import PermutationSpec, apply_permutation, random_permutation
 
 
-@pytest.fixture
-def scramble() -> Scramble:
+@pytest.fixture(scope="session")
+def scramble() -> Callable[[nn.Module], nn.Module]:
     """The network in float64 and evaluation mode, its vectors and BatchNorm statistics drawn at random."""
 
     def scrambled(model: nn.Module) -> nn.Module:
@@ -26,3 +26,20 @@ def scramble() -> Scramble:
         return model
 
     return scrambled
+
+
+@pytest.fixture(scope="session")
+def error_of() -> Callable[[nn.Module, PermutationSpec, Tensor, int], float]:
+    """How far a randomly permuted network's outputs are from the network's, relative to the largest."""
+
+    @torch.no_grad()
+    def error(model: nn.Module, spec: PermutationSpec, x: Tensor, seed: int) -> float:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        expected = model(x)
+        permutation = random_permutation(spec, torch.Generator().manual_seed(seed))
+        model.load_state_dict(apply_permutation(spec, permutation, before))
+        permuted = model(x)
+        model.load_state_dict(before)
+        return float((permuted - expected).abs().max() / expected.abs().max())
+
+    return error

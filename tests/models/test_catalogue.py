@@ -96,6 +96,11 @@ def test_what_cannot_be_built_is_refused_with_the_reason(
         build_model(name, shape, 10, **options)
 
 
+def test_auxiliary_outputs_are_left_out() -> None:
+    model = build_model("torchvision/googlenet", (3, 32, 32), 5).train()
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
 def test_names_are_checked_without_building() -> None:
     check_model("cnn")
     check_model("torchvision/resnet18")

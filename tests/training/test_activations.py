@@ -109,6 +109,14 @@ def test_a_specification_of_another_network_is_refused() -> None:
         ActivationReader(mlp, permutation_spec(cnn(0), images(2)))
 
 
+def test_nothing_is_known_about_a_group_that_no_layer_reads() -> None:
+    model = cnn(0)
+    spec = permutation_spec(model, images(2))
+    spec = PermutationSpec((*spec.groups, Group("unread", 3, ())), spec.axes)
+    (matrices,) = correlations(model, [model.state_dict()], spec, [images()])
+    assert matrices[-1].tolist() == [[0.0] * 3] * 3
+
+
 def test_no_batch_is_an_error() -> None:
     model = cnn(0)
     with pytest.raises(ValueError, match="no activations"):

@@ -1,0 +1,204 @@
+"""What each operator does to axes: units that its rule leaves free may be permuted, all others stay in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decentral.core.permutation import PermutationSpec
+from decentral.errors import Untraceable
+from decentral.models.rules import FUNCTIONS, Value
+from decentral.models.tracing import permutation_spec
+
+Scramble = Callable[[nn.Module], nn.Module]
+ErrorOf = Callable[[nn.Module, PermutationSpec, Tensor, int], float]
+
+
+def units(spec: PermutationSpec) -> dict[str, int]:
+    return {group.name: group.units for group in spec.groups}
+
+
+class Net(nn.Module):
+    """A stem with 6 channels, something in between, and a head of 3 classes."""
+
+    def __init__(self, between: Callable[..., Tensor], *, out: int = 6, **modules: nn.Module):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.head = nn.Linear(out, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self, torch.tanh(self.stem(x))))
+
+
+def pooled(x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+class Scaled(nn.Module):
+    """A parameter of its own for every channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(6, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+FREE: dict[str, tuple[Net, dict[str, int]]] = {
+    "depthwise": (
+        Net(lambda n, x: pooled(n.c(x)), c=nn.Conv2d(6, 12, 3, groups=6), out=12),
+        {"stem": 6},
+    ),
+    "residual": (
+        Net(lambda n, x: pooled(x + n.c(x) + F.relu(n.d(x))), c=nn.Conv2d(6, 6, 1), d=nn.Conv2d(6, 6, 1)),
+        {"stem": 6},
+    ),
+    "flatten": (Net(lambda n, x: n.fc(x.flatten(1)), fc=nn.Linear(96, 6)), {"stem": 6, "fc": 6}),
+    "flatten into a residual": (
+        Net(lambda n, x: n.fc(x.flatten(1)) + n.gc(x.view(x.size(0), -1)), fc=nn.Linear(96, 6), gc=nn.Linear(96, 6)),
+        {"stem": 6, "fc": 6},
+    ),
+    "unflatten": (
+        Net(lambda n, x: pooled(n.c(x.flatten(1).unflatten(1, (6, 4, 4)))), c=nn.Conv2d(6, 6, 1)),
+        {"stem": 6, "c": 6},
+    ),
+    "squeeze and excitation": (
+        Net(
+            lambda n, x: pooled(x * torch.sigmoid(n.up(F.relu(n.down(F.adaptive_avg_pool2d(x, 1)))))),
+            down=nn.Conv2d(6, 4, 1),
+            up=nn.Conv2d(4, 6, 1),
+        ),
+        {"stem": 6, "down": 4},
+    ),
+    "concatenation": (
+        Net(lambda n, x: pooled(n.d(torch.cat([x, n.c(x)], 1))), c=nn.Conv2d(6, 5, 1), d=nn.Conv2d(11, 6, 1)),
+        {"stem": 6, "c": 5, "d": 6},
+    ),
+    "layer norm": (
+        Net(lambda n, x: n.norm(x.permute(0, 2, 3, 1)).mean((1, 2)), norm=nn.LayerNorm(6)),
+        {"stem": 6},
+    ),
+    "layer norm of pixels": (Net(lambda n, x: pooled(n.norm(x)), norm=nn.LayerNorm([6, 4, 4])), {"stem": 6}),
+    "group norm of one group": (Net(lambda n, x: pooled(n.norm(x)), norm=nn.GroupNorm(1, 6)), {"stem": 6}),
+    "a slope a channel": (Net(lambda n, x: pooled(n.act(x - 0.5)), act=nn.PReLU(6)), {"stem": 6}),
+    "one slope": (Net(lambda n, x: pooled(n.act(x - 0.5)), act=nn.PReLU()), {"stem": 6}),
+    "a parameter in the open": (Net(lambda n, x: pooled(n.s(x)), s=Scaled()), {"stem": 6}),
+    "tied layers": (Net(lambda n, x: pooled(n.c(torch.tanh(n.c(x)))), c=nn.Conv2d(6, 6, 1)), {"stem": 6}),
+    "functional": (
+        Net(
+            lambda n, x: F.batch_norm(F.linear(pooled(x), n.fc.weight), None, None, n.fc.bias, training=True),
+            fc=nn.Linear(6, 6),
+        ),
+        {"stem": 6, "fc": 6},
+    ),
+    "one-dimensional": (
+        Net(lambda n, x: F.max_pool1d(n.c(x.flatten(2)), 2).mean(-1), c=nn.Conv1d(6, 6, 3)),
+        {"stem": 6, "c": 6},
+    ),
+    "attention over channels": (Net(lambda n, x: torch.softmax(pooled(x), dim=1)), {"stem": 6}),
+    "transposed twice": (
+        Net(lambda n, x: n.fc(x.flatten(2).transpose(1, 2)).transpose(1, 2).sum(2), fc=nn.Linear(6, 6)),
+        {"stem": 6, "fc": 6},
+    ),
+    "in place": (Net(lambda n, x: pooled(x.mul_(2).add_(1).clamp_(0.2))), {"stem": 6}),
+    "squeezed": (Net(lambda n, x: x.mean((2, 3), keepdim=True).squeeze(3).squeeze(2)), {"stem": 6}),
+    "shape in the open": (Net(lambda n, x: x.reshape(x.shape[0], 6, -1).mean(-1)), {"stem": 6}),
+}
+
+
+@pytest.mark.parametrize("case", FREE)
+def test_operators_with_a_rule_leave_their_units_free(case: str, scramble: Scramble, error_of: ErrorOf) -> None:
+    model, expected = FREE[case]
+    scramble(model)
+    x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
+    spec = permutation_spec(model, x)
+    assert units(spec) == expected
+    for seed in range(3):
+        assert error_of(model, spec, x, seed) < 1e-9
+
+
+PINNED: dict[str, tuple[Net, dict[str, int]]] = {
+    "grouped convolution": (Net(lambda n, x: pooled(n.c(x)), c=nn.Conv2d(6, 6, 3, groups=2)), {}),
+    "group norm of two groups": (Net(lambda n, x: pooled(n.norm(x)), norm=nn.GroupNorm(2, 6)), {}),
+    "sorting channels": (Net(lambda n, x: pooled(x).sort(1)[0]), {}),
+    "shuffling channels": (Net(lambda n, x: pooled(n.s(x)), s=nn.ChannelShuffle(2)), {}),
+    "cumulative sum": (Net(lambda n, x: torch.cumsum(pooled(x), 1)), {}),
+    "splitting": (Net(lambda n, x: torch.cat(pooled(x).chunk(2, dim=1)[::-1], 1)), {}),
+    "indexing": (Net(lambda n, x: pooled(x)[:, [2, 0, 1, 5, 4, 3]]), {}),
+    "a number read from a unit": (Net(lambda n, x: pooled(x) * x[0, 3, 0, 0].item()), {}),
+    "a view of other bits": (Net(lambda n, x: pooled(x).view(torch.int64).view(torch.float64).view(-1, 6)), {}),
+    "attention": (
+        Net(
+            lambda n, x: n.a(*[x.flatten(2).permute(2, 0, 1)] * 3)[0].mean(0),
+            a=nn.MultiheadAttention(6, 2),
+        ),
+        {},
+    ),
+    "channels as pixels": (Net(lambda n, x: pooled(n.c(x.transpose(1, 2))), c=nn.Conv2d(4, 6, 3)), {"c": 6}),
+    "pooling over channels": (Net(lambda n, x: n.fc(F.max_pool1d(pooled(x), 2)), fc=nn.Linear(3, 6)), {"fc": 6}),
+    "merging channels into pixels": (
+        Net(lambda n, x: n.fc(x.permute(0, 2, 3, 1).flatten(1)), fc=nn.Linear(96, 6)),
+        {"fc": 6},
+    ),
+    "regrouping channels": (
+        Net(lambda n, x: n.fc(x.reshape(-1, 3, 2, 4, 4).mean(1).flatten(1)), fc=nn.Linear(32, 6)),
+        {"fc": 6},
+    ),
+    "adding what is laid out otherwise": (
+        Net(lambda n, x: n.fc(x.flatten(1)) + n.gc(torch.relu(x.permute(0, 2, 3, 1).flatten(1) + x.flatten(1))),
+            fc=nn.Linear(96, 6), gc=nn.Linear(96, 6)),
+        {"fc": 6},
+    ),
+    "a call that the rule does not take": (Net(lambda n, x: x.permute(dims=(0, 2, 3, 1)).mean((1, 2))), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PINNED)
+def test_operators_without_a_rule_keep_their_units_in_place(case: str, scramble: Scramble, error_of: ErrorOf) -> None:
+    model, expected = PINNED[case]
+    scramble(model)
+    x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
+    spec = permutation_spec(model, x)
+    assert units(spec) == expected
+    for seed in range(3):
+        assert error_of(model, spec, x, seed) < 1e-9
+
+
+def test_the_law_would_catch_a_wrong_group(scramble: Scramble, error_of: ErrorOf) -> None:
+    model, _ = FREE["residual"]
+    scramble(model)
+    x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
+    spec = permutation_spec(model, x)
+    wrong = PermutationSpec(spec.groups, spec.axes[:-1])
+    assert error_of(model, wrong, x, 0) > 1e-3
+
+
+class Constant(nn.Module):
+    """A tensor that is not saved with the network cannot be permuted with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.arange(6).double(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.offset
+
+
+def test_units_that_meet_an_unsaved_tensor_stay_in_place(scramble: Scramble, error_of: ErrorOf) -> None:
+    model = scramble(Net(lambda n, x: n.k(pooled(x)), k=Constant()))
+    assert units(permutation_spec(model, torch.randn(2, 2, 4, 4).double())) == {}
+
+
+def test_a_rule_that_is_wrong_about_the_result_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FUNCTIONS, torch.flip, lambda call, x, dims: Value(x.axes[:-1]))
+    model = Net(lambda n, x: torch.flip(pooled(x), (1,)))
+    with pytest.raises(Untraceable, match="flip: its rule does not describe a result of shape"):
+        permutation_spec(model, torch.randn(2, 2, 4, 4))
