@@ -65,7 +65,7 @@ protos: setup  ## generate decentral/wire/v1 from protos/
 bench: setup  ## measure every claim; results as JSON in .cache/benchmarks
 	@mkdir -p .cache/benchmarks
 	@for claim in benchmarks/*.py; do name=$$(basename $$claim .py); \
-		grep -q '__main__' $$claim || continue; \
+		grep -q -- '"--json"' $$claim || continue; \
 		echo "== $$claim"; $(BIN)/python $$claim --json .cache/benchmarks/$$name.json || exit 1; done
 
 clean:  ## remove what can be made again: the environment, caches, builds (never runs/)

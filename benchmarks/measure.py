@@ -68,6 +68,18 @@ def loopback() -> int | None:
     return None
 
 
+def busy(seconds: float = 1.0) -> float:
+    """Cores that the machine keeps busy while we wait: what else runs there disturbs a measurement."""
+
+    def used() -> float:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting for disks
+
+    before = used()
+    time.sleep(seconds)
+    return (used() - before) / seconds
+
+
 def descendants() -> list[int]:
     """All processes below this one."""
     children: dict[int, list[int]] = {}

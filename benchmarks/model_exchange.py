@@ -28,10 +28,10 @@ from blake3 import blake3
 
 from decentral.wire.authority import Authority, JoinToken, enrol
 from decentral.wire.certificate import Credentials, host_name
-from decentral.wire.grpc_transport import OPTIONS, GrpcTransport
+from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
-from decentral.wire.limits import CHUNK_BYTES
 from decentral.wire.messages import Model
+from decentral.wire.rpc import PEER_OPTIONS
 from decentral.wire.tensors import encoded
 
 HOST = "127.0.0.1"
@@ -74,7 +74,7 @@ async def receive(folder: Path) -> None:
         return b""
 
     async def floor(secure: bool) -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server(options=OPTIONS)
+        server = grpc.aio.server(options=PEER_OPTIONS)
         handlers = {"Push": grpc.stream_unary_rpc_method_handler(drop)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor.Floor", handlers),))
         if secure:
@@ -169,11 +169,11 @@ async def compare(megabytes: float, repeats: int, folder: Path) -> dict[str, dic
     frames = list(encoded(model).frames())
     size = sum(tensor.nbytes for tensor in tensors.values())
     trusted = grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
-    named = [*OPTIONS, ("grpc.ssl_target_name_override", host_name(there["id"]))]
+    named = [*PEER_OPTIONS, ("grpc.ssl_target_name_override", host_name(there["id"]))]
     figures: dict[str, list[dict[str, float]]] = {"plain": [], "tls": [], "ours": []}
     async with (
         grpc.aio.secure_channel(f"{HOST}:{there['tls']}", trusted, named) as tls,
-        grpc.aio.insecure_channel(f"{HOST}:{there['plain']}", OPTIONS) as plain,
+        grpc.aio.insecure_channel(f"{HOST}:{there['plain']}", PEER_OPTIONS) as plain,
         GrpcTransport.serve(f"{HOST}:0", identity, credentials) as ours,
     ):
         ours.introduce(there["id"], there["ours"])

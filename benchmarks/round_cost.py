@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import Cost, Failed, enter_private_network, measure
+from measure import Cost, Failed, busy, enter_private_network, measure
 from workload import WORKLOADS, prepare
 
 HERE = Path(__file__).resolve().parent
 
 ACCURACY_TOLERANCE = 0.003
+QUIET = 0.3
+"""Cores that may be busy with something else before a run; with more the figures are no good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ def contestants(peers: Path | None) -> dict[str, Callable[[str, Path], Result]]:
 
 def in_new_folder(run: Callable[[str, Path], Result], workload: str) -> Result:
     """Whatever a contestant writes, no other finds it."""
+    if (cores := busy()) > QUIET:
+        print(f"warning: {cores:.1f} cores are busy with something else", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="decentral-round-cost-") as folder:
         return run(workload, Path(folder))
 

@@ -22,7 +22,8 @@ class Limits:
     """Limits of one peer; sizes in bytes.
 
     `schema` is the only tensor schema that is taken (`tensors.schema_hash`), None takes any. `pending` messages of one
-    sender and kind are held for an inbox that does not read; the next one is refused with BUSY.
+    sender and kind are held for an inbox that does not read, and `calls` of one sender are served at once; what exceeds
+    them is refused with BUSY.
     """
 
     model_bytes: int = 1 << 32
@@ -32,3 +33,4 @@ class Limits:
     records: int = 4096
     schema: str | None = None
     pending: int = 8
+    calls: int = 64

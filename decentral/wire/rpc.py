@@ -7,13 +7,16 @@ stream that is still being sent too.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
 from decentral.errors import Refusal, Refused, TransportError, Unreachable, UserError
+from decentral.wire.limits import MAX_FRAME, MAX_LETTER
+from decentral.wire.messages import Join, Leave, Membership, Message, Ping
 from decentral.wire.v1 import messages_pb2 as pb
 
 REFUSAL_TRAILER = "decentral-refusal-bin"
@@ -28,9 +31,30 @@ CONNECTION_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+PEER_OPTIONS: tuple[tuple[str, int], ...] = (
+    *CONNECTION_OPTIONS,
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, with no memory of a failed one
+    ("grpc.max_receive_message_length", max(MAX_FRAME, MAX_LETTER)),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+"""Of channels and servers between peers."""
+
+PEER = "decentral.wire.v1.Peer"
+EXCHANGE = "decentral.wire.v1.ModelExchange"
+HEALTH = "grpc.health.v1.Health"
+METHODS: dict[type[Message], str] = {Join: "Join", Ping: "Ping", Membership: "Exchange", Leave: "Leave"}
+GO_AHEAD = "decentral-go-ahead"
+"""Initial metadata of a receiver that has taken a model's header."""
+
+
 async def refuse(context: grpc.aio.ServicerContext[Any, Any], reason: Refusal, detail: str = "") -> NoReturn:
     """Ends a call with a typed refusal."""
-    trailer = pb.Refused(reason=int(reason), detail=detail[:DETAIL_CHARACTERS]).SerializeToString()
+    trailer = pb.Refused(reason=f"REFUSAL_{reason.name}", detail=detail[:DETAIL_CHARACTERS]).SerializeToString()
     await context.abort(
         grpc.StatusCode.FAILED_PRECONDITION, reason.name, trailing_metadata=((REFUSAL_TRAILER, trailer),)
     )
@@ -39,7 +63,7 @@ async def refuse(context: grpc.aio.ServicerContext[Any, Any], reason: Refusal, d
 
 def failure(error: grpc.aio.AioRpcError, peer: str) -> TransportError:
     """What a failed call means: the typed refusal that came with it, or that nobody answered."""
-    for key, value in error.trailing_metadata() or ():
+    for key, value in cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()):
         if key == REFUSAL_TRAILER and isinstance(value, bytes):
             try:
                 refused = pb.Refused.FromString(value)

@@ -1,8 +1,8 @@
 """Models as frames and back: a header, the elements of all tensors in chunks of 1 MiB, one digest.
 
 Frames are `ModelChunk`s of `exchange.proto`, but their fields are framed by hand: the protobuf runtime would copy the
-data twice more. The digest is BLAKE3 with a context of its own over the header's length (8 bytes, little-endian), the header as it
-was sent, and the data; it is computed along the way, once per message, and never once per receiver.
+data twice more. The digest is BLAKE3, with a context of its own, over the header's length (8 bytes, little-endian), the
+header as it was sent, and the data; it is computed along the way, once per message, and never once per receiver.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HUGE = 4 << 20
 DIGEST_CONTEXT = "decentral 2026 model message v1"
 HEADER, DATA, DIGEST = 1, 2, 3  # ModelChunk's field numbers
 
-_DTYPES: dict[torch.dtype, int] = {
+_DTYPES: dict[torch.dtype, pb.DataType] = {
     torch.float16: pb.DATA_TYPE_FLOAT16,
     torch.bfloat16: pb.DATA_TYPE_BFLOAT16,
     torch.float32: pb.DATA_TYPE_FLOAT32,
@@ -74,7 +74,7 @@ def _schema_digest(headers: list[pb.TensorHeader]) -> str:
 def _memory(tensor: Tensor) -> memoryview:
     """The elements of a tensor as bytes: its own memory if it is contiguous and on the CPU."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _framed(field: int, size: int) -> bytes:
@@ -231,7 +231,7 @@ class ModelDecoder:
             raise Malformed(Refusal.MALFORMED, "not a ModelHeader") from error
         self._sizes = _check_header(header, self._limits)
         self._buffer = _allocate(header.total_bytes)
-        self._memory = memoryview(self._buffer.numpy())
+        self._memory = self._buffer.numpy().data
         self._hasher = _hasher(raw)
         return header
 

@@ -11,8 +11,8 @@ from grpc_tools import protoc
 
 from decentral.errors import Refusal
 from decentral.wire.authority import ENROL
-from decentral.wire.grpc_transport import EXCHANGE, METHODS, PEER
 from decentral.wire.messages import PROTOCOL_VERSION
+from decentral.wire.rpc import EXCHANGE, METHODS, PEER
 from decentral.wire.v1 import authority_pb2, exchange_pb2, messages_pb2, peer_pb2
 
 

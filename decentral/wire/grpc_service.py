@@ -1,0 +1,161 @@
+"""The serving side of a peer's gRPC: authenticate, decode, deliver, encode the answer.
+
+Who calls is read from the connection's certificate at every call, because a connection may outlive it. Requests are
+bytes until this room's own code has decoded them, so that whatever is wrong with them becomes a typed refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+
+from decentral.errors import Malformed, Refusal
+from decentral.wire import codec, rpc
+from decentral.wire.certificate import peer_id_of
+from decentral.wire.limits import Limits
+from decentral.wire.mailbox import Mailbox, Question
+from decentral.wire.messages import Join, Message, PeerId
+from decentral.wire.tensors import ModelDecoder
+from decentral.wire.transport import Envelope, TrafficCount
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class PeerService:
+    """Puts what other peers send into a mailbox. `patience`: seconds that a sender, or the reader, may be silent."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        traffic: TrafficCount,
+        limits: Limits,
+        members: Callable[[PeerId], bool],
+        patience: float,
+    ) -> None:
+        self._mailbox = mailbox
+        self._traffic = traffic
+        self._limits = limits
+        self._members = members
+        self._patience = patience
+        self._calls: Counter[bytes] = Counter()
+        self._pushing: Counter[PeerId] = Counter()
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler[Any, Any], ...]:
+        """Everything that this peer serves."""
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler
+        letters = {name: unary(self._guarded(self._letters(kind))) for kind, name in rpc.METHODS.items()}
+        services = {
+            rpc.PEER: letters,
+            rpc.EXCHANGE: {"Push": stream(self._guarded(self._push, opening=self._opening))},
+            rpc.HEALTH: {"Check": unary(self._guarded(self._check_health))},
+        }
+        return tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
+
+    def _guarded(
+        self,
+        serve: Callable[[Any, PeerId, Context], Awaitable[T]],
+        opening: Callable[[Any], Awaitable[Any]] | None = None,
+    ) -> Callable[[Any, Context], Awaitable[T]]:
+        """Authenticates the sender of a call, and turns what breaks a rule into a typed refusal.
+
+        A stream's first message is read (by `opening`) before anything is refused, because grpc.aio loses a status that
+        overtakes a write (grpc/grpc issue 36066).
+        """
+
+        async def guarded(request: Any, context: Context) -> T:
+            certificate = b"".join(context.auth_context().get("x509_pem_cert", ()))
+            self._calls[certificate] += 1
+            try:
+                if self._calls[certificate] > self._limits.calls:
+                    raise Malformed(Refusal.BUSY, "too many calls at once")
+                if opening is not None:
+                    request = await opening(request)
+                return await serve(request, peer_id_of(certificate), context)
+            except Malformed as error:
+                await rpc.refuse(context, error.reason, error.detail)
+            finally:
+                self._calls[certificate] -= 1
+                if not self._calls[certificate]:
+                    del self._calls[certificate]
+
+        return guarded
+
+    def _letters(self, kind: type[Message]) -> Callable[[bytes, PeerId, Context], Awaitable[bytes]]:
+        async def take(data: bytes, sender: PeerId, context: Context) -> bytes:
+            if kind is not Join:
+                self._admit(sender)
+            letter, only_deliver = codec.decode_letter(kind, data, self._limits)
+            question = self._deliver(sender, letter)
+            if only_deliver:
+                return codec.encode_answer(None)
+            try:  # a call with a deadline is cancelled by gRPC when that has passed
+                async with asyncio.timeout(self._patience if context.time_remaining() is None else None):
+                    answer = await question.outcome()
+            except TimeoutError as error:
+                raise Malformed(Refusal.STALE, "nobody answered") from error
+            reply = codec.encode_answer(answer)
+            self._traffic.add(codec.traffic_of(answer), len(reply))
+            return reply
+
+        return take
+
+    async def _opening(self, request: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
+        """A stream's first message, and the rest of the stream."""
+        frames = aiter(request)
+        try:
+            async with asyncio.timeout(self._patience):
+                return await anext(frames), frames
+        except TimeoutError as error:
+            raise Malformed(Refusal.STALE, "the sender fell silent") from error
+        except StopAsyncIteration as error:
+            raise Malformed(Refusal.MALFORMED, "a stream without a message") from error
+
+    async def _push(self, opened: tuple[bytes, AsyncIterator[bytes]], sender: PeerId, context: Context) -> bytes:
+        self._admit(sender)
+        if self._pushing[sender] >= self._limits.pending:
+            raise Malformed(Refusal.BUSY, "too many models at once")
+        self._pushing[sender] += 1
+        try:
+            first, frames = opened
+            decoder = ModelDecoder(self._limits)
+            decoder.feed(first)
+            if not decoder.complete:
+                await context.send_initial_metadata(((rpc.GO_AHEAD, "1"),))
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(self._patience) as patience:
+                async for frame in frames:
+                    decoder.feed(frame)
+                    patience.reschedule(loop.time() + self._patience)
+            self._deliver(sender, decoder.finish())
+        except TimeoutError as error:
+            raise Malformed(Refusal.STALE, "the sender fell silent") from error
+        finally:
+            self._pushing[sender] -= 1
+        return b""
+
+    async def _check_health(self, data: bytes, sender: PeerId, context: Context) -> bytes:
+        try:
+            request = health_pb2.HealthCheckRequest.FromString(data)
+        except DecodeError as error:
+            raise Malformed(Refusal.MALFORMED, "not a HealthCheckRequest") from error
+        if request.service not in ("", rpc.PEER, rpc.EXCHANGE):
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        reply = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        return bytes(reply.SerializeToString())
+
+    def _admit(self, sender: PeerId) -> None:
+        if not self._members(sender):
+            raise Malformed(Refusal.NOT_A_MEMBER, "this peer has not admitted you")
+
+    def _deliver(self, sender: PeerId, message: Message) -> Question:
+        question = Question()
+        self._mailbox.deliver(Envelope(sender, message, question.settle, question.settle))
+        return question

@@ -1,0 +1,162 @@
+"""Connections to other peers, each to one certificate that is known to be the peer's own.
+
+gRPC alone would trust every certificate that the authority signed in a peer's name. So we shake hands once by
+ourselves, check that the peer's identity has certified the key that is shown, and let gRPC trust this one certificate
+only: not even the authority can put somebody else in a peer's place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from decentral.errors import Malformed, Unreachable
+from decentral.wire import rpc
+from decentral.wire.certificate import Credentials, host_name, peer_id_of
+from decentral.wire.messages import PeerId
+
+T = TypeVar("T")
+
+ATTEMPTS = 3
+PAUSE = 0.05
+"""Seconds before the second attempt of a call; doubled for the third, and drawn between half of it and all."""
+
+
+@dataclass(slots=True)
+class _Link:
+    """A channel to a peer, and the one certificate (PEM) that it trusts."""
+
+    channel: grpc.aio.Channel
+    certificate: bytes
+
+
+@dataclass(slots=True)
+class _Contact:
+    """Where a peer is, and the link to it; one dials at a time."""
+
+    address: str
+    link: _Link | None = None
+    dialling: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Links:
+    """The links of one peer. `linger` is how long (seconds) calls may go on over a link that is given up."""
+
+    def __init__(self, credentials: Credentials, linger: float) -> None:
+        self._credentials = credentials
+        self._tls = _first_handshake(credentials)
+        self._linger = linger
+        self._contacts: dict[PeerId, _Contact] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def introduce(self, peer: PeerId, address: str) -> None:
+        contact = self._contacts.get(peer)
+        if contact is None:
+            self._contacts[peer] = _Contact(address)
+        elif contact.address != address:
+            contact.address = address
+            self._hang_up(contact)
+
+    def rotate(self, credentials: Credentials) -> None:
+        """Shows another certificate from now on."""
+        self._credentials = credentials
+        self._tls = _first_handshake(credentials)
+        for contact in self._contacts.values():
+            self._hang_up(contact)
+
+    async def close(self) -> None:
+        for contact in self._contacts.values():
+            if contact.link is not None:
+                await contact.link.channel.close(None)
+                contact.link = None
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def call(
+        self, to: PeerId, invoke: Callable[[grpc.aio.Channel, asyncio.Timeout], Awaitable[T]], deadline: float
+    ) -> T:
+        """What a call returns; made again, twice at most, if the connection breaks.
+
+        `invoke` is given a channel and the timeout that ends it, `deadline` seconds from now, which it may move. Raises
+        Unreachable, at once if nobody listens, or Refused.
+        """
+        contact = self._contacts.get(to)
+        if contact is None:
+            raise Unreachable(f"{to}: no address is known")
+        broken = Unreachable(f"{to}: the connection broke")
+        try:
+            async with asyncio.timeout(deadline) as patience:
+                for attempt in range(ATTEMPTS):
+                    if attempt:
+                        await asyncio.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311
+                    link = await self._reach(to, contact)
+                    try:
+                        return await invoke(link.channel, patience)
+                    except grpc.aio.AioRpcError as error:
+                        failure = rpc.failure(error, to)
+                        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                            raise failure from error
+                        broken = Unreachable(str(failure))
+                        if contact.link is link:
+                            self._hang_up(contact)
+        except TimeoutError:
+            raise Unreachable(f"{to}: silent for {deadline:g} s") from None
+        raise broken
+
+    async def _reach(self, to: PeerId, contact: _Contact) -> _Link:
+        async with contact.dialling:
+            if contact.link is not None:
+                try:
+                    peer_id_of(contact.link.certificate)
+                    return contact.link
+                except Malformed:  # it has expired; the other peer may have a new one
+                    self._hang_up(contact)
+            contact.link = await self._dial(to, contact.address)
+            return contact.link
+
+    async def _dial(self, to: PeerId, address: str) -> _Link:
+        """A channel that trusts the certificate which `to` shows now. Raises Unreachable."""
+        host, port = rpc.split_address(address)
+        try:
+            _, writer = await asyncio.open_connection(host, port, ssl=self._tls, server_hostname=host_name(to))
+            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.transport.abort()
+            certificate = ssl.DER_cert_to_PEM_cert(shown).encode()
+            if peer_id_of(certificate) != to:
+                raise Unreachable(f"{to}: somebody else answers at {address}")
+        except (OSError, Malformed) as error:
+            raise Unreachable(f"{to}: {address}: {error}") from error
+        own = self._credentials
+        trusted = grpc.ssl_channel_credentials(certificate, own.key, own.certificate)
+        options = [*rpc.PEER_OPTIONS, ("grpc.ssl_target_name_override", host_name(to))]
+        return _Link(grpc.aio.secure_channel(address, trusted, options), certificate)
+
+    def _hang_up(self, contact: _Contact) -> None:
+        """Forgets a link; calls that still run over it may end."""
+        if contact.link is not None:
+            task = asyncio.ensure_future(contact.link.channel.close(self._linger))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            contact.link = None
+
+
+def _first_handshake(credentials: Credentials) -> ssl.SSLContext:
+    """Trusts the authority's certificates, and shows our own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=credentials.authority.decode())
+    with tempfile.NamedTemporaryFile() as file:  # mode 0600; the ssl module reads keys from files only
+        file.write(credentials.certificate + credentials.key)
+        file.flush()
+        context.load_cert_chain(file.name)
+    context.set_alpn_protocols(["h2"])
+    return context
