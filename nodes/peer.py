@@ -49,7 +49,14 @@ async def participate(path: Path, index: int, resumed: int | None) -> None:
             learner = await clock.work(lambda: assembly.assemble_learner(recipe, index), 0.0)
             start = await clock.work(lambda: assembly.restore(checkpoints, learner, resumed), 0.0)
             async with (
-                GrpcTransport.serve(member.address, identity, credentials) as transport,
+                GrpcTransport.serve(
+                    member.address,
+                    identity,
+                    credentials,
+                    limits=assembly.limits_for(learner),
+                    members={other.id for other in cluster.members}.__contains__,
+                    call_deadline=recipe.deadlines.call,
+                ) as transport,
                 assembly.open_peer(
                     recipe=recipe,
                     plan=plan,

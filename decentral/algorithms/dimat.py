@@ -45,6 +45,6 @@ class DIMAT(SynchronousRounds):
             return None
         batches = list(learner.matching_batches())
         if self._spec is None:
-            self._spec = permutation_spec(learner.model, batches[0])
+            self._spec = permutation_spec(learner.model, batches[0][:2])
         permutations = merge_into(learner.model, others, weights, self._spec, batches, method=method)
         return math.fsum(permutation.share_moved for permutation in permutations) / len(permutations)

@@ -7,7 +7,7 @@ section 3.2) maximises the inner product of the two networks' weights by coordin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,18 +26,49 @@ from decentral.core.permutation import (
 _TIE = 1e-9
 """What staying in place is worth, relative to the largest score: it decides only where the scores say nothing."""
 
+SHARED = 0.5
+"""Two networks share a basis where staying in place reaches this share of the best total correlation. Measured on five
+peers with digits: below 0.3 for networks trained apart, above 0.7 after a common initialisation."""
 
-def assign(scores: Float[Tensor, "n n"]) -> tuple[int, ...]:
+INERTIA = 0.5
+"""In a shared basis, the correlation that a unit must gain by moving. A peer that holds few classes sees most units at
+rest, and the best assignment of what it sees is noise."""
+
+
+def assign(scores: Float[Tensor, "n n"], inertia: float = 0.0) -> tuple[int, ...]:
     """p that maximises the sum of scores[k, p[k]]: unit p[k] of the other network takes the place of unit k.
 
-    Scores that are not finite count as zero, which is what correlation with a constant unit is. Units between which
-    the scores do not decide stay in place as far as they can.
+    Scores that are not finite count as zero, which is what correlation with a constant unit is. Staying in place is
+    worth `inertia` on top of its score; with none, units between which the scores do not decide still stay.
     """
     known = scores.double().nan_to_num(0.0, 0.0, 0.0)
     largest = float(known.abs().max()) if known.numel() else 0.0
-    known = known + (_TIE * largest or _TIE) * torch.eye(len(known), dtype=known.dtype, device=known.device)
+    staying = inertia or _TIE * largest or _TIE
+    known = known + staying * torch.eye(len(known), dtype=known.dtype, device=known.device)
     _, sources = linear_sum_assignment(known.cpu().numpy(), maximize=True)
     return tuple(int(source) for source in sources)
+
+
+def activation_matching(spec: PermutationSpec, scores: Sequence[Float[Tensor, "_ _"]]) -> Permutation:
+    """The permutation of the other network that maximises the total correlation, for each group's `scores`.
+
+    `scores` are correlations summed over the group's taps, [units, units], rows of the reference. Networks that share
+    a basis already are matched again with `INERTIA`, so that only units with a clear gain move.
+    """
+    best = Permutation(tuple(map(assign, scores)))
+    staying, reached = (_total(scores, permutation) for permutation in (identity_permutation(spec), best))
+    if staying < SHARED * reached or best.is_identity:
+        return best
+    taps = [max(len(group.taps), 1) for group in spec.groups]
+    return Permutation(tuple(assign(group, INERTIA * count) for group, count in zip(scores, taps, strict=True)))
+
+
+def _total(scores: Sequence[Tensor], permutation: Permutation) -> float:
+    """What the pairs of a permutation score together."""
+    return sum(
+        float(group.double().nan_to_num(0.0, 0.0, 0.0)[range(len(sources)), list(sources)].sum())
+        for group, sources in zip(scores, permutation.sources, strict=True)
+    )
 
 
 def weight_matching(

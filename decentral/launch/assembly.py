@@ -24,6 +24,7 @@ from decentral.training.checkpoint import Checkpoints
 from decentral.training.learner import Learner
 from decentral.wire.clock import Clock
 from decentral.wire.identity import Identity
+from decentral.wire.limits import Limits
 from decentral.wire.messages import MembershipRecord, MembershipStatus, Traffic
 from decentral.wire.tensors import schema_hash
 from decentral.wire.transport import Transport
@@ -72,6 +73,12 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
         **recipe.training.model_dump(exclude={"initialisation"}),
     )
     return learner
+
+
+def limits_for(learner: Learner) -> Limits:
+    """What a peer takes from another one: models of its own schema, and so of its own size."""
+    state = learner.parameters()
+    return Limits(model_bytes=sum(tensor.nbytes for tensor in state.values()), schema=schema_hash(state))
 
 
 def assemble_algorithm(recipe: Recipe) -> Algorithm:

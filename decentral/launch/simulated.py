@@ -81,7 +81,9 @@ class SimulatedRun:
                 roster=[Member(p.index, p.name, world.identities[p.index].id, p.name) for p in self.plan.peers],
                 algorithm=algorithm,
                 learner=learner,
-                transport=world.network.transport(identity.id),
+                transport=world.network.transport(
+                    identity.id, limits=assembly.limits_for(learner), call_deadline=self.recipe.deadlines.call
+                ),
                 clock=world.clock,
                 journal=journal,
                 checkpoints=checkpoints,

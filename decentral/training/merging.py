@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from decentral.core.averaging import WeightedAverage, check_weights
-from decentral.core.matching import assign, weight_matching
+from decentral.core.matching import activation_matching, weight_matching
 from decentral.core.permutation import Permutation, PermutationSpec, apply_permutation, identity_permutation
 from decentral.training.activations import correlations
 from decentral.training.batchnorm import reestimate_batchnorm
@@ -57,7 +57,7 @@ def align(
         if batches is None:
             raise ValueError("activation matching needs batches of images")
         scores = correlations(reference, states, spec, batches)
-        return [Permutation(tuple(map(assign, groups))) for groups in scores]
+        return [activation_matching(spec, groups) for groups in scores]
     own = {name: parameter.detach() for name, parameter in reference.named_parameters(remove_duplicate=False)}
     return [weight_matching(spec, own, {name: state[name] for name in own}) for state in states]
 
