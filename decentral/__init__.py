@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decentral.core.mixing import mixing_matrix
     from decentral.core.permutation import Permutation, PermutationSpec, random_permutation
+    from decentral.launch.background import LocalCluster
     from decentral.models.tracing import permutation_spec
     from decentral.training.merging import match, merge, permute
 
 __all__ = [
+    "LocalCluster",
     "Permutation",
     "PermutationSpec",
     "__version__",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "LocalCluster": "decentral.launch.background:LocalCluster",
     "Permutation": "decentral.core.permutation:Permutation",
     "PermutationSpec": "decentral.core.permutation:PermutationSpec",
     "match": "decentral.training.merging:match",

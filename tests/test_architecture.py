@@ -137,7 +137,6 @@ TESTED_ELSEWHERE = {
     "cli/show.py": "cli/test_main.py",
     "cli/status.py": "cli/test_up.py",
     "data/archives.py": "data/test_datasets.py",
-    "launch/standing.py": "cli/test_up.py",
     "models/cnn.py": "models/test_catalogue.py",
     "models/mlp.py": "models/test_catalogue.py",
     "models/resnet_cifar.py": "models/test_catalogue.py",

@@ -7,7 +7,7 @@ from decentral.cli.output import JsonOption, RunArgument, say, say_json
 
 def down(directory: RunArgument, as_json: JsonOption = False) -> None:
     """End a running cluster; what it has done so far is kept and can be resumed."""
-    from decentral.launch.standing import stop
+    from decentral.launch.background import stop
     from decentral.run.directory import RunDirectory
 
     run = RunDirectory.open(directory)

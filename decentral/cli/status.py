@@ -12,7 +12,7 @@ def status(directory: RunArgument, as_json: JsonOption = False) -> None:
     from rich.console import Console
 
     from decentral.cli.progress import standings_table
-    from decentral.launch.standing import launcher_pid
+    from decentral.launch.background import launcher_pid
     from decentral.run.directory import RunDirectory, peer_name
     from decentral.run.journal import Tail
     from decentral.run.standing import Standings

@@ -22,9 +22,9 @@ from decentral import locate
 from decentral.algorithms.session import Member
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch import enrolment
+from decentral.launch.background import note_launcher
 from decentral.launch.cluster import Cluster, is_running, write_trust
 from decentral.launch.plan import Plan, make_plan
-from decentral.launch.standing import note_launcher
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal, Observer, Tail, journals, read
 from decentral.run.recipe import Recipe

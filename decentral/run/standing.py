@@ -68,7 +68,8 @@ class Standings:
 
     @property
     def started(self) -> int:
-        return sum(peer.phase != "starting" for peer in self.peers)
+        """How many have come up and are not gone."""
+        return sum(peer.phase not in ("starting", *GONE) for peer in self.peers)
 
     @property
     def sent(self) -> int:

@@ -1,0 +1,145 @@
+"""A cluster that runs in the background: started, waited for and ended from another process.
+
+`decentral up` and `down` are this at the command line, `LocalCluster` is it in Python.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from decentral.errors import DecentralError, UserError
+from decentral.files import write_atomic
+from decentral.run.directory import RunDirectory, check_empty
+from decentral.run.journal import Tail
+from decentral.run.recipe import Recipe, load_recipe
+from decentral.run.standing import Standings
+
+STARTING = 120.0
+"""Seconds in which the peers must have started."""
+STOPPING = 20.0
+"""Seconds that a launcher gets to end its nodes and to write down what came of the run."""
+LOOK = 0.05
+"""Seconds between looks."""
+
+
+def note_launcher(run: RunDirectory) -> None:
+    """Writes down that this process launches the run."""
+    write_atomic(_pid_file(run), str(os.getpid()).encode())
+
+
+def launcher_pid(run: RunDirectory) -> int | None:
+    """The process that runs a cluster, None if there is none: the lock tells, since a pid may be another's by now."""
+    return int(_pid_file(run).read_text()) if run.in_use and _pid_file(run).exists() else None
+
+
+def _pid_file(run: RunDirectory) -> Path:
+    return run.node("launcher") / "pid"
+
+
+def start(
+    recipe: Recipe, directory: Path, *, plugins: Sequence[Path] = (), restarts: int = 0, port: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts a cluster and returns its launcher once all peers have started.
+
+    Raises UserError where the recipe or the machine cannot be used, and DecentralError where the launcher broke.
+    """
+    check_empty(directory)
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as resolved, tempfile.TemporaryFile() as said:
+        resolved.write(recipe.to_yaml().encode())
+        resolved.flush()
+        command = [sys.executable, "-P", "-m", "decentral", "run", resolved.name, "--out", str(directory), "--json"]
+        command += [part for plugin in plugins for part in ("--plugin", str(plugin))]
+        command += ["--restart", str(restarts), *(["--port", str(port)] if port is not None else [])]
+        launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
+        standings, tail = Standings(recipe.peers), Tail(directory)
+        ends = time.monotonic() + STARTING
+        while standings.started < recipe.peers:
+            ended = launcher.poll() is not None
+            standings.take_all(tail.poll())
+            if ended and standings.started < recipe.peers:
+                said.seek(0)
+                problem = said.read().decode(errors="replace").strip().removeprefix("error: ")
+                raise UserError(problem) if launcher.returncode == 2 else DecentralError(problem)
+            if time.monotonic() > ends:
+                launcher.terminate()
+                raise DecentralError(f"the peers did not start within {STARTING:.0f} s; see {directory / 'nodes'}")
+            time.sleep(LOOK)
+    return launcher
+
+
+def stop(run: RunDirectory) -> None:
+    """Ends a cluster and waits for its last word. Raises UserError if it is not running."""
+    pid = launcher_pid(run)
+    if pid is None:
+        raise UserError(f"{run.path}: this cluster is not running")
+    os.kill(pid, signal.SIGTERM)
+    ends = time.monotonic() + STOPPING
+    while run.in_use:
+        if time.monotonic() > ends:
+            raise DecentralError(f"{run.path}: the launcher (process {pid}) did not end within {STOPPING:.0f} s")
+        time.sleep(LOOK)
+
+
+class LocalCluster:
+    """A recipe's peers as processes of this machine, for as long as the `with` block runs.
+
+        with LocalCluster("dimat-digits", overrides=["rounds=5"]) as cluster:
+            summary = cluster.wait()
+
+    `directory` is the run directory; a temporary folder's if none is given, and gone with it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe | Path | str,
+        *,
+        overrides: Sequence[str] = (),
+        directory: Path | str | None = None,
+        plugins: Sequence[Path] = (),
+        restarts: int = 0,
+        port: int | None = None,
+    ) -> None:
+        """Raises RecipeError."""
+        self.recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+        self._temporary = tempfile.TemporaryDirectory(prefix="decentral-") if directory is None else None
+        self.directory = Path(self._temporary.name if self._temporary else directory or "")
+        self._plugins, self._restarts, self._port = plugins, restarts, port
+        self._launcher: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Returns once all peers have started."""
+        self._launcher = start(
+            self.recipe, self.directory, plugins=self._plugins, restarts=self._restarts, port=self._port
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._launcher is not None and self._launcher.poll() is None:
+            self._launcher.terminate()
+            self._launcher.wait(STOPPING)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def wait(self, timeout: float | None = None) -> dict[str, Any]:
+        """The summary, once the last round is over. Raises DecentralError if the run broke or takes too long."""
+        assert self._launcher is not None, "the cluster is up inside its with block only"
+        try:
+            code = self._launcher.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise DecentralError(f"the run did not end within {timeout} s") from error
+        if code:
+            raise DecentralError(f"the run ended with exit code {code}; see {self.directory / 'nodes'}")
+        summary: dict[str, Any] = json.loads((self.directory / "summary.json").read_bytes())
+        return summary
