@@ -25,7 +25,7 @@ DETAIL_CHARACTERS = 200
 CONNECTION_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),  # what is retried, and when not, is decided in one place: the transport
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 10_000),  # despite its name: how long a handshake may take on a busy machine
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
 )

@@ -11,10 +11,13 @@ import hmac
 import math
 import mmap
 import sys
+import weakref
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from blake3 import blake3
 from google.protobuf.message import DecodeError
@@ -28,6 +31,8 @@ from decentral.wire.v1 import messages_pb2 as pb
 DIGEST_BYTES = 32
 MAX_VARINT = 5
 HUGE = 4 << 20
+CACHED = 128 << 10
+SPARES = 2
 DIGEST_CONTEXT = "decentral 2026 model message v1"
 HEADER, DATA, DIGEST = 1, 2, 3  # ModelChunk's field numbers
 
@@ -124,18 +129,19 @@ class EncodedModel:
             yield head
             head = b""
         for index in range(self._chunks - 1):
-            yield b"".join(self._chunk(index))
-        last = self._chunk(self._chunks - 1) if self._chunks else []
-        yield b"".join((head, *last, _framed(DIGEST, DIGEST_BYTES), self._hasher.digest()))
+            yield self._chunk(index)
+        last = self._chunk(self._chunks - 1) if self._chunks else b""
+        yield b"".join((head, last, _framed(DIGEST, DIGEST_BYTES), self._hasher.digest()))
 
-    def _chunk(self, index: int) -> list[bytes | memoryview]:
+    def _chunk(self, index: int) -> bytes:
         """A chunk in its framing. Whoever is first to reach it also hashes it; the other receivers find that done."""
         pieces = self._pieces(index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, self._total))
+        size = sum(map(len, pieces))
+        framed = b"".join((_framed(DATA, size), *pieces))
         if index == self._hashed:
-            for piece in pieces:
-                self._hasher.update(piece)
+            self._hasher.update(memoryview(framed)[-size:])  # the copy is what the processor's caches hold now
             self._hashed += 1
-        return [_framed(DATA, sum(map(len, pieces))), *pieces]
+        return framed
 
     def _pieces(self, start: int, stop: int) -> list[memoryview]:
         """The memory that holds bytes `start` to `stop` of the data."""
@@ -238,21 +244,32 @@ class ModelDecoder:
     def _take_data(self, part: memoryview, left: int) -> None:
         if len(part) != min(CHUNK_BYTES, left):
             raise Malformed(Refusal.MALFORMED, "a chunk of another length")
-        self._hasher.update(part)
-        self._memory[self._received : self._received + len(part)] = part
-        self._received += len(part)
+        for start in range(0, len(part), CACHED):  # each piece is hashed while the processor's caches hold it
+            piece = part[start : start + CACHED]
+            self._memory[self._received : self._received + len(piece)] = piece
+            self._hasher.update(piece)
+            self._received += len(piece)
+
+
+_spare: deque[mmap.mmap] = deque(maxlen=SPARES)
+"""Memory of models that nobody holds any more, for the next ones: new pages cost as much as the copy into them."""
 
 
 def _allocate(size: int) -> Tensor:
-    """Bytes without a value, in huge pages where there are some: touching small new ones costs more than the copy."""
+    """Bytes without a value, in huge pages where there are some."""
     if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size, dtype=torch.uint8)
-    try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise Malformed(Refusal.TOO_LARGE, "there is no memory for a model of that size") from error
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
+    memory = _spare.pop() if _spare else None
+    if memory is None or len(memory) != size:
+        _spare.clear()
+        try:
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise Malformed(Refusal.TOO_LARGE, "there is no memory for a model of that size") from error
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(memory, dtype=np.uint8)
+    weakref.finalize(array, _spare.append, memory).atexit = False  # every tensor in it holds on to the array
+    return torch.from_numpy(array)
 
 
 def _parse_frame(frame: bytes) -> dict[int, memoryview]:

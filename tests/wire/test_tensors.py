@@ -245,8 +245,22 @@ def test_what_exceeds_a_limit_is_refused_before_memory_is_taken(header: pb.Model
     assert refusal_of([frame]) is Refusal.TOO_LARGE
 
 
-def test_memory_is_not_shared_between_what_is_decoded_twice() -> None:
-    frames = frames_of(TWO)
-    first, second = decode(frames), decode(frames)
-    first.tensors["a"].zero_()  # type: ignore[attr-defined]
-    assert torch.equal(second.tensors["a"], TWO["a"])
+@pytest.mark.parametrize("elements", [100, 2_000_000])
+def test_memory_is_not_shared_between_models_that_are_held(elements: int) -> None:
+    sent = [{"a": torch.full((elements,), value), "b": torch.ones(3)} for value in (1.0, 2.0, 3.0, 4.0)]
+    held = [decode(frames_of(tensors)).tensors for tensors in sent[:2]]
+    kept = held[0]["a"][5:7]  # a view of a part holds the whole
+    held[0] = {}
+    held += [decode(frames_of(tensors)).tensors for tensors in sent[2:]]
+    assert kept.eq(1.0).all()
+    assert [float(tensors["a"].sum()) / elements for tensors in held[1:]] == [2.0, 3.0, 4.0]
+
+
+def test_memory_of_a_large_model_that_nobody_holds_serves_the_next() -> None:
+    frames = frames_of({"a": torch.ones(2_000_000)})
+    first = decode(frames).tensors["a"]
+    address = first.data_ptr()
+    second = decode(frames).tensors["a"]
+    assert second.data_ptr() != address
+    del first
+    assert decode(frames).tensors["a"].data_ptr() == address
