@@ -146,7 +146,7 @@ def measure(
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
         )
         while (returned := child.poll()) is None and time.monotonic() - began < deadline:
-            if time.monotonic() - sampled > 0.5:  # reading the page tables of a tree is not free
+            if time.monotonic() - sampled > 1.0:  # reading the page tables of a tree is not free
                 tree = descendants()
                 memory, processes = max(memory, proportional_set_size(tree)), max(processes, len(tree))
                 sampled = time.monotonic()

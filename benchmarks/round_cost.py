@@ -3,7 +3,8 @@
     python benchmarks/round_cost.py [--workload w1] [--peers DIR] [--repeat N] [--json FILE]
 
 `--peers DIR` also measures what is installed in DIR/venv-flower and DIR/venv-hivemind. Seconds a round is the median of
-the times between the ends of successive rounds, a round ending when its last peer ends it; so the first is not in it.
+the times between the ends of successive rounds, a round ending when the last peer holds the average: the first is not
+in it, nor are the one evaluation and checkpoint at the end.
 """
 
 from __future__ import annotations
@@ -70,12 +71,12 @@ class Result:
         }
 
 
-def seconds_per_round(events: Path) -> float:
-    """Median gap between the ends of successive rounds in a file of events."""
+def seconds_per_round(events: Path, ending: str = "round") -> float:
+    """Median gap between the ends of successive rounds, which the last `ending` of a round is, in a file of events."""
     ends: dict[int, float] = {}
     for line in events.read_text().splitlines():
         event = json.loads(line)
-        if event["event"] == "round":
+        if event["event"] == ending:
             ends[event["round"]] = max(ends.get(event["round"], 0.0), event["t"])
     times = [ends[round] for round in sorted(ends)]
     return statistics.median(after - before for before, after in itertools.pairwise(times))
@@ -94,7 +95,7 @@ def run_ours(workload: str, folder: Path) -> Result:
     command = [sys.executable, "-m", "decentral", "run", str(HERE / f"{workload}.yaml")]
     cost = measure([*command, "--plugin", str(HERE / "plugin.py"), "--out", str(out)], folder / "log.txt")
     accuracy = json.loads((out / "summary.json").read_text())["accuracy"]["mean"]
-    return Result("decentral", workload, seconds_per_round(out / "events.jsonl"), accuracy, cost)
+    return Result("decentral", workload, seconds_per_round(out / "events.jsonl", ending="exchanged"), accuracy, cost)
 
 
 def run_script(name: str, python: Path, script: str) -> Callable[[str, Path], Result]:

@@ -35,9 +35,9 @@ def startup(peers: int) -> float:
         command += ["--set", f"peers={peers}", "--set", "rounds=1"]
         began = time.time()
         seconds_of(command)
-        epoch = json.loads((run / "cluster.json").read_bytes())["epoch"]
+        epoch: float = json.loads((run / "cluster.json").read_bytes())["epoch"]
         events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-        started = [event["t"] for event in events if event["event"] == "started"]
+        started: list[float] = [event["t"] for event in events if event["event"] == "started"]
         assert len(started) == peers
         return epoch + max(started) - began
 

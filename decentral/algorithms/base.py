@@ -151,8 +151,8 @@ async def exchange(peer: Peer, round: int) -> dict[int, Model]:
 
 
 async def local_model(peer: Peer, round: int) -> Model:
-    """The learner's present state as a message."""
-    state = await peer.clock.work(peer.learner.parameters, 0.0)
+    """The learner's present state as a message; it is sent, and averaged, before the learner changes it."""
+    state = await peer.clock.work(peer.learner.view, 0.0)
     return Model(round=round, tensors=state, samples=peer.learner.samples)
 
 
@@ -179,9 +179,7 @@ async def finish(peer: Peer, round: int) -> None:
     if peer.schedule.saves(round):
         metadata = {"round": str(round), "time": repr(peer.clock.now()), **peer.session.counters()}
         learner = peer.learner
-        await peer.clock.work(
-            lambda: peer.keeper.save(round, learner.parameters(), metadata, learner.optimizer_state()), 0.0
-        )
+        await peer.clock.work(lambda: peer.keeper.save(round, learner.view(), metadata, learner.optimizer_state()), 0.0)
     peer.finished = round
     peer.journal.record("round", round=round, bytes=peer.session.transport.traffic.as_dict())
 

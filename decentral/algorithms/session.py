@@ -229,8 +229,7 @@ class Session:
         try:
             await self.transport.send(self.members[index].id, model)
         except Refused as refused:
-            if refused.reason is not Refusal.STALE:  # it went on without us, which is its right
-                self._journal.record("refused", round=self.round, other=index, reason=refused.reason.name)
+            self._journal.record("refused", round=self.round, other=index, reason=refused.reason.name)
         except TransportError:
             self._lose(index)
 
@@ -279,15 +278,8 @@ class Session:
     async def _receive(self) -> None:
         async for envelope in self.transport.inbox(Model):
             model, index = envelope.message, self._index_of.get(envelope.sender)
-            if not isinstance(model, Model) or index not in self.partners:
-                envelope.refuse(Refusal.NOT_A_MEMBER)
-            elif model.round < self.round:
-                envelope.refuse(Refusal.STALE)
-            elif model.round > self.round + AHEAD:
-                envelope.refuse(Refusal.BUSY)
-            else:
+            if isinstance(model, Model) and index in self.partners and 0 <= model.round - self.round <= AHEAD:
                 self._models.setdefault((model.round, model.tag), {})[index] = model
-                envelope.answer(Pong(self.round))
                 self._changed.set()
 
     async def _answer(self) -> None:

@@ -77,7 +77,7 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
 
 def limits_for(learner: Learner) -> Limits:
     """What a peer takes from another one: models of its own schema, and so of its own size."""
-    state = learner.parameters()
+    state = learner.view()
     return Limits(model_bytes=sum(tensor.nbytes for tensor in state.values()), schema=schema_hash(state))
 
 
@@ -132,7 +132,7 @@ async def open_peer(
         signer=signer,
         deadlines=Deadlines(recipe.deadlines.round, recipe.deadlines.probe, recipe.deadlines.call),
         recipe_hash=recipe.hash,
-        schema_hash=schema_hash(learner.parameters()),
+        schema_hash=schema_hash(learner.view()),
     )
     schedule = Schedule(
         rounds=recipe.rounds,

@@ -31,6 +31,7 @@ def preload() -> None:
     """What every node needs, imported once. One BLAS thread: a thread pool would not survive the fork."""
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large gradients in huge pages: a third off the time of a step
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # peers that come and go are no news
     import torch
 
     import decentral.launch.assembly

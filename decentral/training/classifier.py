@@ -105,6 +105,9 @@ class ClassifierLearner:
             for name, tensor in self.model.state_dict().items()
         }
 
+    def view(self) -> dict[str, Tensor]:
+        return {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+
     @torch.no_grad()
     def load(self, parameters: State) -> None:
         own = self.model.state_dict()

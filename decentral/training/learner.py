@@ -48,6 +48,10 @@ class Learner(Protocol):
         """The model's state, on the CPU, as copies that later training does not change."""
         ...
 
+    def view(self) -> dict[str, Tensor]:
+        """The same without a copy where the model is on the CPU: good until the next call of `train` or `load`."""
+        ...
+
     def load(self, parameters: State) -> None:
         """Replaces the model's state. Raises ValueError naming the first tensor whose name, shape or dtype differs."""
         ...

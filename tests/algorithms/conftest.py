@@ -39,6 +39,9 @@ class CountingLearner:
     def parameters(self) -> dict[str, Tensor]:
         return {"value": self.value.clone()}
 
+    def view(self) -> dict[str, Tensor]:
+        return self.parameters()
+
     def load(self, parameters: Mapping[str, Tensor]) -> None:
         self.value = parameters["value"].clone()
 

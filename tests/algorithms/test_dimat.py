@@ -31,6 +31,9 @@ class Frozen:
     def parameters(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
+    def view(self) -> dict[str, Tensor]:
+        return self.parameters()
+
     def load(self, parameters: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(dict(parameters))
 
