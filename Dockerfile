@@ -13,6 +13,7 @@ RUN pip install --no-cache-dir build
 COPY LICENSE README.md pyproject.toml ./
 COPY decentral decentral
 COPY nodes nodes
+COPY cluster cluster
 COPY recipes recipes
 RUN python -m build --wheel --outdir /wheels
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -214,22 +215,24 @@ def test_a_round_under_the_name_of_another_is_refused(checkpoints: Checkpoints) 
     assert not checkpoints.sound(2)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """No file of this process may become longer than 512 bytes: the kernel refuses the write as on a full disk."""
+    """No file of this process may become longer than 512 bytes: the kernel refuses the write as on a full disk.
+
+    Only around the write that is to fail: what pytest prints may go to a file too.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_intact(
-    tmp_path: Path, checkpoints: Checkpoints, request: pytest.FixtureRequest
-) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path: Path, checkpoints: Checkpoints) -> None:
     checkpoints.save(1, state(1), METADATA)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
-    request.getfixturevalue("full_disk")
-    with pytest.raises(RunDirectoryError, match="checkpoint of round 2 not written"):
+    with full_disk(), pytest.raises(RunDirectoryError, match="checkpoint of round 2 not written"):
         checkpoints.save(2, {"large": torch.zeros(100_000)}, METADATA)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
