@@ -101,7 +101,14 @@ def load_plugin(file: Path | str) -> None:
         raise UserError(f"--plugin {file}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"--plugin {file}: {type(error).__name__}: {error}") from error
 
 
 def load_entry_points() -> None:

@@ -33,6 +33,8 @@ from decentral.wire.identity import Identity
 async def participate(path: Path, index: int, resumed: int | None) -> None:
     """From the run directory to the last round."""
     directory, cluster = RunDirectory.open(path), Cluster.load(path)
+    if not 0 <= index < len(cluster.members):
+        raise UserError(f"--index {index}: this run has the peers 0 to {len(cluster.members) - 1}")
     load_entry_points()
     for plugin in cluster.plugins:
         load_plugin(plugin)
@@ -89,9 +91,9 @@ async def supervise(path: Path, index: int, resumed: int | None) -> int:
         await task
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
-    except UserError as error:
+    except DecentralError as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     return 0
 
 

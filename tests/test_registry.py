@@ -86,3 +86,14 @@ def test_a_plugin_that_is_no_python_file_is_refused(tmp_path: Path, name: str) -
     (tmp_path / "of_mine.txt").write_text("not Python")
     with pytest.raises(UserError, match="--plugin"):
         load_plugin(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", ["1 / 0", "def broken(:", "import a_module_that_nobody_has"])
+def test_an_error_in_a_plugin_is_told_in_one_line_and_can_be_mended(tmp_path: Path, content: str) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(content)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"mine\.py"):
+            load_plugin(plugin)
+    plugin.write_text("MENDED = True")
+    load_plugin(plugin)

@@ -40,7 +40,10 @@ class FedAvg(SynchronousRounds):
             [average] = came.values()
             await peer.clock.work(lambda: peer.learner.load(average.tensors), 0.0)
         received = sorted(came.keys() - {peer.index})
-        peer.journal.record("exchanged", round=round, received=received, missing=[], seconds=peer.clock.now() - began)
+        missing = sorted({aggregator} - {peer.index, *came})
+        peer.journal.record(
+            "exchanged", round=round, received=received, missing=missing, seconds=peer.clock.now() - began
+        )
 
     async def _aggregate(self, peer: Peer, round: int, own: Model) -> dict[int, Model]:
         """The average of the models of all who are present, sent to them and returned under our own index."""

@@ -42,6 +42,9 @@ T = TypeVar("T")
 AHEAD = 2
 """Rounds ahead of its own from which a peer keeps models. A partner that waits for ours is at most one ahead."""
 
+TAGS = 2
+"""Models that a partner may send in one round, told apart by their tags: its own, and an average."""
+
 HEAL_EVERY = 5
 """A lost partner is pinged again after this many probe intervals."""
 
@@ -93,6 +96,7 @@ class Session:
         deadlines: Deadlines,
         recipe_hash: str,
         schema_hash: str,
+        rounds: int,
     ) -> None:
         self.index = index
         self.members = {member.index: member for member in roster}
@@ -103,6 +107,7 @@ class Session:
         self._clock = clock
         self._journal = journal
         self._signer = signer
+        self._last = rounds  # no word from outside makes us wait for a round that the recipe does not have
         self._recipe_hash = recipe_hash
         self._schema_hash = schema_hash
         self._index_of = {member.id: member.index for member in roster}
@@ -174,7 +179,7 @@ class Session:
         while True:
             try:
                 welcome = await self.transport.request(member.id, message, self.deadlines.call)
-                return welcome.round if isinstance(welcome, Welcome) else None
+                return min(welcome.round, self._last + 1) if isinstance(welcome, Welcome) else None
             except Refused as refused:
                 self._journal.record("refused", round=self.round, other=index, reason=refused.reason.name)
                 return refused
@@ -193,7 +198,7 @@ class Session:
             pong = await self.transport.request(self.members[index].id, Ping(self.round), self.deadlines.call)
         except TransportError:
             return None
-        return pong.round if isinstance(pong, Pong) else None
+        return min(pong.round, self._last) if isinstance(pong, Pong) else None
 
     async def _leave(self) -> None:
         leave = Leave(self._signer.record(MembershipStatus.LEAVE, self.members[self.index].address, self.round))
@@ -240,24 +245,27 @@ class Session:
         """
         key, wanted, round = (self.round, tag), frozenset(senders), self.round
         ends = self._clock.now() + self.deadlines.round
+        ahead: set[int] = set()
         while True:
             self._changed.clear()
-            awaited = (wanted & self.present(round)) - self._models.get(key, {}).keys()
+            awaited = (wanted & self.present(round)) - self._models.get(key, {}).keys() - ahead
             if not awaited or self._clock.now() >= ends:
                 break
             try:
                 async with asyncio.timeout(self.deadlines.probe):
                     await self._changed.wait()
             except TimeoutError:
-                await self._probe(awaited)
+                ahead |= await self._probe(awaited)
         came = self._models.get(key, {})
         return {index: came[index] for index in sorted(wanted & came.keys())}
 
-    async def _probe(self, indices: Collection[int]) -> None:
+    async def _probe(self, indices: Collection[int]) -> set[int]:
+        """Loses those who do not answer; returns those who are rounds ahead and will not send what we wait for."""
         pongs = await _gather({index: self._ping(index) for index in indices})
         for index, pong in pongs.items():
             if pong is None:
                 self._lose(index)
+        return {index for index, pong in pongs.items() if pong is not None and pong > self.round}
 
     def _lose(self, index: int) -> None:
         if math.isinf(self._from_round.get(index, math.inf)):
@@ -278,9 +286,14 @@ class Session:
     async def _receive(self) -> None:
         async for envelope in self.transport.inbox(Model):
             model, index = envelope.message, self._index_of.get(envelope.sender)
-            if isinstance(model, Model) and index in self.partners and 0 <= model.round - self.round <= AHEAD:
+            if isinstance(model, Model) and index in self.partners and self._has_room(index, model):
                 self._models.setdefault((model.round, model.tag), {})[index] = model
                 self._changed.set()
+
+    def _has_room(self, index: int, model: Model) -> bool:
+        """A partner is held few models: of this round and the next ones, under few tags."""
+        tags = {tag for (round, tag), models in self._models.items() if round == model.round and index in models}
+        return 0 <= model.round - self.round <= AHEAD and len(tags | {model.tag}) <= TAGS
 
     async def _answer(self) -> None:
         async for envelope in self.transport.inbox(Ping, Join, Leave, Membership):
@@ -295,30 +308,35 @@ class Session:
                     envelope.answer(Membership(tuple(self._records.values())))
 
     def _admit(self, envelope: Envelope, join: Join) -> None:
-        index = self._index_of.get(envelope.sender)
-        if join.protocol_version != PROTOCOL_VERSION:
-            return envelope.refuse(Refusal.PROTOCOL_VERSION)
-        if join.recipe_hash != self._recipe_hash:
-            return envelope.refuse(Refusal.RECIPE)
-        if join.schema_hash != self._schema_hash:
-            return envelope.refuse(Refusal.SCHEMA)
-        if index not in self.partners:
-            return envelope.refuse(Refusal.NOT_A_MEMBER)
-        if (problem := self._check(envelope.sender, join.record)) is not None:
+        """Counts on the sender, from a round that both keep. Asked again, as when our answer was lost, answers again."""
+        if (problem := self._objection(envelope.sender, join)) is not None:
             return envelope.refuse(problem)
-        known = self._records.get(envelope.sender)
-        self._records[envelope.sender] = join.record
-        self.transport.introduce(envelope.sender, join.record.address)
-        if known is not None or math.isinf(self._from_round[index]):
-            self._expect(index, max(join.record.first_round, self.round + 1))
-        return envelope.answer(Welcome(int(self._from_round[index]), tuple(self._records.values())))
+        index, known = self._index_of[envelope.sender], self._records.get(envelope.sender)
+        if known != join.record:
+            self._records[envelope.sender] = join.record
+            self.transport.introduce(envelope.sender, join.record.address)
+            if known is not None or math.isinf(self._from_round[index]):
+                self._expect(index, max(min(join.record.first_round, self._last + 1), self.round + 1))
+        return envelope.answer(self._welcome(index))
+
+    def _objection(self, sender: PeerId, join: Join) -> Refusal | None:
+        """Why a peer cannot join us; None if it can."""
+        if join.protocol_version != PROTOCOL_VERSION:
+            return Refusal.PROTOCOL_VERSION
+        if join.recipe_hash != self._recipe_hash:
+            return Refusal.RECIPE
+        if join.schema_hash != self._schema_hash:
+            return Refusal.SCHEMA
+        return self._check(sender, join.record)
+
+    def _welcome(self, index: int) -> Welcome:
+        first = self._from_round[index]
+        return Welcome(self.round + 1 if math.isinf(first) else int(first), tuple(self._records.values()))
 
     def _part(self, envelope: Envelope, record: MembershipRecord) -> None:
-        index = self._index_of.get(envelope.sender)
-        if index not in self.partners:
-            return envelope.refuse(Refusal.NOT_A_MEMBER)
         if (problem := self._check(envelope.sender, record)) is not None:
             return envelope.refuse(problem)
+        index = self._index_of[envelope.sender]
         self._records[envelope.sender] = record
         self._left.add(index)
         self._from_round[index] = math.inf
@@ -326,11 +344,14 @@ class Session:
         return envelope.answer(Pong(self.round))
 
     def _check(self, sender: PeerId, record: MembershipRecord) -> Refusal | None:
-        """A record, whose signature was checked when it was decoded, must be the sender's own and news."""
+        """A record, whose signature was checked when it was decoded, must be a partner's own and not outdated."""
+        if self._index_of.get(sender) not in self.partners:
+            return Refusal.NOT_A_MEMBER
         if record.peer != sender:
             return Refusal.SIGNATURE
         known = self._records.get(sender)
-        return Refusal.STALE if known is not None and record.counter <= known.counter else None
+        older = known is not None and record != known and record.counter <= known.counter
+        return Refusal.STALE if older else None
 
     async def _heal(self) -> None:
         """Looks for lost partners from time to time: what was taken for a crash may have been the network."""

@@ -43,8 +43,9 @@ def demo(out: OutOption = None, as_json: JsonOption = False) -> None:
             note(f"{act.title}: {act.recipe} {' '.join(act.overrides)}".rstrip())
         directory, results[act.folder] = play(act, root / act.folder, hidden=as_json)
         if act.folder == "apart-dimat":
-            shares = [event["moved"] for event in read(directory / "events.jsonl") if event["event"] == "merged"]
-            moved = sum(shares) / len(shares)
+            merged = [event["moved"] for event in read(directory / "events.jsonl") if event["event"] == "merged"]
+            shares = [share for share in merged if share is not None]
+            moved = sum(shares) / len(shares) if shares else None
     seconds = time.monotonic() - began
     if as_json:
         say_json({"runs": results, "moved": moved, "seconds": seconds})

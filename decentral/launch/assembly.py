@@ -96,14 +96,18 @@ class Start:
 
 
 def restore(checkpoints: Checkpoints, learner: Learner, round: int | None) -> Start:
-    """Loads the checkpoint of a round (None: the newest) into a learner; a peer without any starts anew. Blocking."""
-    saved = checkpoints.load(round) if round != 0 else None
+    """Loads the newest checkpoint, or the newest up to `round`, into a learner. Blocking.
+
+    With `round` the whole run goes on from there, so it counts as finished whatever this peer had on disk.
+    """
+    known = [saved for saved in checkpoints.rounds() if round is None or saved <= round]
+    saved = checkpoints.load(None if round is None else known[-1]) if known else None
     if saved is None:
-        return Start()
+        return Start(round or 0)
     learner.load(saved.state)
     learner.load_optimizer(saved.optimizer)
     sent = {kind: int(saved.metadata[f"bytes_{kind.value}"]) for kind in Traffic}
-    return Start(saved.round, float(saved.metadata["time"]), sent)
+    return Start(saved.round if round is None else round, float(saved.metadata["time"]), sent)
 
 
 @contextlib.asynccontextmanager
@@ -133,6 +137,7 @@ async def open_peer(
         deadlines=Deadlines(recipe.deadlines.round, recipe.deadlines.probe, recipe.deadlines.call),
         recipe_hash=recipe.hash,
         schema_hash=schema_hash(learner.view()),
+        rounds=recipe.rounds,
     )
     schedule = Schedule(
         rounds=recipe.rounds,

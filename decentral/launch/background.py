@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -63,17 +64,22 @@ def start(
         launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
         standings, tail = Standings(recipe.peers), Tail(directory)
         ends = time.monotonic() + STARTING
-        while standings.started < recipe.peers:
-            ended = launcher.poll() is not None
-            standings.take_all(tail.poll())
-            if ended and standings.started < recipe.peers:
-                said.seek(0)
-                problem = said.read().decode(errors="replace").strip().removeprefix("error: ")
-                raise UserError(problem) if launcher.returncode == 2 else DecentralError(problem)
-            if time.monotonic() > ends:
+        try:
+            while standings.started < recipe.peers:
+                ended = launcher.poll() is not None
+                standings.take_all(tail.poll())
+                if ended and standings.started < recipe.peers:
+                    said.seek(0)
+                    problem = said.read().decode(errors="replace").strip().removeprefix("error: ")
+                    raise UserError(problem) if launcher.returncode == 2 else DecentralError(problem)
+                if time.monotonic() > ends:
+                    raise DecentralError(f"the peers did not start within {STARTING:.0f} s; see {directory / 'nodes'}")
+                time.sleep(LOOK)
+        except BaseException:  # Ctrl-C too: nothing is left running that nobody knows of
+            if launcher.poll() is None:
                 launcher.terminate()
-                raise DecentralError(f"the peers did not start within {STARTING:.0f} s; see {directory / 'nodes'}")
-            time.sleep(LOOK)
+                launcher.wait(STOPPING)
+            raise
     return launcher
 
 
@@ -82,7 +88,8 @@ def stop(run: RunDirectory) -> None:
     pid = launcher_pid(run)
     if pid is None:
         raise UserError(f"{run.path}: this cluster is not running")
-    os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(pid, signal.SIGTERM)
     ends = time.monotonic() + STOPPING
     while run.in_use:
         if time.monotonic() > ends:
@@ -118,9 +125,14 @@ class LocalCluster:
 
     def __enter__(self) -> Self:
         """Returns once all peers have started."""
-        self._launcher = start(
-            self.recipe, self.directory, plugins=self._plugins, restarts=self._restarts, port=self._port
-        )
+        try:
+            self._launcher = start(
+                self.recipe, self.directory, plugins=self._plugins, restarts=self._restarts, port=self._port
+            )
+        except BaseException:
+            if self._temporary is not None:
+                self._temporary.cleanup()
+            raise
         return self
 
     def __exit__(

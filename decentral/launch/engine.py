@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from decentral.errors import RunDirectoryError, UserError
+from decentral.launch.background import note_launcher
 from decentral.launch.local import LocalRun
 from decentral.launch.plan import Plan, make_plan
 from decentral.registry import nearest
 from decentral.run.directory import RunDirectory
-from decentral.run.journal import Observer, rewind
+from decentral.run.journal import Observer, read, rewind
 from decentral.run.recipe import Recipe
 from decentral.run.report import write_report
 from decentral.run.summary import write_summary
@@ -53,7 +54,10 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
     Whatever ends the run, what happened until then is merged and reported. Raises UserError and DecentralError.
     """
     plan, began = make_plan(recipe), time.monotonic()
+    if world == "sim" and (options.restarts or options.port is not None):
+        raise UserError("--restart and --port are for processes: they mean nothing with --on sim")
     with open_directory(recipe, world, options) as directory:
+        note_launcher(directory)
         resumed = common_round(directory, plan) if options.resume else None
         try:
             if world == "sim":
@@ -97,12 +101,31 @@ def open_directory(recipe: Recipe, world: World, options: Options) -> RunDirecto
 
 
 def common_round(directory: RunDirectory, plan: Plan) -> int:
-    """The newest round that every peer has a sound checkpoint of; journals are cut back to it. 0: the beginning."""
-    shelves = [Checkpoints(directory.checkpoints, peer.name) for peer in plan.peers]
-    shared = sorted(set.intersection(*(set(shelf.rounds()) for shelf in shelves)), reverse=True)
-    newest = next((round for round in shared if all(shelf.sound(round) for shelf in shelves)), 0)
-    for peer in plan.peers:
-        journal = directory.journal_file(peer.name)
+    """The round to go on from; journals are cut back to it. 0: from the beginning.
+
+    It is the newest that all peers have on disk which had come about as far as the furthest. A peer that was gone long
+    before goes on from the same round with what it has.
+    """
+    whole = {peer.name: _whole_rounds(directory, peer.name) for peer in plan.peers}
+    front = max((max(rounds, default=0) for rounds in whole.values()), default=0)
+    behind = plan.kept_checkpoints * directory.recipe.checkpoint.every
+    together = [rounds for rounds in whole.values() if max(rounds, default=0) > front - behind]
+    shared = max(set.intersection(*together), default=0)
+    if front and not shared:
+        raise RunDirectoryError(
+            f"{directory.path}: the peers have no undamaged round in common, so this run cannot go on; "
+            "start another with another --out"
+        )
+    for name, rounds in whole.items():
+        journal = directory.journal_file(name)
         if journal.exists():
-            rewind(journal, newest)
-    return newest
+            rewind(journal, max((round for round in rounds if round <= shared), default=0))
+    return shared
+
+
+def _whole_rounds(directory: RunDirectory, name: str) -> set[int]:
+    """Rounds of a peer that its journal ends and of which there is an undamaged checkpoint."""
+    journal, shelf = directory.journal_file(name), Checkpoints(directory.checkpoints, name)
+    events = read(journal) if journal.exists() else []
+    ended = {event["round"] for event in events if event["event"] == "round"}
+    return {round for round in shelf.rounds() if round in ended and shelf.sound(round)}

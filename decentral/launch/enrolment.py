@@ -30,7 +30,8 @@ async def credentials_for(identity: Identity, folder: Path) -> Credentials:
     """
     if (folder / "tls.pem").exists():
         credentials = Credentials.load(folder)
-        if credentials.expires > time.time() + RENEW_BEFORE:
+        needed = time.time() + (RENEW_BEFORE if (folder / INVITATION).exists() else 0.0)
+        if credentials.expires > needed:
             return credentials
     if not (folder / INVITATION).exists():
         raise UserError(f"{folder}: neither a certificate nor an invitation; start this node through its launcher")

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from decentral import locate
 from decentral.algorithms.session import Member
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch import enrolment
-from decentral.launch.background import note_launcher
 from decentral.launch.cluster import Cluster, is_running, write_trust
 from decentral.launch.plan import Plan, make_plan
 from decentral.run.directory import RunDirectory
@@ -45,8 +45,9 @@ class ForkServer:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._started: asyncio.Queue[int] = asyncio.Queue()
+        self._starting: deque[asyncio.Future[int]] = deque()
         self._endings: dict[int, asyncio.Future[int]] = {}
+        self._problem: DecentralError | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -86,13 +87,13 @@ class ForkServer:
             reply = json.loads(line)
             if "pid" in reply:
                 self._endings[reply["pid"]] = asyncio.get_running_loop().create_future()
-                self._started.put_nowait(reply["pid"])
+                settle(self._starting.popleft(), reply["pid"])
             elif "exited" in reply:
-                self._endings[reply["exited"]].set_result(reply["code"])
-        problem = DecentralError(f"the fork server ended; the end of its log ({log}):\n{read_end(log)}")
-        for ending in self._endings.values():
+                settle(self._endings[reply["exited"]], reply["code"])
+        self._problem = DecentralError(f"the fork server ended; the end of its log ({log}):\n{read_end(log)}")
+        for ending in (*self._starting, *self._endings.values()):
             if not ending.done():
-                ending.set_exception(problem)
+                ending.set_exception(self._problem)
 
     def _ask(self, request: Mapping[str, object]) -> None:
         assert self._process.stdin is not None
@@ -100,9 +101,16 @@ class ForkServer:
 
     async def fork(self, argv: list[str], log: Path) -> asyncio.Future[int]:
         """Starts a node; the future is its exit code, negative for a signal."""
+        if self._problem is not None:
+            raise self._problem
         self._ask({"fork": argv, "log": str(log)})
-        async with asyncio.timeout(PRELOADING):
-            return self._endings[await self._started.get()]
+        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._starting.append(started)
+        try:
+            async with asyncio.timeout(PRELOADING):
+                return self._endings[await started]
+        except TimeoutError:
+            raise DecentralError(f"the fork server did not start {argv[0]} within {PRELOADING:.0f} s") from None
 
 
 class LocalRun:
@@ -124,6 +132,7 @@ class LocalRun:
         self._plugins, self._resumed, self._restarts, self._port = plugins, resumed, restarts, port
         self._observe = observe
         self._tail = Tail(directory.path)
+        self._tail.poll()  # what an interrupted run wrote is known
         self._finished: set[int] = set()
         self._crashed: set[int] = set()
         self._rejoined: set[int] = set()
@@ -137,7 +146,6 @@ class LocalRun:
         this = asyncio.current_task()
         assert this is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-        note_launcher(self.directory)
         with contextlib.ExitStack() as held:
             ports = [held.enter_context(port) for port in reserve_ports(self.recipe.peers, self._port)]
             epoch = time.time() - last_time(self.directory.path)
@@ -170,20 +178,18 @@ class LocalRun:
             ForkServer.open(self.directory.log_file("launcher")) as forks,
             authority.serve(f"{HOST}:0") as address,
         ):
-            for member in members:
-                enrolment.invite(authority, address, self.directory.node(member.name))
             try:
                 async with asyncio.TaskGroup() as tasks:
                     following = tasks.create_task(self._follow())
                     async with asyncio.TaskGroup() as nodes:
                         for member in members:
-                            nodes.create_task(self._keep(forks, member))
+                            nodes.create_task(self._keep(forks, member, authority, address))
                     await self._await_returned(members)
                     following.cancel()
             except BaseExceptionGroup as group:
                 raise leading(group) or group from None
 
-    async def _keep(self, forks: ForkServer, member: Member) -> None:
+    async def _keep(self, forks: ForkServer, member: Member, authority: Authority, address: str) -> None:
         """One node from its first start to its last end."""
         argv = [
             str(locate.folder("nodes") / "peer.py"),
@@ -194,6 +200,7 @@ class LocalRun:
         ]
         first = argv if self._resumed is None else [*argv, "--resumed", str(self._resumed)]
         for attempt in range(self._restarts + 1):
+            enrolment.invite(authority, address, self.directory.node(member.name))
             ending = await forks.fork(first if attempt == 0 else argv, self.directory.log_file(member.name))
             code = await ending
             self._drain()
@@ -231,6 +238,11 @@ class LocalRun:
 
     def _note(self, event: str, index: int, **fields: object) -> None:
         self._journal.record(event, other=index, **fields)
+
+
+def settle(future: asyncio.Future[int], value: int) -> None:
+    if not future.done():
+        future.set_result(value)
 
 
 def read_end(log: Path) -> str:

@@ -32,7 +32,10 @@ _TORCHVISION = "torchvision/"
 def check_model(name: str) -> None:
     """Raises UserError for a name that no model has. Whether torchvision knows a name shows when it is built."""
     if not name.startswith(_TORCHVISION):
-        MODELS.check(name)
+        try:
+            MODELS.check(name)
+        except UserError as error:
+            raise UserError(f"{error}; torchvision's classifiers are called {_TORCHVISION}NAME") from None
 
 
 def build_model(name: str, input_shape: Sequence[int], classes: int, **options: object) -> nn.Module:

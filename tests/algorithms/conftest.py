@@ -113,6 +113,7 @@ class World:
     journals: dict[int, Listing] = field(default_factory=dict)
     shelves: dict[int, Shelf] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    sessions: dict[int, Session] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.identities = [Identity.from_seed(bytes([index])) for index in range(self.count)]
@@ -138,7 +139,9 @@ class World:
             deadlines=Deadlines(round=30.0, probe=1.0, call=2.0),
             recipe_hash=self.hashes(index),
             schema_hash="schema",
+            rounds=self.rounds,
         )
+        self.sessions[index] = session
         async with session.open():
             peer = Peer(
                 index=index,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import torch
 
 from decentral.algorithms.dpsgd import DPSGD
 from decentral.errors import Refusal, Refused, leading
+from decentral.wire.messages import Join, MembershipStatus, Model, Welcome
 
 
 def test_without_faults_nobody_is_lost(world):
@@ -84,3 +86,43 @@ def test_a_peer_that_leaves_is_not_taken_for_a_crash(world):
     played = world(5, DPSGD).play(script)
     assert all(not played.journals[index].of("lost") for index in (0, 1, 3, 4))
     assert [played.journals[index].of("finished")[0]["round"] for index in (0, 1, 3, 4)] == [5] * 4
+
+
+def test_a_join_that_arrives_twice_is_answered_twice_and_an_older_one_refused(world):
+    async def script(stage):
+        await asyncio.sleep(2.5)
+        ask = stage.sessions[0].transport.request
+        older, newer = (stage.signers[0].record(MembershipStatus.JOIN, "memory:0", 4) for _ in range(2))
+        first = await ask(stage.identities[1].id, Join(newer, "recipe", "schema"), 2.0)
+        again = await ask(stage.identities[1].id, Join(newer, "recipe", "schema"), 2.0)
+        assert isinstance(first, Welcome) and first == again
+        with pytest.raises(Refused) as refused:
+            await ask(stage.identities[1].id, Join(older, "recipe", "schema"), 2.0)
+        assert refused.value.reason is Refusal.STALE
+
+    played = world(3, DPSGD, rounds=6).play(script)
+    assert [journal.of("finished")[0]["round"] for journal in played.journals.values()] == [6] * 3
+
+
+def test_a_partner_cannot_make_us_wait_for_a_round_that_there_is_not(world):
+    async def script(stage):
+        await asyncio.sleep(2.5)
+        record = stage.signers[0].record(MembershipStatus.JOIN, "memory:0", 2**40)
+        welcome = await stage.sessions[0].transport.request(
+            stage.identities[1].id, Join(record, "recipe", "schema"), 2.0
+        )
+        assert welcome.round == 7
+
+    world(3, DPSGD, rounds=6).play(script)
+
+
+def test_a_partner_that_sends_under_many_tags_is_held_two_models(world):
+    async def script(stage):
+        await asyncio.sleep(2.5)
+        for number in range(50):
+            flood = Model(round=4, tensors={"value": torch.zeros(1)}, tag=f"tag {number}")
+            await stage.sessions[0].transport.send(stage.identities[1].id, flood)
+        held = [key for key, models in stage.sessions[1]._models.items() if 0 in models and key[0] == 4]
+        assert len(held) <= 2
+
+    world(3, DPSGD, rounds=6).play(script)

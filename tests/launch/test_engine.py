@@ -53,8 +53,45 @@ def test_a_resumed_run_goes_on_from_the_newest_round_that_all_have_undamaged(tmp
     newest = directory.checkpoints / "peer-1" / "round-000003.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     assert common_round(directory, plan) == 2
-    (directory.checkpoints / "peer-0" / "round-000002.safetensors").unlink()
-    assert common_round(directory, plan) == 0
+
+
+def test_a_peer_that_was_gone_long_before_holds_no_resumed_run_back(tmp_path):
+    recipe = load_recipe("dimat-digits", (*SMALL, "rounds=6", "peers=3"))
+    directory, _ = execute(recipe, "sim", Options(out=tmp_path / "run"))
+    for file in (directory.checkpoints / "peer-0").iterdir():
+        file.unlink()
+    for name in ("peer-1", "peer-2"):
+        (directory.checkpoints / name / "round-000006.safetensors").unlink()
+    assert common_round(directory, make_plan(recipe)) == 5
+    _, summary = execute(recipe, "sim", Options(out=tmp_path / "run", resume=True))
+    assert summary["rounds"] == 6 and summary["crashed"] == []
+
+
+def test_a_run_without_any_common_round_is_not_begun_anew(tmp_path):
+    recipe = load_recipe("dimat-digits", SMALL)
+    directory, _ = execute(recipe, "sim", Options(out=tmp_path / "run"))
+    (directory.checkpoints / "peer-0" / "round-000003.safetensors").unlink()
+    (directory.checkpoints / "peer-1" / "round-000002.safetensors").unlink()
+    before = directory.journal_file("peer-0").read_bytes()
+    with pytest.raises(RunDirectoryError, match="no undamaged round in common"):
+        common_round(directory, make_plan(recipe))
+    assert directory.journal_file("peer-0").read_bytes() == before
+
+
+def test_a_checkpoint_that_the_journal_does_not_know_does_not_count(tmp_path):
+    recipe = load_recipe("dimat-digits", SMALL)
+    directory, _ = execute(recipe, "sim", Options(out=tmp_path / "run"))
+    journal = directory.journal_file("peer-0")
+    lines = journal.read_text().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if '"event":"round"' in line)
+    journal.write_text("".join(lines[:last]))
+    assert common_round(directory, make_plan(recipe)) == 2
+
+
+@pytest.mark.parametrize("option", [{"restarts": 1}, {"port": 7000}])
+def test_what_only_processes_have_is_refused_in_the_simulator(tmp_path, option):
+    with pytest.raises(UserError, match="--on sim"):
+        execute(load_recipe("dimat-digits", SMALL), "sim", Options(out=tmp_path / "run", **option))
 
 
 def test_resuming_needs_a_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from decentral import locate
-from decentral.errors import UserError
+from decentral.errors import DecentralError, UserError
 from decentral.launch.cluster import is_running
 from decentral.launch.engine import Options, execute
-from decentral.launch.local import reserve_ports
+from decentral.launch.local import ForkServer, reserve_ports
 from decentral.run.journal import Tail, read
 from decentral.run.recipe import load_recipe
 
@@ -177,3 +178,14 @@ def test_what_a_peer_cannot_use_ends_the_run_with_its_words(tmp_path):
     recipe = load_recipe("dimat-digits", (*SMALL, "data.name=cifar10", f"data.root={tmp_path / 'nothing'}"))
     with pytest.raises(UserError, match="cifar-10-batches-py"):
         execute(recipe, "local", Options(out=tmp_path / "run"))
+
+
+async def test_a_fork_server_that_dies_fails_who_waits_for_it(tmp_path):
+    async with ForkServer.open(tmp_path / "log.txt") as forks:
+        starting = asyncio.create_task(forks.fork([str(tmp_path / "absent.py")], tmp_path / "child.txt"))
+        await asyncio.sleep(0.2)
+        forks._process.kill()
+        with pytest.raises(DecentralError, match="fork server ended"):
+            await asyncio.wait_for(starting, 20)
+        with pytest.raises(DecentralError, match="fork server ended"):
+            await forks.fork([str(tmp_path / "absent.py")], tmp_path / "child.txt")
