@@ -308,7 +308,7 @@ class Session:
                     envelope.answer(Membership(tuple(self._records.values())))
 
     def _admit(self, envelope: Envelope, join: Join) -> None:
-        """Counts on the sender, from a round that both keep. Asked again, as when our answer was lost, answers again."""
+        """Counts on the sender, from a round that both keep. Asked again, it answers again."""
         if (problem := self._objection(envelope.sender, join)) is not None:
             return envelope.refuse(problem)
         index, known = self._index_of[envelope.sender], self._records.get(envelope.sender)
