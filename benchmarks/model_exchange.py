@@ -4,8 +4,9 @@
 
 The floor is a bare grpc.aio stream of ready-made 1 MiB messages under the same mutual TLS and with the same channel
 options, to a receiver that throws them away as they come. Ours encodes a model, digests it, sends it, checks the digest
-and decodes it into tensors that stay. Two more rows show the floor when its receiver keeps the bytes, and without TLS.
-All take turns in one run, each process on a core of its own; CPU time is that of both. Measure on a quiet machine.
+and decodes it into tensors that stay, in a process whose allocator is set as the launcher sets it for nodes. Further
+rows show the floor in such a process too, when its receiver keeps the bytes, and without TLS. All take turns in one
+run, sender and receiver on a core of its own each; CPU time is that of both. Measure on a quiet machine.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import grpc.aio
 import torch
 from blake3 import blake3
 
+from decentral.launch.local import KEEP_MEMORY
 from decentral.wire.authority import Authority, JoinToken, enrol
 from decentral.wire.certificate import Credentials, host_name
 from decentral.wire.grpc_transport import GrpcTransport
@@ -43,6 +45,7 @@ NAMES = {
     "plain": "bare grpc.aio without TLS",
     "floor": "bare grpc.aio, mutual TLS: the floor",
     "kept": "the floor, and the receiver keeps the bytes",
+    "tuned": "the floor with the allocator of our nodes",
     "ours": "decentral, mutual TLS",
 }
 
@@ -133,11 +136,21 @@ async def receive(folder: Path) -> None:
 
 
 class Receiver:
-    """The other process."""
+    """Another process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None and process.stdout is not None
         self.process, self._in, self._out = process, process.stdin, process.stdout
+
+    @classmethod
+    async def start(cls, folder: Path, environment: dict[str, str]) -> Receiver:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "benchmarks.model_exchange", "--receiver", str(folder)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        return cls(process)
 
     async def line(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(await self._out.readline())
@@ -180,44 +193,41 @@ async def exchange_all(megabytes: float, repeats: int, folders: list[Path]) -> d
     async with authority.serve(f"{HOST}:0") as address:
         identity, credentials = await enrolled(authority, address, folders[1])
         await enrolled(authority, address, folders[2])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.model_exchange", "--receiver", str(folders[2])),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    bare, node = await Receiver.start(folders[2], {}), await Receiver.start(folders[2], KEEP_MEMORY)
     stay_on(0)
-    receiver = Receiver(process)
-    there = await receiver.line()
+    at_bare, at_node = await bare.line(), await node.line()
     tensors = parameters(megabytes)
     data = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
     chunks = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
     trusted = grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
-    named = [*PEER_OPTIONS, ("grpc.ssl_target_name_override", host_name(there["id"]))]
+    named = [*PEER_OPTIONS, ("grpc.ssl_target_name_override", host_name(at_node["id"]))]
     figures: dict[str, list[dict[str, float]]] = {kind: [] for kind in NAMES}
     async with (
-        grpc.aio.secure_channel(f"{HOST}:{there['tls']}", trusted, named) as tls,
-        grpc.aio.insecure_channel(f"{HOST}:{there['plain']}", PEER_OPTIONS) as plain,
+        grpc.aio.secure_channel(f"{HOST}:{at_bare['tls']}", trusted, named) as tls,
+        grpc.aio.secure_channel(f"{HOST}:{at_node['tls']}", trusted, named) as tuned,
+        grpc.aio.insecure_channel(f"{HOST}:{at_bare['plain']}", PEER_OPTIONS) as plain,
         GrpcTransport.serve(f"{HOST}:0", identity, credentials) as ours,
     ):
-        ours.introduce(there["id"], there["ours"])
+        ours.introduce(at_node["id"], at_node["ours"])
 
         async def push_ours() -> None:
-            await ours.send(there["id"], Model(1, tensors))  # a new message: nothing of an earlier encoding is left
+            await ours.send(at_node["id"], Model(1, tensors))  # new: nothing of an earlier encoding is left
 
         async def push_bare(channel: grpc.aio.Channel, method: str) -> None:
             await channel.stream_unary(f"/{SERVICE}/{method}", None, None)(iter(chunks))
 
-        exchanges: dict[str, Callable[[], Awaitable[None]]] = {
-            "ours": push_ours,  # first, so that its memory is measured in a fresh process
-            "plain": lambda: push_bare(plain, "Drop"),
-            "floor": lambda: push_bare(tls, "Drop"),
-            "kept": lambda: push_bare(tls, "Keep"),
+        exchanges: dict[str, tuple[Receiver, Callable[[], Awaitable[None]]]] = {
+            "ours": (node, push_ours),  # first, so that its memory is measured in a fresh process
+            "plain": (bare, lambda: push_bare(plain, "Drop")),
+            "floor": (bare, lambda: push_bare(tls, "Drop")),
+            "kept": (bare, lambda: push_bare(tls, "Keep")),
+            "tuned": (node, lambda: push_bare(tuned, "Drop")),
         }
-        await ours.send(there["id"], Model(0, {"a": torch.ones(1)}))  # connects
+        await ours.send(at_node["id"], Model(0, {"a": torch.ones(1)}))  # connects
         for _ in range(repeats + 1):
-            for kind, exchange in exchanges.items():
+            for kind, (receiver, exchange) in exchanges.items():
                 figures[kind].append(await measure(receiver, len(data), exchange))
-    await receiver.end()
+    await asyncio.gather(bare.end(), node.end())
     return figures
 
 
@@ -246,6 +256,7 @@ def summarise(figures: dict[str, list[dict[str, float]]], size: int) -> dict[str
         "exchanges": kinds,
         "ratio": kinds["ours"]["mb_s"] / kinds["floor"]["mb_s"],
         "ratio_kept": kinds["ours"]["mb_s"] / kinds["kept"]["mb_s"],
+        "ratio_tuned": kinds["ours"]["mb_s"] / kinds["tuned"]["mb_s"],
         "ratio_cpu": cpu["floor"] / cpu["ours"],
         "tls_share": 1 - cpu["plain"] / cpu["floor"],
         "digest_ns": digest,
@@ -267,6 +278,7 @@ def show(result: dict[str, Any]) -> bool:
     lines = {
         "our speed by the floor's": f"{result['ratio']:.2f}   wanted: at least {RATIO_WANTED:.2f}: {fast}",
         "... by the floor's that keeps the bytes": f"{result['ratio_kept']:.2f}",
+        "... by the floor's with our allocator": f"{result['ratio_tuned']:.2f}",
         "the floor's CPU by ours": f"{result['ratio_cpu']:.2f}",
         "TLS, share of the floor's CPU": f"{result['tls_share']:.2f}",
         "digest, share of our CPU": f"{result['digest_share']:.2f}   {result['digest_ns']:.2f} ns a byte, both sides",
