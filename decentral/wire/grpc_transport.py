@@ -109,11 +109,19 @@ class GrpcTransport:
         self._links.rotate(credentials)
 
     async def _listen(self, address: str) -> None:
-        def shown() -> grpc.ServerCertificateConfiguration:
-            own = self._credentials
-            return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
+        shown = self._credentials
 
-        credentials = grpc.dynamic_ssl_server_credentials(shown(), shown, require_client_authentication=True)
+        def replacement() -> grpc.ServerCertificateConfiguration | None:
+            """None unless the certificate has changed: gRPC frees the old one even while another thread uses it."""
+            nonlocal shown
+            if shown is self._credentials:
+                return None
+            shown = self._credentials
+            return _certificate_of(shown)
+
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _certificate_of(shown), replacement, require_client_authentication=True
+        )
         self.address = await rpc.take_port(self._server, address, credentials)
         await self._server.start()
 
@@ -160,6 +168,13 @@ class GrpcTransport:
             raise
         self.traffic.add(codec.traffic_of(message), size)
         return result
+
+
+def _certificate_of(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+    """What a server shows of them."""
+    return grpc.ssl_server_certificate_configuration(
+        [(credentials.key, credentials.certificate)], credentials.authority
+    )
 
 
 async def _has_go_ahead(call: grpc.aio.StreamUnaryCall[Any, Any]) -> bool:

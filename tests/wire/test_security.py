@@ -291,3 +291,26 @@ async def test_ten_thousand_mutated_messages_leave_a_peer_alive_and_its_memory_b
         assert await asking == Pong(8)
         model: Message = Model(1, {"a": torch.randn(CHUNK_BYTES)})
         await alice.send(bob.id, model)
+
+
+async def test_a_burst_of_connections_does_not_bring_a_peer_down(
+    bob: GrpcTransport, authority: Authority, certify: Callable[..., Credentials]
+) -> None:
+    """gRPC has a race where a server's certificate is replaced: replaced at every connection, it crashed the process."""
+    stranger = ssl.create_default_context(cadata=authority.pem.decode())
+    host, port = rpc.split_address(bob.address)
+    burst = asyncio.Semaphore(32)
+
+    async def knock(number: int) -> None:
+        async with burst:
+            _, writer = await asyncio.open_connection(host, port, ssl=stranger, server_hostname=host_name(BOB.id))
+            writer.transport.abort()
+        if number % 100 == 0:
+            bob.rotate(certify(authority, BOB))
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        for number in range(400):
+            tasks.create_task(knock(number))
+    alice = certify(authority, ALICE)
+    async with dial(bob, alice, authority.pem) as channel:
+        assert await call(channel, *next(iter(EVERY_RPC.items()))) is grpc.StatusCode.OK
