@@ -120,7 +120,9 @@ class GrpcTransport:
             return _certificate_of(shown)
 
         credentials = grpc.dynamic_ssl_server_credentials(
-            _certificate_of(shown), replacement, require_client_authentication=True
+            _certificate_of(shown),
+            replacement,  # type: ignore[arg-type]  # the stubs forget that None is "no change"
+            require_client_authentication=True,
         )
         self.address = await rpc.take_port(self._server, address, credentials)
         await self._server.start()

@@ -296,7 +296,7 @@ async def test_ten_thousand_mutated_messages_leave_a_peer_alive_and_its_memory_b
 async def test_a_burst_of_connections_does_not_bring_a_peer_down(
     bob: GrpcTransport, authority: Authority, certify: Callable[..., Credentials]
 ) -> None:
-    """gRPC has a race where a server's certificate is replaced: replaced at every connection, it crashed the process."""
+    """gRPC has a race where a certificate is replaced: done at every connection, it crashed the process."""
     stranger = ssl.create_default_context(cadata=authority.pem.decode())
     host, port = rpc.split_address(bob.address)
     burst = asyncio.Semaphore(32)
