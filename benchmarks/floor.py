@@ -12,7 +12,7 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from workload import PEERS, WORKLOADS, epoch, perceptron, shard
+from benchmarks.workload import PEERS, WORKLOADS, epoch, perceptron, shard
 
 
 def peer(index: int, name: str, events: Path, barrier: Barrier) -> None:

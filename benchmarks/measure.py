@@ -54,7 +54,7 @@ def enter_private_network() -> None:
     enter = [unshare, "--net"] if os.geteuid() == 0 else [unshare, "--map-root-user", "--net"]
     if subprocess.run([*enter, "true"], capture_output=True, check=False).returncode == 0:
         sys.stdout.flush()
-        os.execve(unshare, [*enter, sys.executable, *sys.argv], {**os.environ, PRIVATE: "1"})
+        os.execve(unshare, [*enter, sys.executable, *sys.orig_argv[1:]], {**os.environ, PRIVATE: "1"})
 
 
 def loopback() -> int | None:

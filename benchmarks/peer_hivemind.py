@@ -14,7 +14,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from workload import PEERS, WORKLOADS, epoch, part, perceptron, score, shard
+from benchmarks.workload import PEERS, WORKLOADS, epoch, part, perceptron, score, shard
 
 
 def note(events: Path, **fields: object) -> None:

@@ -19,9 +19,9 @@ from decentral.data.partition import PARTITIONS
 from decentral.models.catalogue import MODELS
 from decentral.training.catalogue import LEARNERS
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # the workload stands beside this file
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a plugin is a file, whatever folder it is read from
 
-import workload
+from benchmarks import workload
 
 if TYPE_CHECKING:
     from torch import nn

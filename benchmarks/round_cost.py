@@ -1,6 +1,6 @@
 """What a round costs: five processes under mutual TLS that average their models, beside the floor and the peers.
 
-    python benchmarks/round_cost.py [--workload w1] [--peers DIR] [--repeat N] [--json FILE]
+    python -m benchmarks.round_cost [--workload w1] [--peers DIR] [--repeat N] [--json FILE]
 
 `--peers DIR` also measures what is installed in DIR/venv-flower and DIR/venv-hivemind. Seconds a round is the median of
 the times between the ends of successive rounds, a round ending when the last peer holds the average: the first is not
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import Cost, Failed, busy, enter_private_network, measure
-from workload import WORKLOADS, prepare
+from benchmarks.measure import Cost, Failed, busy, enter_private_network, measure
+from benchmarks.workload import WORKLOADS, prepare
 
 HERE = Path(__file__).resolve().parent
 
@@ -104,7 +104,11 @@ def run_script(name: str, python: Path, script: str) -> Callable[[str, Path], Re
     def run(workload: str, folder: Path) -> Result:
         events = folder / "events.jsonl"
         events.touch()
-        environment = {"OMP_NUM_THREADS": "1", "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(HERE.parent),
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        }
         cost = measure([str(python), str(HERE / script), workload, str(events)], folder / "log.txt", environment)
         return Result(name, workload, seconds_per_round(events), accuracy_in(events), cost)
 

@@ -1,6 +1,6 @@
 """How long until N peers are up: keys made, certificates issued, models built, everybody greeted over mutual TLS.
 
-    python benchmarks/startup.py [--peers 5 20] [--repeat 3] [--json FILE]
+    python -m benchmarks.startup [--peers 5 20] [--repeat 3] [--json FILE]
 
 Seconds from starting the command to the moment when the last peer begins to train, beside the floor: one Python process
 that does nothing but import torch and grpc.

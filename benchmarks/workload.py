@@ -2,7 +2,7 @@
 
 scikit-learn's 1,797 digits, split 80/20 and IID over five peers; each round one local epoch of SGD with a fresh
 optimiser, then the average weighted by samples. Seeds are fixed, so that accuracies compare to the last digit.
-`python benchmarks/workload.py w1` prints the accuracy that everybody has to reach: the same rounds in one process.
+`python -m benchmarks.workload w1` prints the accuracy that everybody has to reach: the same rounds in one process.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python nodes/peer.py --dir RUN --index 2
 
-It reads the recipe and the cluster file of the run directory, gets a certificate from the authority if it has none, and
-trains with its neighbours to the last round. Started again after a crash, it rejoins from its last checkpoint. Every
-launcher starts this file.
+It reads the recipe and the cluster file of the run directory, gets a certificate from the authority if it has none
+(and another one in time), and trains with its neighbours to the last round. Started again after a crash, it rejoins
+from its last checkpoint. Every launcher starts this file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from decentral.launch import assembly
 from decentral.launch.cluster import Cluster, node_lock
 from decentral.launch.enrolment import credentials_for
 from decentral.launch.plan import make_plan
+from decentral.launch.renewal import Renewal
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal, read
@@ -59,6 +60,14 @@ async def participate(path: Path, index: int, resumed: int | None) -> None:
                     members={other.id for other in cluster.members}.__contains__,
                     call_deadline=recipe.deadlines.call,
                 ) as transport,
+                Renewal(
+                    transport,
+                    identity,
+                    credentials,
+                    folder=folder,
+                    authority=lambda: Cluster.load(path).authority,
+                    journal=journal,
+                ).running(),
                 assembly.open_peer(
                     recipe=recipe,
                     plan=plan,

@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from decentral.algorithms.session import Session
-from decentral.training.learner import Learner
+from decentral.core.averaging import weighted_average
+from decentral.errors import UserError
+from decentral.training.learner import Learner, ModuleLearner, State
 from decentral.wire.clock import Clock
 from decentral.wire.messages import Model
+
+MEMORY = "algorithm/"
+"""What names of an algorithm's memory begin with in a checkpoint, where they stand beside the optimiser's."""
 
 
 class Journal(Protocol):
@@ -60,6 +65,14 @@ class Schedule:
     checkpoint_every: int = 1
     epochs: int = 1
     pretrain_epochs: int = 0
+    steps: int | None = None
+    batch_size: int = 32
+
+    def samples(self, round: int, held: int) -> int:
+        """Training images that a peer which holds `held` sees in a round; 0 is the round of pre-training."""
+        if round == 0:
+            return self.pretrain_epochs * held
+        return self.epochs * held if self.steps is None else self.steps * min(self.batch_size, held)
 
     def evaluates(self, round: int) -> bool:
         return round == self.rounds or round % self.evaluate_every == 0
@@ -68,9 +81,22 @@ class Schedule:
         return round == self.rounds or round % self.checkpoint_every == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What every peer knows of the whole: how many there are, the topology and its edges, the run's seed."""
+
+    peers: int
+    topology: str
+    edges: tuple[tuple[int, int], ...]
+    seed: int
+
+
 @dataclass(slots=True)
 class Peer:
-    """One participant, whatever world it lives in. `finished` is the last round that it has completed."""
+    """One participant, whatever world it lives in. `finished` is the last round that it has completed.
+
+    `memory` is what the algorithm itself remembers from round to round; checkpoints keep it beside the model.
+    """
 
     index: int
     weights: Mapping[int, float]  # this peer's row of the mixing matrix, its own index included
@@ -81,8 +107,11 @@ class Peer:
     keeper: Keeper
     schedule: Schedule
     pace: Pace
+    layout: Layout
     matching_method: str = "activation"
+    batchnorm: Literal["average", "reestimate"] = "average"  # what plain averaging does with BatchNorm's statistics
     finished: int = 0
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     def phase(self, round: int, phase: str) -> None:
         self.journal.record("phase", round=round, phase=phase)
@@ -104,50 +133,120 @@ class SynchronousRounds(ABC):
     def partners(self, index: int, neighbours: Collection[int], peers: int) -> frozenset[int]:
         return frozenset(neighbours)
 
+    async def learn(self, peer: Peer, round: int) -> None:
+        """Local training."""
+        await train(peer, round)
+
     @abstractmethod
     async def mix(self, peer: Peer, round: int) -> None:
         """Exchanges models with others and replaces the learner's."""
 
     async def run(self, peer: Peer) -> None:
+        if peer.batchnorm == "reestimate":
+            module_learner(peer, "averaging.batchnorm: reestimate")
         if peer.finished == 0 and peer.schedule.pretrain_epochs:
-            await train(peer, 0, peer.schedule.pretrain_epochs)
+            await train(peer, 0)
         for round in range(peer.finished + 1, peer.schedule.rounds + 1):
             peer.session.enter(round)
-            await train(peer, round, peer.schedule.epochs)
+            await self.learn(peer, round)
             await self.mix(peer, round)
             if peer.schedule.evaluates(round):
                 await evaluate(peer, round)
             await finish(peer, round)
 
 
-async def train(peer: Peer, round: int, epochs: int) -> None:
+async def train(peer: Peer, round: int, drift: State | None = None) -> None:
+    """`drift` is added to the parameters in the course of the round. See `Learner.train`."""
     peer.phase(round, "train")
     began = peer.clock.now()
-    report = await peer.clock.work(lambda: peer.learner.train(round), peer.pace.training(epochs * peer.learner.samples))
+    work = peer.pace.training(peer.schedule.samples(round, peer.learner.samples))
+    report = await peer.clock.work(lambda: peer.learner.train(round, drift), work)
     peer.journal.record(
         "trained", round=round, loss=report.loss, samples=report.samples, seconds=peer.clock.now() - began
     )
 
 
-async def exchange(peer: Peer, round: int) -> dict[int, Model]:
-    """Sends this peer's model to all its partners and collects theirs, by index; the own model is among them.
+async def exchange(
+    peer: Peer,
+    round: int,
+    *,
+    to: Collection[int] | None = None,
+    of: Collection[int] | None = None,
+    own: Model | None = None,
+) -> dict[int, Model]:
+    """Sends this peer's model and collects those of others, by index; the own model is among them.
 
-    Models that are not finite are left out, as if they had not come.
+    `to` and `of` are the partners that it goes to and those whose models are awaited; None: all. `own` is what is sent,
+    if it is not the learner's state. Models that are not finite are left out, as if they had not come.
     """
     peer.phase(round, "exchange")
     began = peer.clock.now()
     session = peer.session
-    own = await local_model(peer, round)
-    partners = session.present(round)
+    own = own or await local_model(peer, round)
+    present = session.present(round)
+    awaited = session.partners if of is None else frozenset(of)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(session.push(partners, own))
-        collecting = tasks.create_task(session.collect(partners))
+        tasks.create_task(session.push(present if to is None else present & frozenset(to), own))
+        collecting = tasks.create_task(session.collect(awaited & present))
     came = await sound(peer, collecting.result())
-    missing = sorted(session.partners - came.keys())
+    missing = sorted(awaited - came.keys())
     peer.journal.record(
         "exchanged", round=round, received=sorted(came), missing=missing, seconds=peer.clock.now() - began
     )
     return dict(sorted({peer.index: own, **came}.items()))
+
+
+async def average(
+    peer: Peer,
+    round: int,
+    models: Mapping[int, Model],
+    weights: Mapping[int, float],
+    look: Callable[[State], None] = lambda mean: None,
+) -> None:
+    """The learner's model becomes the weighted mean of `models`; the weights, which sum to one, are by index as they.
+
+    `look` is shown the mean before the learner, whose state may be one of `models`, takes it over.
+    """
+    peer.phase(round, "merge")
+    began = peer.clock.now()
+    row = [weights[index] for index in models]
+
+    def mean() -> State:
+        found = weighted_average([model.tensors for model in models.values()], row)
+        look(found)
+        return found
+
+    await replace_model(peer, mean)
+    peer.journal.record("merged", round=round, weights=weights, moved=None, seconds=peer.clock.now() - began)
+
+
+async def replace_model(peer: Peer, make: Callable[[], State]) -> None:
+    """The learner goes on with the model that `make` returns.
+
+    BatchNorm's statistics are those of that model, or estimated anew on the peer's images: weights that were averaged
+    have other activations, and plain averaging without it is no fair baseline (REPAIR, arXiv 2211.08403).
+    """
+    if peer.batchnorm == "average":
+        return await peer.clock.work(lambda: peer.learner.load(make()), 0.0)
+    from decentral.training.batchnorm import reestimate_batchnorm  # imports torch.fx, which costs every peer a moment
+
+    learner = module_learner(peer, "averaging.batchnorm: reestimate")
+
+    def replace() -> None:
+        learner.load(make())
+        reestimate_batchnorm(learner.model, learner.matching_batches())
+
+    return await peer.clock.work(replace, peer.pace.forward(learner.matching_samples))
+
+
+def module_learner(peer: Peer, what: str) -> ModuleLearner:
+    """The peer's learner as one that has a torch module. Raises UserError, which says `what` needs it."""
+    if not isinstance(getattr(peer.learner, "model", None), nn.Module) or not hasattr(peer.learner, "matching_batches"):
+        kind = type(peer.learner).__name__
+        raise UserError(
+            f"{what} needs a learner with a torch module as `model` and `matching_batches`; {kind} has none"
+        )
+    return cast(ModuleLearner, peer.learner)
 
 
 async def local_model(peer: Peer, round: int) -> Model:
@@ -177,11 +276,23 @@ async def evaluate(peer: Peer, round: int) -> None:
 async def finish(peer: Peer, round: int) -> None:
     """The end of a round: what a restarted peer needs is on disk before the journal says that the round is over."""
     if peer.schedule.saves(round):
-        metadata = {"round": str(round), "time": repr(peer.clock.now()), **peer.session.counters()}
+        sent = {f"bytes_{kind}": str(size) for kind, size in peer.session.transport.traffic.as_dict().items()}
+        metadata = {"round": str(round), "time": repr(peer.clock.now()), **sent}
         learner = peer.learner
-        await peer.clock.work(lambda: peer.keeper.save(round, learner.view(), metadata, learner.optimizer_state()), 0.0)
+
+        def save() -> None:
+            memory = {f"{MEMORY}{name}": tensor for name, tensor in peer.memory.items()}
+            peer.keeper.save(round, learner.view(), metadata, {**learner.optimizer_state(), **memory})
+
+        await peer.clock.work(save, 0.0)
     peer.finished = round
     peer.journal.record("round", round=round, bytes=peer.session.transport.traffic.as_dict())
+
+
+def recall(learner: Learner, kept: State) -> dict[str, Tensor]:
+    """Gives a learner back its optimiser's state; returns the algorithm's memory, which is kept beside it."""
+    learner.load_optimizer({name: tensor for name, tensor in kept.items() if not name.startswith(MEMORY)})
+    return {name.removeprefix(MEMORY): tensor for name, tensor in kept.items() if name.startswith(MEMORY)}
 
 
 def renormalise(weights: Mapping[int, float], present: Collection[int], own: int) -> dict[int, float]:

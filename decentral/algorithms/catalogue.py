@@ -10,6 +10,9 @@ ALGORITHMS = Registry(
         "isolated": "decentral.algorithms.isolated:Isolated",
         "fedavg": "decentral.algorithms.fedavg:FedAvg",
         "dpsgd": "decentral.algorithms.dpsgd:DPSGD",
+        "gossip": "decentral.algorithms.gossip:Gossip",
+        "sgp": "decentral.algorithms.sgp:SGP",
+        "gradient-tracking": "decentral.algorithms.gradient_tracking:GradientTracking",
         "dimat": "decentral.algorithms.dimat:DIMAT",
     },
 )

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from functools import partial
 
-from decentral.algorithms.base import Peer, SynchronousRounds, exchange, renormalise
+from decentral.algorithms.base import Peer, SynchronousRounds, exchange, module_learner, renormalise
 from decentral.core.permutation import PermutationSpec
+from decentral.errors import DecentralError
 from decentral.models.tracing import permutation_spec
+from decentral.training.activations import NotFinite
 from decentral.training.learner import ModuleLearner, State
 from decentral.training.merging import merge_into
 
@@ -24,17 +26,31 @@ class DIMAT(SynchronousRounds):
     def __init__(self) -> None:
         self._spec: PermutationSpec | None = None
 
+    async def run(self, peer: Peer) -> None:
+        module_learner(peer, "the algorithm dimat")
+        await super().run(peer)
+
     async def mix(self, peer: Peer, round: int) -> None:
         models = await exchange(peer, round)
         peer.phase(round, "merge")
         began = peer.clock.now()
-        weights = renormalise(peer.weights, models.keys(), peer.index)
-        others = [index for index in models if index != peer.index]
-        states = [models[index].tensors for index in others]
-        row = [weights[index] for index in (peer.index, *others)]
-        learner = cast(ModuleLearner, peer.learner)
-        passes = peer.pace.forward(learner.matching_samples) * (1 + len(models))
-        moved = await peer.clock.work(lambda: self._merge(learner, states, row, peer.matching_method), passes)
+        learner = module_learner(peer, "the algorithm dimat")
+        moved, weights = None, None
+        while weights is None:
+            weights = renormalise(peer.weights, models.keys(), peer.index)
+            others = [index for index in models if index != peer.index]
+            states = [models[index].tensors for index in others]
+            row = [weights[index] for index in (peer.index, *others)]
+            merge = partial(self._merge, learner, states, row, peer.matching_method)
+            passes = peer.pace.forward(learner.matching_samples) * (1 + len(models))
+            try:
+                moved = await peer.clock.work(merge, passes)
+            except NotFinite as error:
+                if error.network is None:
+                    raise DecentralError(f"peer {peer.index}, round {round}: {error}") from error
+                # Finite numbers with which nothing can be computed: as if that model had not come.
+                del models[others[error.network]]
+                weights = None
         peer.journal.record("merged", round=round, weights=weights, moved=moved, seconds=peer.clock.now() - began)
 
     def _merge(

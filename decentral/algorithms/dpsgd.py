@@ -1,13 +1,13 @@
-"""Decentralized parallel SGD with local epochs: train, then average with the neighbours.
+"""Decentralized parallel SGD: train, then average with the neighbours.
 
-Lian et al. 2017 (arXiv 1705.09056), algorithm 1 with several local steps between two mixing steps: parameters become
-sum_j W_ij theta_j. Buffers (BatchNorm statistics) are averaged like parameters.
+Lian et al. 2017 (arXiv 1705.09056), algorithm 1, with `training.steps: 1`: parameters become sum_j W_ij theta_j after
+every batch. With local epochs it is what DIMAT's paper calls weight averaging (WA). Buffers (BatchNorm statistics) are
+averaged like parameters, or estimated anew with `averaging.batchnorm: reestimate`.
 """
 
 from __future__ import annotations
 
-from decentral.algorithms.base import Peer, SynchronousRounds, exchange, renormalise
-from decentral.core.averaging import weighted_average
+from decentral.algorithms.base import Peer, SynchronousRounds, average, exchange, renormalise
 
 
 class DPSGD(SynchronousRounds):
@@ -15,12 +15,4 @@ class DPSGD(SynchronousRounds):
 
     async def mix(self, peer: Peer, round: int) -> None:
         models = await exchange(peer, round)
-        peer.phase(round, "merge")
-        began = peer.clock.now()
-        weights = renormalise(peer.weights, models.keys(), peer.index)
-
-        def merge() -> None:
-            peer.learner.load(weighted_average([model.tensors for model in models.values()], list(weights.values())))
-
-        await peer.clock.work(merge, 0.0)
-        peer.journal.record("merged", round=round, weights=weights, moved=None, seconds=peer.clock.now() - began)
+        await average(peer, round, models, renormalise(peer.weights, models.keys(), peer.index))

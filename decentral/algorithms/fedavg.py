@@ -12,11 +12,14 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from decentral.algorithms.base import Peer, SynchronousRounds, local_model, sound
+from decentral.algorithms.base import Peer, SynchronousRounds, local_model, replace_model, sound
 from decentral.core.averaging import weighted_average
 from decentral.wire.messages import Model
 
 AVERAGE = "average"
+
+PATIENCE = 2.0
+"""Round deadlines that a client waits for the average: the aggregator may take a whole one to collect."""
 
 
 class FedAvg(SynchronousRounds):
@@ -31,14 +34,14 @@ class FedAvg(SynchronousRounds):
         own, session = await local_model(peer, round), peer.session
         while (aggregator := min({peer.index, *session.present(round)})) != peer.index:
             await session.push({aggregator}, own)
-            came = await sound(peer, await session.collect({aggregator}, AVERAGE))
+            came = await sound(peer, await session.collect({aggregator}, AVERAGE, PATIENCE))
             if came or aggregator in session.present(round):
                 break
         else:
             came = await self._aggregate(peer, round, own)
         if came:
             [average] = came.values()
-            await peer.clock.work(lambda: peer.learner.load(average.tensors), 0.0)
+            await replace_model(peer, lambda: average.tensors)
         received = sorted(came.keys() - {peer.index})
         missing = sorted({aggregator} - {peer.index, *came})
         peer.journal.record(

@@ -115,6 +115,7 @@ class Session:
         self._left: set[int] = set()
         self._records: dict[PeerId, MembershipRecord] = {}
         self._models: dict[tuple[int, str], dict[int, Model]] = {}
+        self._seen = dict.fromkeys(self.partners, 0)  # the latest round in which we know each partner to be
         self._changed = asyncio.Event()
 
     @asynccontextmanager
@@ -165,6 +166,7 @@ class Session:
         for index in self.partners - counted.keys():
             self._lose(index)
         self.round = first - 1
+        self._seen = dict.fromkeys(self.partners, self.round)
         return self.round
 
     async def _greet(self, index: int, first: int, patient: bool) -> int | Refused | None:
@@ -198,7 +200,10 @@ class Session:
             pong = await self.transport.request(self.members[index].id, Ping(self.round), self.deadlines.call)
         except TransportError:
             return None
-        return min(pong.round, self._last) if isinstance(pong, Pong) else None
+        if isinstance(pong, Pong):
+            self._seen[index] = min(pong.round, self._last)
+            return self._seen[index]
+        return None
 
     async def _leave(self) -> None:
         leave = Leave(self._signer.record(MembershipStatus.LEAVE, self.members[self.index].address, self.round))
@@ -231,6 +236,8 @@ class Session:
                 tasks.create_task(self._push(index, model))
 
     async def _push(self, index: int, model: Model) -> None:
+        if not await self._in_reach(index, model.round):
+            return
         try:
             await self.transport.send(self.members[index].id, model)
         except Refused as refused:
@@ -238,14 +245,32 @@ class Session:
         except TransportError:
             self._lose(index)
 
-    async def collect(self, senders: Collection[int], tag: str = "local") -> dict[int, Model]:
+    async def _in_reach(self, index: int, round: int) -> bool:
+        """Waits for a partner that is so far behind that it would not keep a model of `round`; False: it is lost.
+
+        Those who exchange models in every round never are, but in other algorithms a peer may run ahead.
+        """
+        stands, ends = -1, math.inf
+        while (seen := self._seen[index]) + AHEAD < round:
+            if seen > stands:
+                stands, ends = seen, self._clock.now() + self.deadlines.round
+            else:
+                await self._clock.sleep(self.deadlines.probe)
+            if self._clock.now() >= ends or await self._ping(index) is None:
+                self._lose(index)
+                return False
+        return True
+
+    async def collect(self, senders: Collection[int], tag: str = "local", patience: float = 1.0) -> dict[int, Model]:
         """This round's models from `senders`, by index, as far as they come.
 
-        Waits until each has come or its sender is lost, at most `deadlines.round`; silent senders are probed.
+        Waits until each has come or its sender is lost, at most `patience` round deadlines after the last time that one
+        of them was seen to go on from an earlier round; silent senders are probed.
         """
         key, wanted, round = (self.round, tag), frozenset(senders), self.round
-        ends = self._clock.now() + self.deadlines.round
+        ends = self._clock.now() + patience * self.deadlines.round
         ahead: set[int] = set()
+        passed = self._passed(wanted)
         while True:
             self._changed.clear()
             awaited = (wanted & self.present(round)) - self._models.get(key, {}).keys() - ahead
@@ -256,8 +281,14 @@ class Session:
                     await self._changed.wait()
             except TimeoutError:
                 ahead |= await self._probe(awaited)
+                if self._passed(wanted) > passed:
+                    passed, ends = self._passed(wanted), self._clock.now() + patience * self.deadlines.round
         came = self._models.get(key, {})
         return {index: came[index] for index in sorted(wanted & came.keys())}
+
+    def _passed(self, indices: Collection[int]) -> int:
+        """Rounds up to the present one that partners have begun, all together."""
+        return sum(min(self._seen[index], self.round) for index in indices)
 
     async def _probe(self, indices: Collection[int]) -> set[int]:
         """Loses those who do not answer; returns those who are rounds ahead and will not send what we wait for."""
@@ -279,6 +310,7 @@ class Session:
             self._journal.record("returned", round=self.round, other=index)
         self._left.discard(index)
         self._from_round[index] = first
+        self._seen[index] = max(self._seen[index], first - 1)
         self._changed.set()
 
     # ---- services -------------------------------------------------------------------------------------------------
@@ -288,6 +320,7 @@ class Session:
             model, index = envelope.message, self._index_of.get(envelope.sender)
             if isinstance(model, Model) and index in self.partners and self._has_room(index, model):
                 self._models.setdefault((model.round, model.tag), {})[index] = model
+                self._seen[index] = max(self._seen[index], model.round)
                 self._changed.set()
 
     def _has_room(self, index: int, model: Model) -> bool:
@@ -365,7 +398,3 @@ class Session:
                 agreed = await self._greet(index, first, patient=False)
                 if isinstance(agreed, int) and math.isinf(self._from_round[index]):
                     self._expect(index, max(agreed, self.round + 1))
-
-    def counters(self) -> dict[str, str]:
-        """What a checkpoint remembers of the session, so that a resumed run counts on."""
-        return {f"bytes_{kind}": str(size) for kind, size in self.transport.traffic.as_dict().items()}

@@ -32,7 +32,7 @@ ACTS = (
 def demo(out: OutOption = None, as_json: JsonOption = False) -> None:
     """Train 5 peers on digits over mutual-TLS gRPC, with and without one another, and compare."""
     from decentral.run.directory import next_folder
-    from decentral.run.journal import read
+    from decentral.run.journal import FILE, read
 
     began = time.monotonic()
     root = out or next_folder("demo")
@@ -43,7 +43,7 @@ def demo(out: OutOption = None, as_json: JsonOption = False) -> None:
             note(f"{act.title}: {act.recipe} {' '.join(act.overrides)}".rstrip())
         directory, results[act.folder] = play(act, root / act.folder, hidden=as_json)
         if act.folder == "apart-dimat":
-            merged = [event["moved"] for event in read(directory / "events.jsonl") if event["event"] == "merged"]
+            merged = [event["moved"] for event in read(directory / FILE) if event["event"] == "merged"]
             shares = [share for share in merged if share is not None]
             moved = sum(shares) / len(shares) if shares else None
     seconds = time.monotonic() - began

@@ -20,7 +20,7 @@ def logs(
     from decentral.run.directory import RunDirectory
 
     run = RunDirectory.open(directory)
-    files = {file.parent.name: file for file in sorted(run.nodes.glob("*/log.txt"))}
+    files = run.log_files
     if node is not None and node not in files:
         raise UserError(f"{directory}: no log of a node {node!r}; {nearest(node, files)}")
     lines = {

@@ -5,21 +5,27 @@ What a person gave us and we cannot use ends in one paragraph and exit code 2; -
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
+import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from decentral.cli.output import note, say
+from decentral.cli.output import drop_output, note, say
 from decentral.errors import DecentralError, Untraceable, UserError, leading
 from decentral.registry import nearest
 
 COMMANDS = ("demo", "run", "recipes", "show", "report", "up", "status", "logs", "down", "doctor")
 """In the order of `--help`. Each is the function of its name in the module of its name."""
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED, UNREAD = 2, 1, 130, 141
+"""Exit codes; the last two are those of a program that SIGINT or SIGPIPE has ended."""
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a disk, or whatever stands behind the standard output, can do to us: no mistake of ours."""
 
 
 class Commands(TyperGroup):
@@ -49,9 +55,29 @@ class Commands(TyperGroup):
         parsed: list[str] = super().parse_args(ctx, args)
         return parsed
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Around everything, because `--help` and `--version` speak before any command is invoked."""
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()  # at the interpreter's end it would be too late to say what is wrong
+        except BrokenPipeError:
+            drop_output()
+            sys.exit(UNREAD)
+        except OSError as error:
+            if error.errno not in UNWRITABLE or "--debug" in sys.argv:
+                raise
+            drop_output()
+            note(f"error: cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}")
+            sys.exit(BAD_INPUT)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # `| head`: whoever reads has enough
+            drop_output()
+            raise typer.Exit(UNREAD) from None
         except KeyboardInterrupt as stopped:
             note("; ".join(["interrupted", *getattr(stopped, "__notes__", ())]))
             raise typer.Exit(INTERRUPTED) from None

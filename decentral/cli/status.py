@@ -20,10 +20,10 @@ def status(directory: RunArgument, as_json: JsonOption = False) -> None:
     run = RunDirectory.open(directory)
     standings = Standings(run.recipe.peers)
     standings.take_all(Tail(directory).poll())
-    pid = launcher_pid(run)
+    running, pid = run.in_use, launcher_pid(run)
     if as_json:
         peers = {peer_name(index): asdict(peer) for index, peer in enumerate(standings.peers)}
-        say_json({"dir": str(directory), "world": run.world, "running": run.in_use, "launcher": pid, "peers": peers})
+        say_json({"dir": str(directory), "world": run.world, "running": running, "launcher": pid, "peers": peers})
         return
-    say(f"{run.recipe.name}: {run.recipe.algorithm}, {'running' if run.in_use else 'not running'}")
+    say(f"{run.recipe.name}: {run.recipe.algorithm}, {'running' if running else 'not running'}")
     Console().print(standings_table(standings, run.recipe.rounds))

@@ -8,23 +8,23 @@ section 3.2) maximises the inner product of the two networks' weights by coordin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
+from jaxtyping import Float64
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from decentral.core.assignment import assign_groups
 from decentral.core.permutation import (
     Permutation,
     PermutationSpec,
     TensorAxis,
     apply_permutation,
     identity_permutation,
-    units_by_samples,
+    weights_by_unit,
 )
-
-_TIE = 1e-9
-"""What staying in place is worth, relative to the largest score: it decides only where the scores say nothing."""
+from decentral.core.statistics import widened
 
 SHARED = 0.5
 """Two networks share a basis where staying in place reaches this share of the best total correlation. Measured on five
@@ -34,41 +34,99 @@ INERTIA = 0.5
 """In a shared basis, the correlation that a unit must gain by moving. A peer that holds few classes sees most units at
 rest, and the best assignment of what it sees is noise."""
 
+COPY = 1 - 1e-3
+"""Total correlation, as a share of what copies attain, from which two networks are one network in two orders."""
 
-def assign(scores: Float[Tensor, "n n"], inertia: float = 0.0) -> tuple[int, ...]:
-    """p that maximises the sum of scores[k, p[k]]: unit p[k] of the other network takes the place of unit k.
+ALIKE = 1e-5
+"""Two units whose correlation lacks less than this are one to whoever looks at activations in float32."""
 
-    Scores that are not finite count as zero, which is what correlation with a constant unit is. Staying in place is
-    worth `inertia` on top of its score; with none, units between which the scores do not decide still stay.
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """What the activations say of a reference and another network, for each group of a specification."""
+
+    correlation: tuple[Float64[Tensor, "_ _"], ...]
+    """[units of the reference, units of the other], summed over the group's taps."""
+    attainable: tuple[Float64[Tensor, " _"], ...]
+    """What each unit of the reference would score with a perfect copy: the number of taps where it is not constant."""
+
+    def total(self, permutation: Permutation) -> float:
+        """What the pairs of a permutation of the other network score together."""
+        pairs = zip(self.correlation, permutation.sources, strict=True)
+        return sum(float(scores[range(len(sources)), list(sources)].sum()) for scores, sources in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """Units that activations cannot tell apart: a permutation of a network is recovered up to exchanges among these."""
+
+    spec: PermutationSpec
+    constant: tuple[tuple[int, ...], ...]
+    """For each group the units that never change."""
+    alike: tuple[tuple[tuple[int, ...], ...], ...]
+    """For each group the sets of two units or more that change in the same way."""
+
+    @property
+    def count(self) -> int:
+        """How many units that is."""
+        return sum(map(len, self.constant)) + sum(len(units) for group in self.alike for units in group)
+
+    def allows(self, left: Permutation) -> bool:
+        """Whether a permutation exchanges nothing but units that cannot be told apart."""
+        for number, sources in enumerate(left.sources):
+            sets = [set(units) for units in (self.constant[number], *self.alike[number])]
+            if any(
+                unit != source and not any({unit, source} <= one for one in sets) for unit, source in enumerate(sources)
+            ):
+                return False
+        return True
+
+    def describe(self) -> str:
+        """For a person: a line for the network, and one for each group that has any."""
+        total = sum(group.units for group in self.spec.groups)
+        lines = [f"{self.count} of {total} units cannot be told apart by these activations"]
+        for group, constant, alike in zip(self.spec.groups, self.constant, self.alike, strict=True):
+            found = [f"{len(constant)} constant ({', '.join(map(str, constant))})"] if constant else []
+            found += [f"alike: {', '.join(map(str, units))}" for units in alike]
+            if found:
+                lines.append(f"    {group.name}: " + "; ".join(found))
+        return "\n".join(lines)
+
+
+def ambiguity(spec: PermutationSpec, itself: Likeness) -> Ambiguity:
+    """From the likeness of a network with itself."""
+    constant, alike = [], []
+    for scores, attainable in zip(itself.correlation, itself.attainable, strict=True):
+        constant.append(tuple((attainable == 0).nonzero().flatten().tolist()))
+        one = (scores >= attainable[:, None] - ALIKE) & (scores >= attainable - ALIKE) & (attainable > 0)
+        _, labels = connected_components(one.cpu().numpy(), directed=False)
+        sets: dict[int, list[int]] = {}
+        for unit, label in enumerate(labels.tolist()):
+            sets.setdefault(label, []).append(unit)
+        alike.append(tuple(tuple(units) for units in sets.values() if len(units) > 1))
+    return Ambiguity(spec, tuple(constant), tuple(alike))
+
+
+def activation_matching(spec: PermutationSpec, likeness: Likeness) -> Permutation:
+    """The permutation of the other network that maximises the total correlation.
+
+    Networks that share a basis already are matched with `INERTIA`, so that only units with a clear gain move. Where
+    every unit finds a perfect copy there is no noise to resist, and the best permutation stands.
     """
-    known = scores.double().nan_to_num(0.0, 0.0, 0.0)
-    largest = float(known.abs().max()) if known.numel() else 0.0
-    staying = inertia or _TIE * largest or _TIE
-    known = known + staying * torch.eye(len(known), dtype=known.dtype, device=known.device)
-    _, sources = linear_sum_assignment(known.cpu().numpy(), maximize=True)
-    return tuple(int(source) for source in sources)
-
-
-def activation_matching(spec: PermutationSpec, scores: Sequence[Float[Tensor, "_ _"]]) -> Permutation:
-    """The permutation of the other network that maximises the total correlation, for each group's `scores`.
-
-    `scores` are correlations summed over the group's taps, [units, units], rows of the reference. Networks that share
-    a basis already are matched again with `INERTIA`, so that only units with a clear gain move.
-    """
-    best = Permutation(tuple(map(assign, scores)))
-    staying, reached = (_total(scores, permutation) for permutation in (identity_permutation(spec), best))
-    if staying < SHARED * reached or best.is_identity:
-        return best
-    taps = [max(len(group.taps), 1) for group in spec.groups]
-    return Permutation(tuple(assign(group, INERTIA * count) for group, count in zip(scores, taps, strict=True)))
-
-
-def _total(scores: Sequence[Tensor], permutation: Permutation) -> float:
-    """What the pairs of a permutation score together."""
-    return sum(
-        float(group.double().nan_to_num(0.0, 0.0, 0.0)[range(len(sources)), list(sources)].sum())
-        for group, sources in zip(scores, permutation.sources, strict=True)
-    )
+    staying, scores = likeness.total(identity_permutation(spec)), likeness.correlation
+    highest = sum(float(group.amax(dim=1).sum()) for group in scores if group.numel())
+    best = None
+    if staying < SHARED * highest:
+        # No permutation reaches more than `highest`: only here may the two be strangers.
+        best = assign_groups(spec, scores)
+        if staying < SHARED * likeness.total(best):
+            return best
+    copies = COPY * sum(float(attainable.sum()) for attainable in likeness.attainable)
+    if highest >= copies:
+        best = best or assign_groups(spec, scores)
+        if likeness.total(best) >= copies:
+            return best
+    return assign_groups(spec, scores, [INERTIA * max(len(group.taps), 1) for group in spec.groups])
 
 
 def weight_matching(
@@ -83,37 +141,86 @@ def weight_matching(
     The groups are visited in the specification's order until a whole sweep changes nothing, `sweeps` times at most.
     Tensors that either state lacks play no part: leave out running statistics by not passing them.
     """
-    axes = tuple(axis for axis in spec.axes if axis.tensor in reference and axis.tensor in other)
-    visible = PermutationSpec(spec.groups, axes)
-    found = identity_permutation(spec)
+    return _descend(spec, reference, other, identity_permutation(spec), likeness=None, sweeps=sweeps)
+
+
+def combined_matching(
+    spec: PermutationSpec,
+    reference: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    likeness: Likeness,
+    *,
+    sweeps: int = 100,
+) -> Permutation:
+    """Activations and weights together, starting from what `activation_matching` finds.
+
+    Coordinate descent on one objective: the cosine of every tensor with its permuted counterpart, and for every group
+    as many times its mean correlation as it has tensors. So units that the images leave constant or alike are told
+    apart by their weights.
+    """
+    start = activation_matching(spec, likeness)
+    return _descend(spec, reference, other, start, likeness=likeness, sweeps=sweeps)
+
+
+def _descend(
+    spec: PermutationSpec,
+    reference: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    found: Permutation,
+    *,
+    likeness: Likeness | None,
+    sweeps: int,
+) -> Permutation:
+    axes = [axis for axis in spec.axes if axis.tensor in reference and axis.tensor in other]
     for _ in range(sweeps):
         before = found
-        for group in range(len(spec.groups)):
-            # Everything but this group where it stands now: what remains is a linear problem.
-            others = _with(found, group, tuple(range(spec.groups[group].units)))
-            moved = apply_permutation(visible, others, {axis.tensor: other[axis.tensor] for axis in axes})
-            scores = _agreement(group, spec.groups[group].units, visible.axes_of(group), reference, moved)
-            found = _with(found, group, assign(scores))
+        for numbers in spec.together():
+            # Everything but these groups where it stands now: what remains is a linear problem.
+            others = _with(found, {number: tuple(range(spec.groups[number].units)) for number in numbers})
+            scores = []
+            for number in numbers:
+                group, tensors = spec.groups[number], {axis.tensor for axis in spec.axes_of(number)}
+                visible = PermutationSpec(spec.groups, tuple(axis for axis in axes if axis.tensor in tensors))
+                moved = apply_permutation(visible, others, {axis.tensor: other[axis.tensor] for axis in visible.axes})
+                scores.append(
+                    _agreement(
+                        number, group.units, visible.axes_of(number), reference, moved, cosine=likeness is not None
+                    )
+                )
+                if likeness is not None:
+                    worth = len(tensors) / (group.units * max(len(group.taps), 1))
+                    scores[-1] += likeness.correlation[number].cpu() * worth
+            part = PermutationSpec(tuple(spec.groups[number] for number in numbers), ())
+            found = _with(found, dict(zip(numbers, assign_groups(part, scores).sources, strict=True)))
         if found == before:
             break
     return found
 
 
 def _agreement(
-    group: int, units: int, axes: list[TensorAxis], reference: Mapping[str, Tensor], other: Mapping[str, Tensor]
-) -> Float[Tensor, "{units} {units}"]:
-    """Inner products of all weights of unit k of the reference with all weights of unit l of the other."""
+    group: int,
+    units: int,
+    axes: Sequence[TensorAxis],
+    reference: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    *,
+    cosine: bool,
+) -> Float64[Tensor, "{units} {units}"]:
+    """Inner products of all weights of unit k of the reference with all weights of unit l of the other.
+
+    With `cosine` each tensor's are divided by the norms of both tensors.
+    """
     scores = torch.zeros(units, units, dtype=torch.float64)
     for axis in axes:
-        for start, block in axis.stretches():
-            if block.group != group:
-                continue
-            # Entries of one unit must stay in their order, so each is a row of its own weights.
-            place = (axis.axis, start, units, block.repeat)
-            first, second = (units_by_samples(state[axis.tensor], *place).double() for state in (reference, other))
-            scores += (first @ second.T).cpu()
+        first, second = (widened(state[axis.tensor]) for state in (reference, other))
+        scale = float(first.norm() * second.norm()) if cosine else 1.0
+        for block in axis.blocks:
+            if block.group == group:
+                # Entries of one unit must stay in their order, so each is a row of its own weights.
+                products = weights_by_unit(axis, block, first) @ weights_by_unit(axis, block, second).T
+                scores += products.cpu() / (scale or 1.0)
     return scores
 
 
-def _with(permutation: Permutation, group: int, sources: tuple[int, ...]) -> Permutation:
-    return Permutation((*permutation.sources[:group], sources, *permutation.sources[group + 1 :]))
+def _with(permutation: Permutation, sources: Mapping[int, tuple[int, ...]]) -> Permutation:
+    return Permutation(tuple(sources.get(number, group) for number, group in enumerate(permutation.sources)))

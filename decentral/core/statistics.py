@@ -30,9 +30,17 @@ def centre(activations: Float[Tensor, "units samples"]) -> Centred:
     """Half precision is widened to float32; wider types keep theirs."""
     half = activations.dtype in (torch.float16, torch.bfloat16)
     values = activations.float() if half else activations
-    mean = values.mean(dim=1, dtype=torch.float64)
-    values = values - mean.to(values.dtype)[:, None]
-    return Centred(values, mean, torch.linalg.vecdot(values, values).double())
+    mean = values.mean(dim=1)
+    values = values - mean[:, None]
+    # The mean was rounded: what is left of it is measured, so that a constant has no spread at all.
+    rest = widened(values.mean(dim=1))
+    squares = widened(torch.linalg.vecdot(values, values)) - values.shape[1] * rest.square()
+    return Centred(values, widened(mean) + rest, squares.clamp(min=0))
+
+
+def widened(tensor: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """In float64, where it lies; in the CPU's memory for a device that has none (Apple's MPS)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 @dataclass(slots=True)
@@ -69,7 +77,7 @@ class Correlation:
             raise ValueError(f"{samples} samples of one network against {second.values.shape[1]} of the other")
         if samples == 0:
             return
-        products = (first.values @ second.values.T).double()
+        products = widened(first.values @ second.values.T)
         # The first network's moments are shared by all with whom it is compared, and this sum is changed in place.
         means, squares = (first.mean.clone(), second.mean.clone()), (first.squares.clone(), second.squares.clone())
         batch = _Moments(samples, *means, *squares, products)
@@ -84,18 +92,42 @@ class Correlation:
         Zero wherever nothing is known: a unit that never changed, or whose activations were not finite. Raises
         ValueError when nothing was added.
         """
+        moments = self._seen()
+        rows, columns = _inverse(self.first_spread()), _inverse(self.second_spread())
+        scaled = moments.products * rows[:, None]
+        return scaled.mul_(columns).nan_to_num_(0.0, 0.0, 0.0).clamp_(-1, 1)
+
+    def staying(self) -> Float64[Tensor, " n"]:
+        """The diagonal of `matrix` for two networks with as many units, without the rest."""
+        moments = self._seen()
+        scale = _inverse(self.first_spread()) * _inverse(self.second_spread())
+        return (moments.products.diagonal() * scale).nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1)
+
+    def first_spread(self) -> Float64[Tensor, " n"]:
+        """Root of the summed squared deviations of each unit of the first network; not finite where it was not.
+
+        Zero for what float32 cannot tell from a constant.
+        """
+        moments = self._seen()
+        return _spread(moments.samples, moments.first_mean, moments.first_squares)
+
+    def second_spread(self) -> Float64[Tensor, " m"]:
+        """The same of the second network."""
+        moments = self._seen()
+        return _spread(moments.samples, moments.second_mean, moments.second_squares)
+
+    def _seen(self) -> _Moments:
         if self._moments is None:
             raise ValueError("no activations to correlate: there was no batch, or none with an image")
-        moments = self._moments
-        rows = _spread(moments.samples, moments.first_mean, moments.first_squares)
-        columns = _spread(moments.samples, moments.second_mean, moments.second_squares)
-        scale = rows[:, None] * columns[None, :]
-        return torch.where(scale > 0, moments.products / scale, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1)
+        return self._moments
 
 
 def _spread(
     samples: int, mean: Float64[Tensor, " units"], squares: Float64[Tensor, " units"]
 ) -> Float64[Tensor, " units"]:
-    """Root of the summed squares; zero for a spread that float32 cannot tell from a constant."""
     constant = squares <= samples * (_RESOLUTION * mean).square()
     return squares.sqrt().masked_fill(constant, 0.0)
+
+
+def _inverse(spread: Float64[Tensor, " units"]) -> Float64[Tensor, " units"]:
+    return torch.where(spread > 0, spread.reciprocal(), 0.0)

@@ -2,12 +2,13 @@
 
 Metropolis-Hastings weights: Xiao, Boyd, Kim, "Distributed average consensus with least-mean-square deviation" (2007),
 equation 8. They are symmetric and doubly stochastic on any graph; on a ring and on a full graph all are equal.
+Schedules that change with the round follow from its number alone, so all peers know them without a message.
 Free of torch, so that a recipe's topology is checked at once; `core.mixing` gives the same matrix as a tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -159,6 +160,32 @@ def metropolis_hastings(graph: Graph) -> Float64[np.ndarray, "n n"]:
         weights[i, j] = weights[j, i] = 1 / (1 + max(degree[i], degree[j]))
     weights[np.diag_indices(peers)] = 1 - weights.sum(axis=1)
     return weights
+
+
+def random_matching(edges: Sequence[tuple[int, int]], seed: int) -> dict[int, int]:
+    """Pairs of neighbours in which nobody has two partners, as partner by peer; no further edge could be added.
+
+    Edges in random order, each taken whose two ends are still free: every edge has its chance, which is what the
+    convergence of randomized gossip needs (Boyd, Ghosh, Prabhakar, Shah, "Randomized gossip algorithms", IEEE
+    Transactions on Information Theory 52 (2006), section V, the synchronous model).
+    """
+    ordered = sorted(edges)
+    partner: dict[int, int] = {}
+    for place in np.random.default_rng(seed).permutation(len(ordered)):
+        first, second = ordered[place]
+        if first not in partner and second not in partner:
+            partner |= {first: second, second: first}
+    return partner
+
+
+def exponential_hop(peers: int, round: int) -> int:
+    """How far every peer sends in `round` (1, 2, ...): 1, 2, 4, ..., the largest power below `peers`, 1, 2, ...
+
+    The directed exponential graph of Assran et al. 2019 (arXiv 1811.10792, appendix A) with one message a round.
+    0 for a single peer.
+    """
+    powers = (peers - 1).bit_length()
+    return 1 << (round - 1) % powers if powers else 0
 
 
 def spectral_gap(weights: Float64[np.ndarray, "n n"]) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decentral.data.archives import data_root
+from decentral.errors import UserError
 from decentral.registry import Registry
 
 DATASETS = Registry(
@@ -98,19 +99,50 @@ class ArrayImages(LabelledImages):
         return self.held_out_images
 
 
+class Coloured(LabelledImages):
+    """A grayscale dataset as images of three equal channels, each normalised as the one was."""
+
+    def __init__(self, gray: LabelledImages) -> None:
+        channels, height, width = gray.image_shape
+        if channels != 1:
+            raise UserError(f"data.channels: 3 is for grayscale images; these have {channels} channels")
+        self.class_names, self.image_shape = gray.class_names, (3, height, width)
+        self.mean, self.std = 3 * gray.mean, 3 * gray.std
+        self._gray = gray
+
+    @property
+    def train_labels(self) -> Labels:
+        return self._gray.train_labels
+
+    @property
+    def test_labels(self) -> Labels:
+        return self._gray.test_labels
+
+    def train_images(self, indices: Indices) -> Pixels:
+        return np.repeat(self._gray.train_images(indices), 3, axis=1)
+
+    def test_images(self) -> Pixels:
+        return np.repeat(self._gray.test_images(), 3, axis=1)
+
+
 def load_dataset(
     name: str,
     *,
     root: Path | str | None = None,
     verify: bool = True,
     download: bool = False,
+    channels: int | None = None,
     **options: object,
 ) -> LabelledImages:
     """The dataset `name`, looked for under `root` (None: $DECENTRAL_DATA, or ~/.cache/decentral/data).
 
-    `verify` compares archives with the published MD5 sums; `download` fetches what is missing. Raises DatasetNotFound
-    that says what was looked for, where, and how to get it; UserError for a name or an option that does not exist, and
-    for a damaged copy.
+    `verify` compares archives with the published MD5 sums; `download` fetches what is missing; `channels=3` repeats
+    the channel of grayscale images and leaves colour images as they are. Raises DatasetNotFound that says what was
+    looked for, where, and how to get it; UserError for a name or an option that does not exist, and for a damaged copy.
     """
     dataset: LabelledImages = DATASETS.construct(name, data_root(root), verify, download, **options)
-    return dataset
+    if channels in (None, dataset.image_shape[0]):
+        return dataset
+    if channels != 3:
+        raise UserError(f"data.channels: must be 3, which repeats the channel of grayscale images, not {channels}")
+    return Coloured(dataset)

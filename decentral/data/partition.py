@@ -49,18 +49,38 @@ def partition(name: str, labels: Labels, peers: int, seed: int, **options: objec
     return shares
 
 
-def subset(labels: Labels, size: int | None, seed: int) -> Indices:
-    """`size` images in which no class has two more than another that had images left; None: all of them. Sorted."""
+def subset(labels: Labels, size: int | None, seed: int, key: str = "data.subset") -> Indices:
+    """`size` images in which no class has two more than another that had images left; None: all of them. Sorted.
+
+    Raises UserError, which names the recipe's `key`, where there are not so many.
+    """
     if size is None:
         return np.arange(len(labels))
     if not 1 <= size <= len(labels):
-        raise UserError(f"data.subset: {size} images of {len(labels)} cannot be chosen")
+        raise UserError(f"{key}: {size} images of {len(labels)} cannot be chosen")
+    return np.sort(_in_turn(labels, seed)[:size])
+
+
+def with_proxy(labels: Labels, size: int | None, proxy: int, seed: int) -> tuple[Indices, Indices]:
+    """The images of `subset`, and `proxy` others that are as balanced and that no peer may train on. Both sorted.
+
+    With a `size`, the proxy set comes from the images left over, so that the shares are those of a run without one;
+    else it is taken out of all of them. Raises UserError where too few are left.
+    """
+    left = len(labels) - (size or 1)
+    if not 1 <= proxy <= left:
+        raise UserError(f"matching.samples: {proxy} images cannot be a proxy set beside the shares: {left} are left")
+    order = _in_turn(labels, seed)
+    held, kept = (order[:proxy], order[proxy:]) if size is None else (order[size : size + proxy], order[:size])
+    return np.sort(kept), np.sort(held)
+
+
+def _in_turn(labels: Labels, seed: int) -> Indices:
+    """All images in random order, one of each class and again one of each class, as long as there are any."""
     generator = np.random.default_rng(derive_seed(seed, "subset"))
     shuffled = generator.permutation(len(labels))
-    ranks = rank_within_class(labels[shuffled])
-    turn = generator.permutation(int(labels.max()) + 1)  # which classes have one more when `size` does not divide
-    order = np.lexsort((turn[labels[shuffled]], ranks))
-    return np.sort(shuffled[order[:size]])
+    turn = generator.permutation(int(labels.max()) + 1)  # which classes have one more when a size does not divide
+    return shuffled[np.lexsort((turn[labels[shuffled]], rank_within_class(labels[shuffled])))]
 
 
 def rank_within_class(labels: Labels) -> Labels:
@@ -78,7 +98,16 @@ def iid(labels: Labels, peers: int, generator: np.random.Generator) -> list[Indi
 
 
 def by_class(labels: Labels, peers: int, generator: np.random.Generator) -> list[Indices]:
-    """Class c is at peer c mod n."""
+    """Class c is at peer c mod n, as in DIMAT's experiments; the first peers have one more where n does not divide.
+
+    Raises UserError for more peers than classes, which would leave some without images.
+    """
+    classes = len(np.unique(labels))
+    if peers > classes:
+        raise UserError(
+            f"partition 'by-class' gives class c to peer c mod n: {classes} classes are too few for {peers} peers. "
+            f"Use {classes} peers at most, or the partition 'shards' or 'dirichlet', which split classes."
+        )
     return [np.flatnonzero(labels % peers == peer) for peer in range(peers)]
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from decentral.algorithms.base import Algorithm, Journal, Pace, Peer, Schedule
+from decentral.algorithms.base import Algorithm, Journal, Layout, Pace, Peer, Schedule, recall
 from decentral.algorithms.catalogue import ALGORITHMS
 from decentral.algorithms.session import Deadlines, Member, Session
 from decentral.core.seeds import derive_seed
 from decentral.data.datasets import load_dataset
-from decentral.data.partition import partition, subset
+from decentral.data.partition import partition, subset, with_proxy
+from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.launch.plan import Plan
 from decentral.models.catalogue import build_model
+from decentral.run.directory import peer_name
 from decentral.run.recipe import Recipe
 from decentral.training.catalogue import LEARNERS
 from decentral.training.checkpoint import Checkpoints
@@ -50,9 +53,19 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
     """
     torch.set_num_threads(recipe.threads)
     source = recipe.data
-    data = load_dataset(source.name, root=source.root, download=source.download, verify=source.verify, **source.options)
-    labels = data.train_labels
-    chosen = subset(labels, recipe.data.subset, recipe.seed)
+    data = load_dataset(
+        source.name,
+        root=source.root,
+        download=source.download,
+        verify=source.verify,
+        channels=source.channels,
+        **source.options,
+    )
+    labels, proxy = data.train_labels, None
+    if recipe.matching.data == "proxy":
+        chosen, proxy = with_proxy(labels, source.subset, recipe.matching.samples, recipe.seed)
+    else:
+        chosen = subset(labels, source.subset, recipe.seed)
     shares = partition(
         recipe.data.partition.name, labels[chosen], recipe.peers, recipe.seed, **recipe.data.partition.options
     )
@@ -69,10 +82,25 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
         seed=recipe.seed,
         device=recipe.device,
         matching_samples=recipe.matching.samples,
+        proxy=proxy,
+        evaluation_samples=recipe.evaluation.samples,
         augment=recipe.data.augment,
-        **recipe.training.model_dump(exclude={"initialisation"}),
+        **recipe.training.model_dump(exclude={"initialisation", "start_from"}),
     )
+    if recipe.training.start_from is not None:
+        try:
+            learner.load(earlier_model(Path(recipe.training.start_from), index))
+        except ValueError as error:
+            raise UserError(f"training.start_from: {error}") from error
     return learner
+
+
+def earlier_model(folder: Path, index: int) -> dict[str, Tensor]:
+    """The newest model of peer `index` in another run's checkpoints. Raises UserError where there is none."""
+    saved = Checkpoints(folder.expanduser(), peer_name(index)).load()
+    if saved is None:
+        raise UserError(f"training.start_from: {folder} holds no checkpoint of {peer_name(index)}")
+    return saved.state
 
 
 def limits_for(learner: Learner) -> Limits:
@@ -88,11 +116,12 @@ def assemble_algorithm(recipe: Recipe) -> Algorithm:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a peer begins: the last round it finished, its clock then, and the bytes it had sent."""
+    """Where a peer begins: the last round it finished, its clock then, the bytes sent, its algorithm's memory."""
 
     finished: int = 0
     time: float = 0.0
     sent: Mapping[Traffic, int] | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def restore(checkpoints: Checkpoints, learner: Learner, round: int | None) -> Start:
@@ -105,9 +134,9 @@ def restore(checkpoints: Checkpoints, learner: Learner, round: int | None) -> St
     if saved is None:
         return Start(round or 0)
     learner.load(saved.state)
-    learner.load_optimizer(saved.optimizer)
+    memory = recall(learner, saved.optimizer)
     sent = {kind: int(saved.metadata[f"bytes_{kind.value}"]) for kind in Traffic}
-    return Start(saved.round if round is None else round, float(saved.metadata["time"]), sent)
+    return Start(saved.round if round is None else round, float(saved.metadata["time"]), sent, memory)
 
 
 @contextlib.asynccontextmanager
@@ -144,6 +173,8 @@ async def open_peer(
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.checkpoint.every,
         epochs=recipe.training.epochs,
+        steps=recipe.training.steps,
+        batch_size=recipe.training.batch_size,
         pretrain_epochs=recipe.training.pretrain_epochs,
     )
     async with session.open():
@@ -157,13 +188,16 @@ async def open_peer(
             keeper=checkpoints,
             schedule=schedule,
             pace=Pace(recipe.simulation.samples_per_second),
+            layout=Layout(recipe.peers, recipe.topology.name, plan.edges, recipe.seed),
             matching_method=recipe.matching.method,
+            batchnorm=recipe.averaging.batchnorm,
         )
 
 
 async def take_part(peer: Peer, algorithm: Algorithm, start: Start, *, running: bool) -> None:
     """From the greeting to the last round. `running`: the others went on while this peer was away."""
     peer.finished = await peer.session.join(start.finished, running)
+    peer.memory = dict(start.memory)
     if start.sent is not None:
         peer.session.transport.traffic.sent.update(start.sent)
     peer.journal.record("started", round=peer.finished, resumed=start.finished > 0, rejoined=running)

@@ -153,5 +153,5 @@ class LocalCluster:
             raise DecentralError(f"the run did not end within {timeout} s") from error
         if code:
             raise DecentralError(f"the run ended with exit code {code}; see {self.directory / 'nodes'}")
-        summary: dict[str, Any] = json.loads((self.directory / "summary.json").read_bytes())
+        summary: dict[str, Any] = json.loads(RunDirectory.open(self.directory).summary_file.read_bytes())
         return summary

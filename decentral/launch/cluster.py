@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -13,18 +12,23 @@ from pathlib import Path
 from decentral.algorithms.session import Member
 from decentral.errors import RunDirectoryError, UserError
 from decentral.files import write_atomic
+from decentral.run import lock
 from decentral.wire.messages import PeerId
 
 FILE = "cluster.json"
+TRUST = "trust.toml"
+LOCK = "lock"
+"""In a node's folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Members by index; `epoch` is the Unix time at which the run's clock stood at zero."""
+    """Members by index; `epoch` is the Unix time at which the run's clock stood at zero; `authority` is an address."""
 
     members: tuple[Member, ...]
     epoch: float
     plugins: tuple[str, ...] = ()
+    authority: str = ""
 
     def save(self, run: Path) -> None:
         write_atomic(run / FILE, json.dumps(asdict(self), indent=2).encode())
@@ -38,7 +42,8 @@ class Cluster:
             members = tuple(
                 Member(int(m["index"]), str(m["name"]), PeerId(m["id"]), str(m["address"])) for m in content["members"]
             )
-            return cls(members, float(content["epoch"]), tuple(map(str, content["plugins"])))
+            plugins = tuple(map(str, content["plugins"]))
+            return cls(members, float(content["epoch"]), plugins, str(content["authority"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(f"{file}: not a readable cluster file ({error})") from error
 
@@ -46,23 +51,18 @@ class Cluster:
 @contextlib.contextmanager
 def node_lock(folder: Path) -> Iterator[None]:
     """Held by a node for as long as it lives, so that none is started twice. Raises UserError if it is running."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    held = lock.take(folder / LOCK)
+    if held is None:
+        raise UserError(f"{folder.name} of this run is running already")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
-        raise UserError(f"{folder.name} of this run is running already") from None
     finally:
-        os.close(descriptor)
+        os.close(held)
 
 
 def is_running(folder: Path) -> bool:
     """Whether a process holds the node's lock."""
-    try:
-        with node_lock(folder):
-            return False
-    except UserError:
-        return True
+    return lock.is_held(folder / LOCK)
 
 
 def write_trust(run: Path, authority: bytes, members: Iterable[Member]) -> None:
@@ -74,4 +74,4 @@ def write_trust(run: Path, authority: bytes, members: Iterable[Member]) -> None:
     ]
     for member in members:
         lines += ["[[peers]]", f'name = "{member.name}"', f'id = "{member.id}"', f'address = "{member.address}"', ""]
-    write_atomic(run / "trust.toml", "\n".join(lines).encode())
+    write_atomic(run / TRUST, "\n".join(lines).encode())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
 
-from decentral.errors import UserError
+from decentral.errors import Unreachable, UserError
 from decentral.files import write_atomic
 from decentral.wire.authority import Authority, JoinToken, enrol
 from decentral.wire.certificate import Credentials
@@ -15,6 +16,8 @@ from decentral.wire.identity import Identity, read_private
 INVITATION = "invitation.json"
 RENEW_BEFORE = 24 * 3600.0
 """Seconds before a certificate expires from which a starting node asks for another."""
+PATIENCE, PAUSE = 60.0, 0.5
+"""Seconds for which a node asks an authority that does not answer, on a busy machine for one, and between attempts."""
 
 
 def invite(authority: Authority, address: str, folder: Path) -> None:
@@ -36,7 +39,18 @@ async def credentials_for(identity: Identity, folder: Path) -> Credentials:
     if not (folder / INVITATION).exists():
         raise UserError(f"{folder}: neither a certificate nor an invitation; start this node through its launcher")
     invitation = json.loads(read_private(folder / INVITATION))
-    credentials = await enrol(invitation["authority"], JoinToken.parse(invitation["token"]), identity)
+    credentials = await _enrol(invitation["authority"], JoinToken.parse(invitation["token"]), identity)
     credentials.save(folder)
     (folder / INVITATION).unlink()
     return credentials
+
+
+async def _enrol(address: str, token: JoinToken, identity: Identity) -> Credentials:
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await enrol(address, token, identity)
+        except Unreachable:
+            if time.monotonic() > ends:
+                raise
+        await asyncio.sleep(PAUSE)

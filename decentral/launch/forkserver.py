@@ -47,15 +47,15 @@ def single_threaded() -> bool:
     return not tasks.exists() or len(list(tasks.iterdir())) == 1
 
 
-def become(argv: list[str], log: str) -> NoReturn:
-    """The child: runs the script as `python SCRIPT ARGUMENTS` would, its output in `log`."""
+def become(argv: list[str], log: str, server: int) -> NoReturn:
+    """The child of process `server`: runs the script as `python SCRIPT ARGUMENTS` would, its output in `log`."""
     code = 1
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        die_with_parent()
+        die_with_parent(server)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -75,11 +75,13 @@ def become(argv: list[str], log: str) -> NoReturn:
         os._exit(code)
 
 
-def die_with_parent() -> None:
-    """On Linux the kernel ends a child whose fork server is killed."""
+def die_with_parent(parent: int) -> None:
+    """On Linux the kernel ends a child whose fork server is killed from now on; one that was too late ends itself."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def reply(message: dict[str, object]) -> None:
@@ -108,7 +110,7 @@ def send(children: set[int], number: int) -> None:
 
 
 def serve() -> None:
-    children: set[int] = set()
+    server, children = os.getpid(), set[int]()
     waking, woken = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(waking, False)
@@ -136,7 +138,7 @@ def serve() -> None:
             sys.stdout.flush()
             pid = os.fork()
             if pid == 0:
-                become(request["fork"], request["log"])
+                become(request["fork"], request["log"], server)
             children.add(pid)
             reply({"pid": pid})
     send(children, signal.SIGTERM)

@@ -161,11 +161,10 @@ class LocalRun:
             )
             self._journal.record("launched" if self._resumed is None else "resumed", round=self._resumed or 0)
             members = self._introduce([f"{HOST}:{port.getsockname()[1]}" for port in ports])
-            Cluster(members, epoch, self._plugins).save(self.directory.path)
             authority = Authority.open(self.directory.authority)
             write_trust(self.directory.path, authority.pem, members)
             try:
-                await self._supervise(members, authority)
+                await self._supervise(members, authority, epoch)
             except asyncio.CancelledError:
                 self._journal.record("interrupted")
                 raise
@@ -180,11 +179,12 @@ class LocalRun:
             members.append(Member(peer.index, peer.name, identity.id, address))
         return tuple(members)
 
-    async def _supervise(self, members: tuple[Member, ...], authority: Authority) -> None:
+    async def _supervise(self, members: tuple[Member, ...], authority: Authority, epoch: float) -> None:
         async with (
             ForkServer.open(self.directory.log_file("launcher")) as forks,
-            authority.serve(f"{HOST}:0") as address,
+            authority.serve(f"{HOST}:0") as address,  # until the last node has ended: they renew their certificates
         ):
+            Cluster(members, epoch, self._plugins, address).save(self.directory.path)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     following = tasks.create_task(self._follow())

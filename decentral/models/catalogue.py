@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decentral.errors import UserError
@@ -24,18 +28,39 @@ MODELS = Registry(
         "vgg16-bn": f"{_HERE}.vgg:vgg16",
     },
 )
-"""Constructors `(input_shape, classes, **options) -> nn.Module`; `torchvision/<name>` stands for torchvision's own."""
+"""Constructors `(input_shape, classes, **options) -> nn.Module`; other names are torchvision's."""
 
 _TORCHVISION = "torchvision/"
+_REGISTERED = re.compile(r'^@register_model\((?:name="(\w+)")?\)\n(?:@.*\n)*def (\w+)', re.MULTILINE)
 
 
-def check_model(name: str) -> None:
-    """Raises UserError for a name that no model has. Whether torchvision knows a name shows when it is built."""
-    if not name.startswith(_TORCHVISION):
-        try:
-            MODELS.check(name)
-        except UserError as error:
-            raise UserError(f"{error}; torchvision's classifiers are called {_TORCHVISION}NAME") from None
+@cache
+def torchvision_names() -> frozenset[str]:
+    """torchvision's classifiers, found in its text, since importing it would import torch; none if it is not there."""
+    spec = importlib.util.find_spec("torchvision")
+    folders = [Path(folder, "models") for folder in (spec.submodule_search_locations or ())] if spec else []
+    texts = [file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.glob("*.py"))]
+    return frozenset(given or function for text in texts for given, function in _REGISTERED.findall(text))
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether `torchvision/NAME`, or NAME where no model of ours or of a plugin is called so, is one of torchvision's.
+
+    Raises UserError that offers the nearest name, ours or theirs, for one that nobody has.
+    """
+    short = name.removeprefix(_TORCHVISION)
+    if short == name and short in MODELS.names():
+        return False
+    theirs = torchvision_names()
+    if short in theirs:
+        return True
+    if short != name:
+        raise UserError(f"torchvision has no classifier {short!r}; {nearest(short, theirs)}")
+    ours = MODELS.names()
+    offer = nearest(short, [*ours, *theirs])
+    if not offer.startswith("did you mean"):
+        offer = f"{nearest(short, ours)}; and torchvision's classifiers, by their names"
+    raise UserError(f"unknown model {short!r}; {offer}")
 
 
 def build_model(name: str, input_shape: Sequence[int], classes: int, **options: object) -> nn.Module:
@@ -43,7 +68,7 @@ def build_model(name: str, input_shape: Sequence[int], classes: int, **options: 
 
     Raises UserError for an unknown name, for options that it does not take and for images that it cannot take.
     """
-    if name.startswith(_TORCHVISION):
+    if is_torchvision(name):
         return _torchvision(name, tuple(input_shape), classes, options)
     return _constructed(name, lambda: MODELS.construct(name, tuple(input_shape), classes, **options))
 
@@ -51,12 +76,10 @@ def build_model(name: str, input_shape: Sequence[int], classes: int, **options: 
 def _torchvision(name: str, input_shape: tuple[int, ...], classes: int, options: dict[str, object]) -> nn.Module:
     from torchvision import models
 
-    available = models.list_models(module=models)
     short = name.removeprefix(_TORCHVISION)
-    if short not in available:
-        raise UserError(f"torchvision has no classifier {short!r}; {nearest(short, available)}")
     if len(input_shape) != 3 or input_shape[0] != 3:
-        raise UserError(f"the model {name!r} takes images with 3 channels, not {list(input_shape)}")
+        offer = ": set data.channels: 3, which repeats the channel of grayscale images" if input_shape[0] == 1 else ""
+        raise UserError(f"the model {name!r} takes images with 3 channels, not {list(input_shape)}{offer}")
     if "weights" in options:
         raise UserError(f"the model {name!r} starts from random weights: the option 'weights' would download some")
     if short in ("googlenet", "inception_v3"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from operator import getitem
 from typing import Any
 
@@ -19,14 +20,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from decentral.core.permutation import Block, Group, PermutationSpec, Tap, TensorAxis
+from decentral.core.permutation import PermutationSpec
 from decentral.errors import Untraceable
-from decentral.models.axes import AxisSystem
-from decentral.models.rules import FUNCTIONS, METADATA, MODULES, Call, Rule, Value
-
-
-class Shape(tuple[int, ...]):
-    """Stands for a tensor among the recorded results of a graph."""
+from decentral.models.axes import Axis, AxisSystem
+from decentral.models.calls import Call, Rule, Shape, Value
+from decentral.models.collection import collect
+from decentral.models.rules import FUNCTIONS, METADATA, MODULES, PARTED
 
 
 def permutation_spec(model: nn.Module, *example_inputs: Tensor) -> PermutationSpec:
@@ -36,6 +35,7 @@ def permutation_spec(model: nn.Module, *example_inputs: Tensor) -> PermutationSp
     in another mode. Raises Untraceable, naming module and operator, for a network that cannot be read for certain.
     """
     graph_module = trace(model, len(example_inputs))
+    _check_same(graph_module.graph, trace(model, len(example_inputs)).graph)
     with evaluating(model), torch.no_grad():
         results = _Recorder(graph_module).record(*(example.clone() for example in example_inputs))
     return _Propagation(model, graph_module, results).spec()
@@ -51,6 +51,7 @@ def trace(model: nn.Module, inputs: int = 1) -> fx.GraphModule:
             raise Untraceable(f"{name} is not built yet: run one batch through the model before")
     arguments = list(inspect.signature(model.forward).parameters.values())
     left_out = {a.name: a.default for a in arguments[inputs:] if a.default is not a.empty}
+    held = set(vars(model))
     with evaluating(model):
         try:
             graph = _Tracer().trace(model, concrete_args=left_out or None)
@@ -62,7 +63,19 @@ def trace(model: nn.Module, inputs: int = 1) -> fx.GraphModule:
         for check in list(placeholder.users):
             _erase(graph, check)
         graph.erase_node(placeholder)
-    return fx.GraphModule(model, graph)
+    graph_module = fx.GraphModule(model, graph)
+    # Tensors that the forward pass makes as it is traced are kept with the graph, and not with the model.
+    for name in [name for name in vars(model) if name not in held and name.startswith("_tensor_constant")]:
+        delattr(model, name)
+    return graph_module
+
+
+def _check_same(graph: fx.Graph, again: fx.Graph) -> None:
+    """Raises Untraceable at the first operator that only one of two traces has."""
+    for node, other in zip_longest(graph.nodes, again.nodes):
+        if node is None or other is None or (node.op, str(node.target)) != (other.op, str(other.target)):
+            odd = node if node is not None and node.op != "output" else other
+            raise Untraceable(f"{_place(odd)}: is not there in every call: the network changes its structure")
 
 
 @contextmanager
@@ -127,11 +140,12 @@ class _Propagation:
         self._saved: dict[int, Value] = {}
         self._names: dict[str, Value] = {}
         """Every tensor that is saved with the model, under each of its names; tied ones share their axes."""
+        self._met: set[int] = set()
         tensors = [item for item in model.state_dict(keep_vars=True).items() if isinstance(item[1], Tensor)]
+        grouped = {id(part.weight): part.groups for part in model.modules() if isinstance(part, _CONVOLUTIONS)}
         for name, tensor in tensors:
-            axes = tuple(map(self._system.fresh, tensor.shape))
-            self._names[name] = self._saved.setdefault(id(tensor), Value(axes))
-        self._memory = [_extent(tensor) for _, tensor in tensors]
+            self._names[name] = self._saved.setdefault(id(tensor), self._fresh(tensor, grouped.get(id(tensor), 1)))
+        self._memory = [tensor for _, tensor in tensors]
         for one, other in _overlaps({id(tensor): tensor for _, tensor in tensors}.values()):
             self._pin((self._saved[id(one)], self._saved[id(other)]))
 
@@ -142,7 +156,9 @@ class _Propagation:
             except (ValueError, IndexError, AttributeError) as error:
                 raise Untraceable(f"{_place(node)}: {error}") from error
             self._values[node] = _each(value, Value, partial(replace, node=node.name))
-        return self._collect()
+        # What the forward pass never uses is left alone.
+        self._pin([value for key, value in self._saved.items() if key not in self._met])
+        return collect(self._system, self._names, self._taps())
 
     def _visit(self, node: fx.Node) -> Any:
         """What a node computes, as a structure with a Value for every tensor."""
@@ -165,18 +181,22 @@ class _Propagation:
             case _ if node.target in METADATA and not isinstance(self._results[node], Shape):
                 value = self._results[node]
             case _:
-                value = self._apply(node, node.target, FUNCTIONS.get(node.target), args, kwargs)
+                rule = FUNCTIONS.get(node.target) or FUNCTIONS.get(_qualified(node.target))
+                value = self._apply(node, node.target, rule, args, kwargs)
         return value
 
     def _apply(self, node: fx.Node, operator: Any, rule: Rule | None, args: tuple[Any, ...], kwargs: Any) -> Any:
         """By the operator's rule if it has one that takes this call, else pinned."""
         result = self._results[node]
-        if isinstance(result, Shape) and rule is not None:
-            call = Call(self._system, result, self._own, self._reads)
-            if _takes(rule, call, *args, **kwargs):
-                value = rule(call, *args, **kwargs)
-                if tuple(map(self._system.size, value.axes)) != result:
-                    raise ValueError(f"its rule does not describe a result of shape {tuple(result)}")
+        first = result[0] if isinstance(result, (tuple, list)) and not isinstance(result, Shape) and result else result
+        if rule is not None and isinstance(first, Shape):
+            if rule not in PARTED:
+                args, kwargs = _each((args, kwargs), Value, self._whole)
+            call = Call(self._system, result, self._own, self._weight, self._reads)
+            if _takes(rule, call, *args, **kwargs) and (value := rule(call, *args, **kwargs)) is not None:
+                value = _each(value, Value, lambda each: replace(each, axes=self._system.complete(each.axes)))
+                if _each(value, Value, lambda each: tuple(axis.size for axis in each.axes)) != result:
+                    raise ValueError(f"its rule does not describe a result of shape {result}")
                 return value
         return self._pinned(node, operator, (args, kwargs), result)
 
@@ -192,63 +212,61 @@ class _Propagation:
         self._pin(arguments)
         return _each(result, Shape, self._fixed)
 
+    def _fresh(self, tensor: Tensor, groups: int) -> Value:
+        """Free axes of a tensor; of a grouped convolution's weight, axis 1 is parted from the axis of all inputs."""
+        axes = [self._system.fresh(size) for size in tensor.shape]
+        if groups > 1 and axes[1].size > 1:
+            inputs = self._system.fresh(groups * tensor.shape[1]).rows(groups)
+            axes[1] = Axis(inputs.units, inputs.labels, 1)
+        return Value(tuple(axes))
+
     def _own(self, tensor: Tensor) -> Value:
         """Axes of a tensor that the network holds. What is not saved with it cannot be permuted: it is fixed."""
+        return self._whole(self._weight(tensor))
+
+    def _weight(self, tensor: Tensor) -> Value:
+        """The same with axes that are parted from the start."""
         if id(tensor) in self._saved:
+            self._met.add(id(tensor))
             return self._saved[id(tensor)]
-        start, end = _extent(tensor)
-        if any(start < until and since < end for since, until in self._memory):
-            raise ValueError("uses a tensor that shares memory with a parameter but is not one")
+        for saved in self._memory:
+            if _overlap(saved, tensor):
+                if isinstance(saved, nn.Parameter):
+                    raise ValueError("uses a tensor that shares memory with a parameter but is not one")
+                # A view of a buffer that was taken while tracing: it is what it was if the buffer is.
+                self._pin(self._saved[id(saved)])
         return self._fixed(Shape(tensor.shape))
 
     def _fixed(self, shape: Shape) -> Value:
         return Value(tuple(map(self._system.fixed, shape)))
 
+    def _whole(self, value: Value) -> Value:
+        """The value as rules take it that know nothing of parted axes: those stay in place."""
+        self._system.pin(axis for axis in value.axes if axis.is_parted)
+        axes = (self._system.fixed(axis.size) if axis.is_parted else axis for axis in value.axes)
+        return replace(value, axes=tuple(axes))
+
     def _pin(self, arguments: Any) -> None:
         """Everything among the arguments: tensors, and modules with all that is saved with them."""
-        _each(arguments, Value, self._pin_value)
+        _each(arguments, Value, lambda value: self._system.pin(value.axes))
         _each(arguments, nn.Module, lambda module: self._pin([*map(self._own, _tensors(module))]))
 
-    def _pin_value(self, value: Value) -> None:
-        for axis in value.axes:
-            self._system.pin(axis)
-
-    def _collect(self) -> PermutationSpec:
-        system = self._system
-        numbers: dict[int, int] = {}
-        names: list[str] = []
-        axes = []
-        for name, value in self._names.items():
-            for place, axis in enumerate(value.axes):
-                runs = system.resolve(axis)
-                for run in runs:
-                    if not system.is_pinned(run.atom) and run.atom not in numbers:
-                        numbers[run.atom] = len(numbers)
-                        names.append(name.rpartition(".")[0] or name)
-                blocks = tuple(Block(numbers.get(run.atom), system.units(run.atom), run.repeat) for run in runs)
-                if any(block.group is not None for block in blocks):
-                    axes.append(TensorAxis(name, place, blocks))
-        taps: dict[int, list[Tap]] = {atom: [] for atom in numbers}
-        for atom, tap in self._taps():
-            if atom in taps:
-                taps[atom].append(tap)
-        groups = [Group(name, system.units(atom), tuple(taps[atom])) for name, atom in zip(names, numbers, strict=True)]
-        return PermutationSpec(tuple(groups), tuple(axes))
-
-    def _taps(self) -> Iterator[tuple[int, Tap]]:
-        """Every run of every axis of the activations that a layer with weights reads, by its atom."""
+    def _taps(self) -> Iterator[tuple[str, str, tuple[Axis, ...]]]:
+        """Node, module and axes of the activations that a layer with weights reads."""
         reads = set(self._reads)
         for node, value in self._values.items():
             if node.name in reads and isinstance(value, Value):
-                for place, axis in enumerate(value.axes):
-                    start = 0
-                    for run in self._system.resolve(axis):
-                        yield run.atom, Tap(node.name, _module(node), place, start, run.repeat)
-                        start += self._system.size((run,))
+                yield node.name, _module(node), value.axes
 
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _PURE = frozenset({"torch", "torchvision", "_operator", "builtins", "math"})
 """Where functions come from whose results depend on nothing but their arguments (and torch's random state)."""
+
+
+def _qualified(operator: Any) -> str:
+    return f"{getattr(operator, '__module__', '')}.{getattr(operator, '__name__', '')}"
 
 
 def _takes(rule: Rule, *args: Any, **kwargs: Any) -> bool:
@@ -278,6 +296,11 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 def _extent(tensor: Tensor) -> tuple[int, int]:
     """First byte and end of a tensor's memory."""
     return tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    (start, end), (since, until) = _extent(one), _extent(other)
+    return start < until and since < end
 
 
 def _overlaps(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

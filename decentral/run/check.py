@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from decentral.run.recipe import Choice, Data, Recipe
     from decentral.run.source import Document, Key
 
-TORCHVISION = "torchvision/"
-
 _TYPES: Mapping[str, type] = {
     "int": int,
     "float": float,
@@ -51,8 +49,7 @@ def check(recipe: Recipe, document: Document) -> None:
     _options(DATASETS, recipe.data, 3, document, ("data", "options"))
     _named(PARTITIONS, recipe.data.partition.name, document, ("data", "partition", "name"))
     _options(PARTITIONS, recipe.data.partition, 3, document, ("data", "partition"))
-    if not recipe.model.name.startswith(TORCHVISION):
-        _named(MODELS, recipe.model.name, document, ("model", "name"))
+    if not _of_torchvision(recipe.model.name, document):
         _options(MODELS, recipe.model, 2, document, ("model",))
     _named(TOPOLOGIES, recipe.topology.name, document, ("topology", "name"))
     _options(TOPOLOGIES, recipe.topology, 2, document, ("topology",))
@@ -64,6 +61,15 @@ def _named(registry: Registry, name: str, document: Document, key: Key) -> None:
         registry.check(name)
     except UserError as error:
         raise document.error(str(error), key) from None
+
+
+def _of_torchvision(model: str, document: Document) -> bool:
+    from decentral.models.catalogue import is_torchvision
+
+    try:
+        return is_torchvision(model)
+    except UserError as error:
+        raise document.error(str(error), ("model", "name")) from None
 
 
 def _options(registry: Registry, choice: Choice | Data, given: int, document: Document, key: Key) -> None:

@@ -9,7 +9,6 @@ A launcher holds an advisory lock on it, which the operating system releases how
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -21,19 +20,22 @@ from typing import Self
 
 from decentral.errors import RunDirectoryError
 from decentral.files import write_atomic
-from decentral.run import journal
+from decentral.run import journal, lock
 from decentral.run.recipe import Recipe
 
 RUNS = Path("runs")
 LOCK = ".lock"
+RECIPE, ABOUT, LOG = "recipe.yaml", "run.json", "log.txt"
+CHECKPOINTS = "checkpoints"
+FOLDERS = (journal.NODES, CHECKPOINTS)
 
 
 class RunDirectory:
     """The files of one run. `create` and `resume` hold the lock until `close` (or use `with`); `open` only reads."""
 
-    def __init__(self, path: Path, recipe: Recipe, world: str, lock: int | None = None):
+    def __init__(self, path: Path, recipe: Recipe, world: str, held: int | None = None):
         self.path, self.recipe, self.world = path, recipe, world
-        self._lock = lock
+        self._held = held
 
     @classmethod
     def create(cls, path: Path | str | None, recipe: Recipe, world: str) -> Self:
@@ -45,14 +47,14 @@ class RunDirectory:
         check_empty(folder)
         with _refusing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked(folder)
+            held = _locked(folder)
             try:
                 check_empty(folder)  # again: another launcher may have been faster
                 _lay_out(folder, recipe, world)
             except BaseException:
-                os.close(lock)
+                os.close(held)
                 raise
-        return cls(folder, recipe, world, lock)
+        return cls(folder, recipe, world, held)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -60,12 +62,12 @@ class RunDirectory:
         folder = Path(path)
         with _refusing(folder):
             try:
-                about = json.loads((folder / "run.json").read_bytes())
+                about = json.loads((folder / ABOUT).read_bytes())
                 world = str(about["world"])
             except (FileNotFoundError, NotADirectoryError):
-                raise RunDirectoryError(f"{folder}: holds no run (there is no run.json)") from None
+                raise RunDirectoryError(f"{folder}: holds no run (there is no {ABOUT})") from None
             except (ValueError, KeyError, TypeError) as error:
-                raise RunDirectoryError(f"{folder / 'run.json'}: damaged") from error
+                raise RunDirectoryError(f"{folder / ABOUT}: damaged") from error
             return cls(folder, Recipe.from_run(folder), world)
 
     @classmethod
@@ -81,9 +83,9 @@ class RunDirectory:
 
     def close(self) -> None:
         """Releases the lock."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def __enter__(self) -> Self:
         return self
@@ -96,20 +98,17 @@ class RunDirectory:
     @property
     def in_use(self) -> bool:
         """Whether a launcher, this one or another, holds the run."""
-        if self._lock is not None:
+        if self._held is not None:
             return True
-        try:
-            os.close(_locked(self.path))
-        except RunDirectoryError:
-            return True
-        return False
+        with _refusing(self.path):
+            return lock.is_held(self.path / LOCK)
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     @property
     def recipe_file(self) -> Path:
-        return self.path / "recipe.yaml"
+        return self.path / RECIPE
 
     @property
     def summary_file(self) -> Path:
@@ -120,34 +119,16 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
-    def events_file(self) -> Path:
-        return self.path / journal.FILE
-
-    @property
     def report_file(self) -> Path:
         return self.path / "report.html"
 
     @property
-    def cluster_file(self) -> Path:
-        """Who takes part and where, for the nodes."""
-        return self.path / "cluster.json"
-
-    @property
-    def trust_file(self) -> Path:
-        """What a client of a standing cluster pins."""
-        return self.path / "trust.toml"
-
-    @property
-    def launcher_journal(self) -> Path:
-        return self.journal_file("launcher")
-
-    @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def nodes(self) -> Path:
-        return self.path / "nodes"
+        return self.path / journal.NODES
 
     @property
     def authority(self) -> Path:
@@ -161,14 +142,16 @@ class RunDirectory:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
+    @property
+    def log_files(self) -> dict[str, Path]:
+        """What the nodes wrote to their standard output and error, by the node's name."""
+        return {file.parent.name: file for file in sorted(self.nodes.glob(f"*/{LOG}"))}
+
     def journal_file(self, name: str) -> Path:
         return self.nodes / name / journal.FILE
 
     def log_file(self, name: str) -> Path:
-        return self.nodes / name / "log.txt"
-
-    def checkpoint_file(self, name: str) -> Path:
-        return self.checkpoints / f"{name}.safetensors"
+        return self.nodes / name / LOG
 
     def write(self, file: Path, data: bytes) -> None:
         """Writes one of the run's files atomically. Raises RunDirectoryError where the disk does not take it."""
@@ -196,7 +179,7 @@ def check_empty(folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise RunDirectoryError(f"{folder}: is a file, not a folder")
         held = {entry.name for entry in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
-    if {"run.json", "recipe.yaml"} & held:
+    if {ABOUT, RECIPE} & held:
         raise RunDirectoryError(f"{folder}: already holds a run; choose another folder, or go on with it by --resume")
     if held:
         raise RunDirectoryError(f"{folder}: is not empty ({', '.join(sorted(held)[:3])}); choose another folder")
@@ -211,26 +194,23 @@ def _lay_out(folder: Path, recipe: Recipe, world: str) -> None:
         "decentral": importlib.metadata.version("decentral"),
     }
     try:
-        for name in ("nodes", "checkpoints"):
+        for name in FOLDERS:
             (folder / name).mkdir()
-        write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
-        write_atomic(folder / "run.json", json.dumps(about, indent=2).encode() + b"\n")
+        write_atomic(folder / RECIPE, recipe.to_yaml().encode())
+        write_atomic(folder / ABOUT, json.dumps(about, indent=2).encode() + b"\n")
     except BaseException:
-        for name in ("nodes", "checkpoints"):
+        for name in FOLDERS:
             with contextlib.suppress(OSError):
                 (folder / name).rmdir()
-        (folder / "recipe.yaml").unlink(missing_ok=True)
+        (folder / RECIPE).unlink(missing_ok=True)
         raise
 
 
 def _locked(folder: Path) -> int:
-    """An open file whose lock is this process's until it is closed or the process ends; not inherited by children."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunDirectoryError(f"{folder}: another launcher is using this run directory") from None
+    """See `lock.take`."""
+    descriptor = lock.take(folder / LOCK)
+    if descriptor is None:
+        raise RunDirectoryError(f"{folder}: another launcher is using this run directory")
     return descriptor
 
 

@@ -24,7 +24,8 @@ Event = Mapping[str, Any]
 Observer = Callable[[Event], None]
 """Somebody who is told of every event, such as the progress on the terminal."""
 
-FILE = "events.jsonl"
+NODES, FILE = "nodes", "events.jsonl"
+"""A run's folder of its nodes' folders, and the journal in each of them and of the run."""
 LAUNCHER = -1
 """Where the launcher's events stand among those of one instant: before the peers'."""
 
@@ -94,7 +95,7 @@ def merge(directory: os.PathLike[str]) -> list[Event]:
 
 def journals(directory: Path) -> list[Path]:
     """The journals of a run directory, by the name of their node."""
-    return sorted((directory / "nodes").glob(f"*/{FILE}"))
+    return sorted((directory / NODES).glob(f"*/{FILE}"))
 
 
 class Tail:

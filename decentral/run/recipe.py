@@ -96,6 +96,8 @@ class Data(Section):
     """Whether a missing archive may be fetched."""
     augment: bool = False
     """Random crop and flip, for images of 32x32 and larger."""
+    channels: Literal[3] | None = None
+    """3: grayscale images become three equal channels, as torchvision's networks need them; null: as they are."""
 
 
 class Training(Section):
@@ -103,6 +105,8 @@ class Training(Section):
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 1
     """Local epochs a round."""
+    steps: Count | None = None
+    """Optimiser steps a round instead, on through the shuffled epochs; 1: peers mix after every batch."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
@@ -113,22 +117,44 @@ class Training(Section):
     """Whether each round forgets the optimiser's state."""
     initialisation: Literal["common", "separate"] = "common"
     """One seed for every peer's first parameters, or another for each."""
+    start_from: str | None = None
+    """Folder of another run's checkpoints, of which each peer takes its own newest model; null: a new model."""
     pretrain_epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Local epochs before round 1, journalled as round 0."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the arithmetic of a training step; parameters, and what is sent and merged, are float32."""
+    channels_last: bool = False
+    """Whether images and convolutions lie in memory with the channels last, which accelerators prefer."""
 
 
 class Matching(Section):
     """How DIMAT aligns the units of two models before it averages them."""
 
-    method: Literal["activation", "weight"] = "activation"
+    method: Literal["activation", "weight", "both"] = "activation"
     samples: Count = 512
-    """The peer's own images used for matching and to re-estimate BatchNorm."""
+    """Images used for matching and to re-estimate BatchNorm."""
+    data: Literal["own", "proxy"] = "own"
+    """own: of the peer's share; proxy: class-balanced, the same for every peer, and in nobody's share."""
+
+
+class Averaging(Section):
+    """How models are averaged by algorithms that do not align them first."""
+
+    batchnorm: Literal["average", "reestimate"] = "average"
+    """BatchNorm's statistics: averaged as the rest, or estimated anew on the images of `matching`."""
 
 
 class Every(Section):
     """How often, in rounds; the last round always counts."""
 
     every: Count = 1
+
+
+class Evaluation(Every):
+    """On the common test set."""
+
+    samples: Count | None = None
+    """Class-balanced number of test images, drawn from the seed; null: all."""
 
 
 class Deadlines(Section):
@@ -172,12 +198,13 @@ class Recipe(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Torch threads of each peer, equal in every world: gradients differ between one thread and two."""
     model: Choice = Choice(name="mlp")
-    """A name of `decentral.models.catalogue.MODELS`, or torchvision/<name>; options go to its constructor."""
+    """A name of `decentral.models.catalogue.MODELS` or of torchvision; options go to its constructor."""
     learner: str = "classifier"
     data: Data = Data()
     training: Training = Training()
+    averaging: Averaging = Averaging()
     matching: Matching = Matching()
-    evaluation: Every = Every()
+    evaluation: Evaluation = Evaluation()
     checkpoint: Every = Every()
     deadlines: Deadlines = Deadlines()
     simulation: Simulation = Simulation()

@@ -48,17 +48,17 @@ def render(recipe: Recipe, world: str, events: Sequence[Event]) -> str:
     style = resources.files("decentral.run").joinpath("report.css").read_text()
     title = escape(recipe.name)
     sections = [
-        _section("Test accuracy", "Of each peer's own model on the common test set, after each round.",
+        _section("Test accuracy", f"Of each peer's own model {_test_set(recipe)}.",
                  _curves(recipe, events, "accuracy")),
         _columns(
             _section("Topology", _topology_words(recipe), _topology(recipe, summary)),
-            _section("Test loss", "Mean cross-entropy on the common test set.", _curves(recipe, events, "loss")),
+            _section("Test loss", f"Mean cross-entropy {_test_set(recipe)}.", _curves(recipe, events, "loss")),
         ),
         _columns(
             _section("Sent by each peer", "Bytes after encoding, by what they carry.", _bytes(recipe, events)),
             _section("Time by phase", _time_words(world), _phases(recipe, events)),
         ),
-        _partition(events),
+        _partition(recipe, events),
         _happenings(events),
         f'<section><details><summary>Recipe</summary><pre>{escape(recipe.to_yaml())}</pre></details></section>',
     ]  # fmt: skip
@@ -215,14 +215,35 @@ def _time_words(world: str) -> str:
     )
 
 
-def _partition(events: Sequence[Event]) -> str:
+def _test_set(recipe: Recipe) -> str:
+    samples = recipe.evaluation.samples
+    which = "" if samples is None else f"{samples:,} class-balanced images of "
+    return f"on {which}the common test set, {_how_often(recipe.evaluation.every)}"
+
+
+def _how_often(rounds: int) -> str:
+    return "after each round" if rounds == 1 else f"after every {rounds} rounds and the last"
+
+
+def _matching_words(recipe: Recipe) -> str:
+    """The images that a merge looks at."""
+    matching = recipe.matching
+    if matching.data == "own":
+        whose = f"up to {matching.samples:,} images of its own share"
+    else:
+        whose = f"{matching.samples:,} class-balanced images that are the same for all and in nobody's share (proxy)"
+    return f"A merge that matches units or re-estimates BatchNorm looks at {whose}."
+
+
+def _partition(recipe: Recipe, events: Sequence[Event]) -> str:
     """Training images by peer and class, where the journals tell: `data` events with `classes`."""
     held = {event["peer"]: event["classes"] for event in events if event["event"] == "data"}
     if not held:
         return ""
     rows = [(peer_name(peer), counts) for peer, counts in sorted(held.items())]
     columns = [str(column) for column in range(max(len(counts) for counts in held.values()))]
-    return _section("Who holds what", "Training images by peer and class.", charts.heat_table(rows, columns))
+    words = f"Training images by peer and class. {escape(_matching_words(recipe))}"
+    return _section("Who holds what", words, charts.heat_table(rows, columns))
 
 
 def _happenings(events: Sequence[Event]) -> str:

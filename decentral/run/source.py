@@ -48,6 +48,12 @@ class _Dumper(yaml.SafeDumper):
 for _tag, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(_PREFIX + _tag, _pattern, _first)
     _Dumper.add_implicit_resolver(_PREFIX + _tag, _pattern, _first)
+_LINE_BREAKS = {"\x85", "\u2028", "\u2029"}
+"""Which PyYAML would write into quotes of one kind and read back as spaces; those of the other kind escape them."""
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(f"{_PREFIX}str", text, style='"' if _LINE_BREAKS & {*text} else None),
+)
 _Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence(f"{_PREFIX}seq", items, flow_style=True))
 
 

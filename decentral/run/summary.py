@@ -31,7 +31,8 @@ def summarise(recipe: Recipe, world: str, events: Sequence[Event], wall: float |
     `wall`: seconds that the run took, where its own clock does not tell (the simulator's is virtual).
 
     Accuracy and loss are those of each peer's last evaluation, null for a peer that had none; bytes are sums over the
-    peers; the seconds of a phase are the mean over the peers, so that they can be held against `wall`.
+    peers; the seconds of a phase are the mean over the peers, so that they can be held against `wall`. `evaluation`
+    and `matching` are what the recipe says of the images used; no number of test images means all of them.
     """
     last = last_evaluations(recipe, events)
     accuracies = [event["accuracy"] for event in last if event is not None and event["accuracy"] is not None]
@@ -54,6 +55,8 @@ def summarise(recipe: Recipe, world: str, events: Sequence[Event], wall: float |
         "bytes": {kind: sum(counts[kind] for counts in per_peer) for kind in KINDS},
         "seconds": _seconds(recipe, events, _latest(events) if wall is None else wall),
         "virtual_seconds": round(_latest(events), 6) if world == "sim" else None,
+        "evaluation": {"samples": recipe.evaluation.samples},
+        "matching": {"data": recipe.matching.data, "samples": recipe.matching.samples},
         "crashed": _named(events, "crashed"),
         "rejoined": _named(events, "rejoined"),
         "versions": versions(),

@@ -6,13 +6,32 @@ estimated anew on data (REPAIR, arXiv 2211.08403; DIMAT, arXiv 2404.08079, algor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from decentral.models.tracing import evaluating
+
+
+def tracking_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The layers with running statistics, by name."""
+    modules = model.named_modules()
+    return {name: m for name, m in modules if isinstance(m, _BatchNorm) and m.running_mean is not None}
+
+
+@torch.no_grad()
+def spread_batchnorm(model: nn.Module, states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> None:
+    """Adds to the running variances, which are averages of the states', the variance of the states' means.
+
+    So they are the variances of all the images that the states' statistics come from (law of total variance). The
+    weights sum to one; the running means are averages already.
+    """
+    for name, layer in tracking_layers(model).items():
+        assert layer.running_mean is not None and layer.running_var is not None
+        for state, weight in zip(states, weights, strict=True):
+            layer.running_var.add_((state[f"{name}.running_mean"] - layer.running_mean).square(), alpha=weight)
 
 
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
@@ -22,7 +41,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     have no variance and are passed over. Returns the number of batches, which is 0 for a model without running
     statistics: it does not run at all. Raises ValueError when there is such a layer and no batch.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = list(tracking_layers(model).values())
     if not layers:
         return 0
     device = next(model.parameters()).device

@@ -27,10 +27,19 @@ def normalise(
 
 
 class NormalisedImages:
-    """A set of images on one device. `images[indices]` is a batch: the same values whether they were kept or not."""
+    """A set of images on one device. `images[indices]` is a batch: the same values whether they were kept or not.
 
-    def __init__(self, pixels: UInt8[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float]) -> None:
-        self._mean, self._std = tuple(mean), tuple(std)
+    `layout` is how a batch lies in memory: torch.channels_last, or torch.contiguous_format.
+    """
+
+    def __init__(
+        self,
+        pixels: UInt8[Tensor, "n c h w"],
+        mean: Sequence[float],
+        std: Sequence[float],
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self._mean, self._std, self._layout = tuple(mean), tuple(std), layout
         self._pixels = pixels
         small = pixels.numel() * torch.float32.itemsize <= KEPT_BYTES
         self._kept = normalise(pixels, mean, std) if small else None
@@ -40,8 +49,8 @@ class NormalisedImages:
 
     def __getitem__(self, indices: Int[Tensor, " b"] | slice) -> Float[Tensor, "b c h w"]:
         if self._kept is not None:
-            return self._kept[indices]
-        return normalise(self._pixels[indices], self._mean, self._std)
+            return self._kept[indices].contiguous(memory_format=self._layout)
+        return normalise(self._pixels[indices], self._mean, self._std).contiguous(memory_format=self._layout)
 
 
 def augment(images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
@@ -61,4 +70,6 @@ def augment(images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Flo
     columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)  # [b, w]
     batch = torch.arange(count, device=images.device)[:, None, None]
     # Advanced indices around a slice put the channels last.
-    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    cropped = padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return cropped.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

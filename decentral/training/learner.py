@@ -40,8 +40,11 @@ class Learner(Protocol):
         """How many of them there are of each class."""
         ...
 
-    def train(self, round: int) -> TrainingReport:
-        """Local training of one round; round 0 is pre-training. Random choices depend on (seed, peer, round) alone."""
+    def train(self, round: int, drift: State | None = None) -> TrainingReport:
+        """Local training of one round; round 0 is pre-training. Random choices depend on (seed, peer, round) alone.
+
+        `drift` is added to the parameters that it names, in equal parts, one after each optimiser step.
+        """
         ...
 
     def parameters(self) -> dict[str, Tensor]:

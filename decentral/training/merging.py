@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from decentral.core.averaging import WeightedAverage, check_weights
-from decentral.core.matching import activation_matching, weight_matching
+from decentral.core.matching import activation_matching, combined_matching, weight_matching
 from decentral.core.permutation import Permutation, PermutationSpec, apply_permutation, identity_permutation
-from decentral.training.activations import correlations
-from decentral.training.batchnorm import reestimate_batchnorm
+from decentral.training.activations import NotFinite, compare
+from decentral.training.batchnorm import reestimate_batchnorm, spread_batchnorm, tracking_layers
+from decentral.training.repair import applies, layer_moments, mix, repairable_layers, rescale
 
-METHODS = ("activation", "weight")
+METHODS = ("activation", "weight", "both")
+
+STATISTICS = ("reestimate", "average")
+
+Repair = bool | Literal["auto"]
 
 Network = nn.Module | Mapping[str, Tensor]
 """A network, or the state of one of the reference's architecture."""
@@ -45,21 +51,34 @@ def align(
     """For each other network the permutation that aligns it with the reference, independently of one another.
 
     `activation` compares the units' activations on `batches` (images, [B, ...]); the reference runs once for each.
-    `weight` compares the weights alone and needs no batches. Raises ValueError for another method, for networks of
-    different structure, and for activation matching without a batch.
+    `weight` compares the weights alone and needs no batches; `both` starts from the activations and looks at weights
+    too. Raises ValueError for another method, for networks of different structure and where images are needed and there
+    are none, NotFinite for parameters or activations that are not finite.
     """
+    return _align(reference, _states_like(reference, others), spec, batches, method)
+
+
+def _align(
+    reference: nn.Module,
+    states: Sequence[Mapping[str, Tensor]],
+    spec: PermutationSpec,
+    batches: Iterable[Tensor] | None,
+    method: str,
+) -> list[Permutation]:
     if method not in METHODS:
         raise ValueError(f"unknown matching method {method!r}; there are: {', '.join(METHODS)}")
-    states = [_state_like(reference, other) for other in others]
-    if not spec.groups:
+    if not spec.groups or not states:
         return [identity_permutation(spec) for _ in states]
-    if method == "activation":
-        if batches is None:
-            raise ValueError("activation matching needs batches of images")
-        scores = correlations(reference, states, spec, batches)
-        return [activation_matching(spec, groups) for groups in scores]
     own = {name: parameter.detach() for name, parameter in reference.named_parameters(remove_duplicate=False)}
-    return [weight_matching(spec, own, {name: state[name] for name in own}) for state in states]
+    if method == "weight":
+        return [weight_matching(spec, own, {name: state[name] for name in own}) for state in states]
+    if batches is None:
+        raise ValueError(f"the matching method {method!r} needs batches of images")
+    found = compare(reference, states, spec, batches)
+    if method == "activation":
+        return [activation_matching(spec, likeness) for likeness in found]
+    pairs = zip(states, found, strict=True)
+    return [combined_matching(spec, own, {name: state[name] for name in own}, likeness) for state, likeness in pairs]
 
 
 def merge(
@@ -68,16 +87,18 @@ def merge(
     spec: PermutationSpec,
     batches: Iterable[Tensor] | None = None,
     method: str = "activation",
+    *,
+    statistics: str = "reestimate",
+    repair: Repair = False,
 ) -> nn.Module:
     """A new network: the weighted average of the models, each aligned with the first, which is the reference.
 
-    `weights` sum to one. BatchNorm is estimated anew on `batches`, which only weight matching of networks without
-    BatchNorm can do without. Raises ValueError as `align` does, and for weights that are not those of a mean.
+    See `merge_into`.
     """
     if len(models) != len(weights):
         raise ValueError(f"{len(models)} models but {len(weights)} weights")
     merged = copy.deepcopy(models[0])
-    merge_into(merged, models[1:], weights, spec, batches, method=method)
+    merge_into(merged, models[1:], weights, spec, batches, method=method, statistics=statistics, repair=repair)
     return merged
 
 
@@ -89,21 +110,47 @@ def merge_into(
     batches: Iterable[Tensor] | None = None,
     *,
     method: str = "activation",
+    statistics: str = "reestimate",
+    repair: Repair = False,
 ) -> list[Permutation]:
     """The same in the memory of `model`, which is the reference; `weights` are its own and then those of the others.
 
-    The models are summed in this order. Returns the permutations that were applied to the others.
+    The models are summed in this order; the weights sum to one. `statistics` of BatchNorm: `reestimate` on `batches`,
+    or `average` those of the aligned networks, which needs no images and sees all that the others trained on. `repair`
+    gives the average's hidden units the mean and deviation that they have in the networks (`training.repair`); `auto`:
+    in networks without any normalisation, if there are batches. Returns the permutations that were applied to the
+    others. Raises ValueError as `align` does, for weights that are not those of a mean, and where images are needed
+    and there are none; the model is as it was then.
     """
     check_weights(weights)
+    if len(others) + 1 != len(weights):
+        raise ValueError(f"{len(others) + 1} models but {len(weights)} weights")
+    if statistics not in STATISTICS:
+        raise ValueError(f"unknown statistics {statistics!r}; there are: {', '.join(STATISTICS)}")
     images = None if batches is None else list(batches)
-    states = [_state_like(model, other) for other in others]
-    permutations = align(model, states, spec, images, method)
-    average = WeightedAverage()
-    average.add(model.state_dict(), weights[0])
-    for state, permutation, weight in zip(states, permutations, weights[1:], strict=True):
-        average.add(apply_permutation(spec, permutation, state), weight)
+    tracking = tracking_layers(model)
+    if tracking and statistics == "reestimate" and not any(len(batch) > 1 for batch in images or ()):
+        raise ValueError(f"no batch of two images or more to estimate the statistics of {next(iter(tracking))} on")
+    repaired = _repaired_layers(model, spec, images, repair) if others else []
+    states = _states_like(model, others)
+    permutations = _align(model, states, spec, images, method)
+    average, kept, moments = WeightedAverage(), [], []
+    for state, permutation, weight in zip(
+        (model.state_dict(), *states), (identity_permutation(spec), *permutations), weights, strict=True
+    ):
+        aligned = apply_permutation(spec, permutation, state)
+        average.add(aligned, weight)
+        if statistics == "average":
+            kept.append({f"{name}.running_mean": aligned[f"{name}.running_mean"].clone() for name in tracking})
+        if repaired and images:
+            moments.append(layer_moments(model, repaired, images, aligned))
     _replace(model, average.result())
-    reestimate_batchnorm(model, images or ())
+    if statistics == "average":
+        spread_batchnorm(model, kept, weights)
+    else:
+        reestimate_batchnorm(model, images or ())
+    if repaired and images:
+        rescale(model, mix(moments, weights), images)
     return permutations
 
 
@@ -114,17 +161,41 @@ def permute(model: nn.Module, spec: PermutationSpec, permutation: Permutation) -
     return permuted
 
 
-def _state_like(reference: nn.Module, other: Network) -> dict[str, Tensor]:
-    """The other's state on the reference's device and in its dtypes, for it runs through the reference's code."""
+def _states_like(reference: nn.Module, others: Sequence[Network]) -> list[dict[str, Tensor]]:
+    """The others' states on the reference's device and in its dtypes, for they run through the reference's code."""
     own = reference.state_dict()
-    state = other.state_dict() if isinstance(other, nn.Module) else other
-    if odd := own.keys() ^ state.keys():
-        raise ValueError(f"networks of different structure: only one of them has {min(odd)}")
-    for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            shapes = f"{tuple(tensor.shape)} and {tuple(state[name].shape)}"
-            raise ValueError(f"networks of different structure: {name} has the shapes {shapes}")
-    return {name: state[name].detach().to(tensor.device, tensor.dtype) for name, tensor in own.items()}
+    _check_finite(own, None)
+    states = []
+    for number, other in enumerate(others):
+        state = other.state_dict() if isinstance(other, nn.Module) else other
+        if odd := own.keys() ^ state.keys():
+            raise ValueError(f"networks of different structure: only one of them has {min(odd)}")
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                shapes = f"{tuple(tensor.shape)} and {tuple(state[name].shape)}"
+                raise ValueError(f"networks of different structure: {name} has the shapes {shapes}")
+        states.append({name: state[name].detach().to(tensor.device, tensor.dtype) for name, tensor in own.items()})
+        _check_finite(states[-1], number)
+    return states
+
+
+def _check_finite(state: Mapping[str, Tensor], network: int | None) -> None:
+    finite = {name: tensor.isfinite().all() for name, tensor in state.items() if tensor.is_floating_point()}
+    if finite and not torch.stack(list(finite.values())).all():  # read once: each look would wait for the device
+        name = next(name for name, whole in finite.items() if not whole)
+        raise NotFinite(f"has a value in {name} that is not finite", network)
+
+
+def _repaired_layers(
+    model: nn.Module, spec: PermutationSpec, images: Sequence[Tensor] | None, repair: Repair
+) -> list[str]:
+    if not applies(model, repair):
+        return []
+    if not any(len(batch) for batch in images or ()):
+        if repair == "auto":
+            return []
+        raise ValueError("repair needs batches of images")
+    return repairable_layers(model, spec)
 
 
 def _replace(model: nn.Module, state: Mapping[str, Tensor]) -> None:

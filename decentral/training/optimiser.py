@@ -20,6 +20,10 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 class Optimiser(Protocol):
     """Changes the parameters that it was made with. What it remembers has names like `momentum/layer.weight`."""
 
+    def backward(self, loss: Tensor) -> None:
+        """Adds the loss's gradients to the parameters."""
+        ...
+
     def step(self) -> None:
         """Moves every parameter that has a gradient, and drops the gradients."""
         ...
@@ -51,6 +55,9 @@ class _Memory:
         self._parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self._kept: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
 
+    def backward(self, loss: Tensor) -> None:
+        torch.autograd.backward(loss)
+
     def _moving(self) -> tuple[list[str], list[Tensor], list[Tensor]]:
         """Names, values and gradients of the parameters that take part in this step."""
         names = [name for name, parameter in self._parameters.items() if parameter.grad is not None]
@@ -77,7 +84,9 @@ class _Memory:
             parameter = self._parameters[name]
             if kind != "step" and tensor.shape != parameter.shape:
                 raise ValueError(f"optimiser state {key!r} is {list(tensor.shape)}, not {list(parameter.shape)}")
-            restored[kind][name] = tensor.to(parameter.device, copy=True)
+            # A fused step goes through memory, so what is restored must lie as its parameter does.
+            like = torch.empty((), device=parameter.device) if kind == "step" else torch.empty_like(parameter)
+            restored[kind][name] = like.copy_(tensor)
         self._kept = restored
 
 

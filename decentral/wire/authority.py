@@ -34,6 +34,7 @@ from decentral.files import write_atomic
 from decentral.wire import rpc
 from decentral.wire.certificate import (
     BINDING_OID,
+    CLOCK_SKEW,
     Credentials,
     host_name,
     new_key,
@@ -52,7 +53,8 @@ MAX_DOCUMENT = 4096
 MAX_MESSAGE = 3 * MAX_DOCUMENT
 ENROL = "/decentral.wire.v1.Authority/Enrol"
 SERVICE, _, METHOD = ENROL.removeprefix("/").partition("/")
-CLOCK_SKEW = timedelta(minutes=5)
+VALIDITY = timedelta(days=7)
+"""Of a peer's certificate, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Authority:
         known[0]["uses"] -= 1
         self._store(tokens)
 
-    def issue(self, csr: bytes, validity: timedelta = timedelta(days=7)) -> bytes:
+    def issue(self, csr: bytes, validity: timedelta = VALIDITY) -> bytes:
         """The certificate (DER) for a request (DER): no longer than `validity`, nor than the identity allows.
 
         Whether the requester may have one is for `admit` or `renewable` to say. Raises Malformed.
@@ -183,14 +185,25 @@ class Authority:
             raise Malformed(Refusal.SIGNATURE, "a certificate of another peer")
 
     @asynccontextmanager
-    async def serve(self, address: str) -> AsyncIterator[str]:
-        """Serves Enrol, and yields the address with the port it got. Raises UserError if the port is busy."""
+    async def serve(self, address: str, *, validity: timedelta = VALIDITY) -> AsyncIterator[str]:
+        """Serves Enrol, and yields the address with the port it got. Raises UserError if the port is busy.
+
+        `validity` is that of the certificates which it grants.
+        """
         key = new_key()
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         certificate = self._leaf(AUTHORITY_NAME, AUTHORITY_NAME, key.public_key(), timedelta(days=365), usage)
         chain = _pem(x509.load_der_x509_certificate(certificate))
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)], maximum_concurrent_rpcs=64)
-        handler = grpc.unary_unary_rpc_method_handler(self._enrol)
+
+        async def answer(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            try:
+                certificate = self._grant(data, validity)
+            except Malformed as error:
+                await rpc.refuse(context, error.reason, error.detail)
+            return pb.EnrolReply(certificate=certificate).SerializeToString()
+
+        handler = grpc.unary_unary_rpc_method_handler(answer)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
         credentials = grpc.ssl_server_credentials([(private_pem(key), chain)])
         bound = await rpc.take_port(server, address, credentials)
@@ -200,21 +213,14 @@ class Authority:
         finally:
             await server.stop(grace=1.0)
 
-    async def _enrol(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        try:
-            certificate = self._grant(data)
-        except Malformed as error:
-            await rpc.refuse(context, error.reason, error.detail)
-        return pb.EnrolReply(certificate=certificate).SerializeToString()
-
-    def _grant(self, data: bytes) -> bytes:
+    def _grant(self, data: bytes, validity: timedelta) -> bytes:
         try:
             request = pb.EnrolRequest.FromString(data)
         except DecodeError as error:
             raise Malformed(Refusal.MALFORMED, "not an EnrolRequest") from error
         if len(request.csr) > MAX_DOCUMENT or len(request.certificate) > MAX_DOCUMENT:
             raise Malformed(Refusal.TOO_LARGE, f"a document of more than {MAX_DOCUMENT} bytes")
-        certificate = self.issue(request.csr)
+        certificate = self.issue(request.csr, validity)
         if request.WhichOneof("grounds") == "certificate":
             self.renewable(request.certificate, request.csr)
         else:
@@ -258,7 +264,7 @@ async def _ask(
     address: str, identity: Identity, authority: bytes, request: pb.EnrolRequest, deadline: float
 ) -> Credentials:
     key = new_key()
-    request.csr = request_certificate(identity, key, time.time() + timedelta(days=7).total_seconds())
+    request.csr = request_certificate(identity, key, time.time() + VALIDITY.total_seconds())
     options = [
         *rpc.CONNECTION_OPTIONS,
         ("grpc.ssl_target_name_override", AUTHORITY_NAME),

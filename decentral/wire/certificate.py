@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from decentral.wire.messages import PeerId
 
 BINDING_OID = x509.ObjectIdentifier("2.25.210555893739170554527821817351210758994")
 """An arc of our own: 2.25 holds every UUID, with no registration (ITU-T X.667)."""
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""A certificate is valid from this long before it was made, because clocks differ."""
 
 BINDING_BYTES = PUBLIC_KEY_BYTES + 8 + SIGNATURE_BYTES
 _DER_OCTETS = bytes([0x04, BINDING_BYTES])  # an extension's value is DER: OCTET STRING, length below 128
@@ -132,6 +136,11 @@ class Credentials:
     def expires(self) -> float:
         """Unix seconds."""
         return _bound_by(self.certificate).expires
+
+    @property
+    def issued(self) -> float:
+        """Unix seconds."""
+        return _bound_by(self.certificate).starts + CLOCK_SKEW.total_seconds()
 
     def save(self, folder: Path) -> None:
         """Writes `tls.pem` (certificate and key together, so that they never part) and `authority.pem`."""

@@ -50,7 +50,7 @@ class GrpcTransport:
         self._limits = limits
         self._call_deadline = call_deadline
         self._mailbox = Mailbox(limits.pending)
-        self._links = Links(credentials, linger=call_deadline)
+        self._links = Links(credentials)
         self._server = grpc.aio.server(options=rpc.PEER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         service = PeerService(self._mailbox, self.traffic, limits, members, patience=call_deadline)
         self._server.add_generic_rpc_handlers(service.handlers())

@@ -32,10 +32,21 @@ PAUSE = 0.05
 
 @dataclass(slots=True)
 class _Link:
-    """A channel to a peer, and the one certificate (PEM) that it trusts."""
+    """A channel to a peer, the one certificate (PEM) that it trusts, and how many calls run over it now."""
 
     channel: grpc.aio.Channel
     certificate: bytes
+    calls: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self) -> None:
+        self.calls += 1
+        self.idle.clear()
+
+    def end(self) -> None:
+        self.calls -= 1
+        if not self.calls:
+            self.idle.set()
 
 
 @dataclass(slots=True)
@@ -48,12 +59,11 @@ class _Contact:
 
 
 class Links:
-    """The links of one peer. `linger` is how long (seconds) calls may go on over a link that is given up."""
+    """The links of one peer."""
 
-    def __init__(self, credentials: Credentials, linger: float) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
         self._tls = _first_handshake(credentials)
-        self._linger = linger
         self._contacts: dict[PeerId, _Contact] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -99,6 +109,7 @@ class Links:
                     if attempt:
                         await asyncio.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311
                     link = await self._reach(to, contact)
+                    link.begin()
                     try:
                         return await invoke(link.channel, patience)
                     except grpc.aio.AioRpcError as error:
@@ -108,6 +119,8 @@ class Links:
                         broken = Unreachable(str(failure))
                         if contact.link is link:
                             self._hang_up(contact)
+                    finally:
+                        link.end()
         except TimeoutError:
             raise Unreachable(f"{to}: silent for {deadline:g} s") from None
         raise broken
@@ -141,12 +154,20 @@ class Links:
         return _Link(grpc.aio.secure_channel(address, trusted, options), certificate)
 
     def _hang_up(self, contact: _Contact) -> None:
-        """Forgets a link; calls that still run over it may end."""
+        """Forgets a link; calls that still run over it go on to their own end."""
         if contact.link is not None:
-            task = asyncio.ensure_future(contact.link.channel.close(self._linger))
+            task = asyncio.ensure_future(_retire(contact.link))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             contact.link = None
+
+
+async def _retire(link: _Link) -> None:
+    try:
+        if link.calls:
+            await link.idle.wait()
+    finally:
+        await link.channel.close(None)
 
 
 def _first_handshake(credentials: Credentials) -> ssl.SSLContext:

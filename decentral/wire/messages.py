@@ -94,13 +94,15 @@ class Model:
     """Named tensors of one round: a peer's parameters and buffers.
 
     `tag` tells apart what one round may send in both directions (`"local"`: after local training, `"average"`: the
-    result of an aggregation). The digest is computed once per message by the codec, however many peers it is sent to.
+    result of an aggregation). `weight` is the push-sum weight that comes with it, finite and above zero; algorithms
+    without one leave it at one. The digest is computed once per message by the codec, however many peers it is sent to.
     """
 
     round: int
     tensors: Mapping[str, Tensor]
     samples: int = 0
     tag: str = "local"
+    weight: float = 1.0
     _encoded: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False, hash=False)
 
 

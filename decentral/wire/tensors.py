@@ -105,7 +105,12 @@ class EncodedModel:
         self._starts = list(accumulate((len(view) for view in self._views), initial=0))
         self._total = self._starts.pop()
         header = pb.ModelHeader(
-            round=model.round, tag=model.tag, samples=model.samples, total_bytes=self._total, tensors=headers
+            round=model.round,
+            tag=model.tag,
+            samples=model.samples,
+            total_bytes=self._total,
+            tensors=headers,
+            weight=None if model.weight == 1.0 else model.weight,
         ).SerializeToString()
         if len(header) > MAX_HEADER:
             raise ValueError(f"{len(tensors)} tensors need a header of {len(header)} bytes; the limit is {MAX_HEADER}")
@@ -236,7 +241,8 @@ class ModelDecoder:
                 raise Malformed(Refusal.MALFORMED, "a truth value that is neither 0 nor 1")
             tensors[header.name] = elements.view(dtype).view(tuple(header.shape))
             offset += size
-        return Model(self._header.round, tensors, self._header.samples, self._header.tag)
+        weight = self._header.weight if self._header.HasField("weight") else 1.0
+        return Model(self._header.round, tensors, self._header.samples, self._header.tag, weight)
 
     def _take_header(self, part: memoryview) -> pb.ModelHeader:
         if len(part) > MAX_HEADER:
@@ -315,6 +321,8 @@ def _check_header(header: pb.ModelHeader, limits: Limits) -> list[int]:
         )
     if header.round >= MAX_NUMBER or header.samples >= MAX_NUMBER or len(header.tag.encode()) > MAX_TAG:
         raise Malformed(Refusal.MALFORMED, "a round, a number of samples or a tag that is out of range")
+    if header.HasField("weight") and not 0 < header.weight < math.inf:  # NaN is neither
+        raise Malformed(Refusal.MALFORMED, "a push-sum weight that is not a finite number above zero")
     sizes = [_check_tensor(tensor, limits) for tensor in header.tensors]
     order = [(-_DTYPE_OF[tensor.dtype].itemsize, tensor.name) for tensor in header.tensors]
     if any(first >= second for first, second in pairwise(order)):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decentral.algorithms.base import Pace, Peer, Schedule
+from decentral.algorithms.base import Layout, Pace, Peer, Schedule, recall
 from decentral.algorithms.session import Deadlines, Member, Session
 from decentral.core import topology
 from decentral.training.learner import Evaluation, TrainingReport
@@ -31,9 +31,9 @@ class CountingLearner:
         self.value = torch.tensor([float(index)], dtype=torch.float64)
         self.trained: list[int] = []
 
-    def train(self, round: int) -> TrainingReport:
+    def train(self, round: int, drift: Mapping[str, Tensor] | None = None) -> TrainingReport:
         self.trained.append(round)
-        self.value = self.value + self._step
+        self.value = self.value + self._step + (drift or {}).get("value", 0.0)
         return TrainingReport(loss=0.0, samples=self.samples, steps=1)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -77,11 +77,13 @@ class Shelf:
 
     def __init__(self) -> None:
         self.saved: dict[int, Mapping[str, Tensor]] = {}
+        self.memory: dict[str, Tensor] = {}
 
     def save(
         self, round: int, state: Mapping[str, Tensor], metadata: Mapping[str, str], optimizer: Mapping[str, Tensor]
     ) -> None:
         self.saved[round] = dict(state)
+        self.memory = {name: tensor.clone() for name, tensor in optimizer.items()}
 
 
 @dataclass
@@ -108,12 +110,14 @@ class World:
     samples: Callable[[int], int] = lambda index: 100
     hashes: Callable[[int], str] = lambda index: "recipe"
     loss: float = 0.0
+    batchnorm: str = "average"
     network: MemoryNetwork = field(init=False)
     learners: list[CountingLearner] = field(init=False)
     journals: dict[int, Listing] = field(default_factory=dict)
     shelves: dict[int, Shelf] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     sessions: dict[int, Session] = field(default_factory=dict)
+    peers: dict[int, Peer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.identities = [Identity.from_seed(bytes([index])) for index in range(self.count)]
@@ -121,6 +125,7 @@ class World:
         self.members = [Member(i, f"peer-{i}", who.id, f"memory:{i}") for i, who in enumerate(self.identities)]
         graph = topology.build(self.topology_name, self.count)
         self.mixing = topology.metropolis_hastings(graph)
+        self.layout = Layout(self.count, self.topology_name, tuple(graph.edges), seed=0)
         self.neighbours = [sorted(graph.neighbors(i)) for i in range(self.count)]
         self.learners = [CountingLearner(i, self.step, self.samples(i)) for i in range(self.count)]
 
@@ -153,7 +158,11 @@ class World:
                 keeper=self.shelves.setdefault(index, Shelf()),
                 schedule=Schedule(rounds=self.rounds),
                 pace=Pace(samples_per_second=100.0),
+                layout=self.layout,
+                batchnorm=self.batchnorm,
             )
+            self.peers[index] = peer
+            peer.memory = recall(peer.learner, self.shelves[index].memory)
             peer.finished = await session.join(finished, running)
             await algorithm.run(peer)
             journal.record("finished", round=peer.finished)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from decentral.algorithms.dimat import DIMAT
 from decentral.algorithms.dpsgd import DPSGD
 from decentral.core.permutation import random_permutation
+from decentral.errors import UserError, leading
 from decentral.models.catalogue import build_model
 from decentral.models.tracing import permutation_spec
 from decentral.training.learner import Evaluation, TrainingReport
@@ -25,7 +26,7 @@ class Frozen:
         self.model, self.images = model, images
         self.samples = self.matching_samples = len(images)
 
-    def train(self, round: int) -> TrainingReport:
+    def train(self, round: int, drift: Mapping[str, Tensor] | None = None) -> TrainingReport:
         return TrainingReport(loss=0.0, samples=0, steps=0)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -88,6 +89,21 @@ def test_averaging_the_same_copies_without_alignment_destroys_the_function(froze
     assert not torch.allclose(played.learners[0].model(images), model(images), atol=0.1)
 
 
+def test_a_neighbour_with_which_nothing_can_be_computed_is_left_out(world):
+    """Its numbers are finite, its activations are not: as if its model had not come."""
+    model, [own, other, broken], images = shuffled_copies(3)
+    with torch.no_grad():
+        broken[1].weight.fill_(1e38)
+        broken[1].bias.zero_()
+    stage = world(3, DIMAT, topology_name="full", rounds=1)
+    stage.learners = [Frozen(network, images) for network in (own, other, broken)]
+    stage.learners[2].matching_batches = lambda: [0 * images]  # it can still compute with its own model there
+    stage.play()
+    for journal in (stage.journals[0], stage.journals[1]):
+        assert journal.of("merged")[0]["weights"].keys() == {0, 1}
+    assert torch.allclose(own(images), model(images), atol=1e-4)
+
+
 def test_a_peer_without_neighbours_keeps_its_model(world):
     model, [own, *_], images = shuffled_copies(1)
     stage = world(1, DIMAT, rounds=1)
@@ -95,3 +111,34 @@ def test_a_peer_without_neighbours_keeps_its_model(world):
     stage.play()
     assert torch.equal(own(images), model(images))
     assert stage.journals[0].of("merged")[0]["moved"] is None
+
+
+@pytest.mark.parametrize("algorithm", [DIMAT, DPSGD])
+def test_a_learner_without_a_torch_module_is_named_before_anything_is_trained(world, algorithm):
+    stage = world(3, algorithm, rounds=1, batchnorm="average" if algorithm is DIMAT else "reestimate")
+    with pytest.raises(BaseExceptionGroup) as raised:
+        stage.play()
+    error = leading(raised.value)
+    assert isinstance(error, UserError)
+    assert "CountingLearner" in str(error)
+    assert not any(learner.trained for learner in stage.learners)
+
+
+def test_averaging_can_estimate_batchnorm_anew_and_changes_nothing_else(world):
+    """Two networks whose units disagree: the mean's own statistics, on the peer's own images, not the means of two."""
+
+    def played(batchnorm):
+        stage = world(2, DPSGD, topology_name="full", rounds=1, batchnorm=batchnorm)
+        stage.learners = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+            stage.learners.append(Frozen(model, torch.randn(64, 1, 8, 8) + seed))
+        return stage.play().learners
+
+    for plain, anew in zip(played("average"), played("reestimate"), strict=True):
+        inputs = anew.model[1](anew.images.flatten(1))
+        assert torch.equal(plain.model[1].weight, anew.model[1].weight)
+        assert torch.allclose(anew.model[2].running_mean, inputs.mean(0), atol=1e-5)
+        assert torch.allclose(anew.model[2].running_var, inputs.var(0), rtol=1e-4)
+        assert not torch.allclose(plain.model[2].running_mean, anew.model[2].running_mean, atol=1e-2)

@@ -45,3 +45,11 @@ def test_the_average_goes_on_without_a_participant_that_is_killed(world):
     played = world(4, FedAvg, rounds=4).play(script)
     assert len(set(played.values[:3])) == 1
     assert played.journals[0].of("merged")[-1]["weights"].keys() == {0, 1, 2}
+
+
+def test_clients_wait_longer_for_the_average_than_the_aggregator_for_their_models(world):
+    """Peer 3 trains for longer than the deadline: the aggregator goes on without it, and so do the others."""
+    played = world(4, FedAvg, rounds=1, step=0.0, samples=lambda index: 100 if index < 3 else 4000).play()
+    assert played.journals[0].of("merged")[0]["weights"].keys() == {0, 1, 2}
+    assert played.values[:3] == pytest.approx([1.0] * 3)
+    assert all(played.journals[index].of("exchanged")[0]["received"] == [0] for index in (1, 2))

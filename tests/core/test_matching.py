@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decentral.core.matching import assign, weight_matching
+from decentral.core.matching import Likeness, activation_matching, combined_matching, weight_matching
 from decentral.core.permutation import (
     Block,
     Group,
+    Permutation,
     PermutationSpec,
     TensorAxis,
     apply_permutation,
@@ -21,45 +19,17 @@ from decentral.core.permutation import (
     random_permutation,
 )
 
-
-@given(st.integers(1, 6), st.integers(0, 999))
-def test_no_assignment_scores_higher(units: int, seed: int) -> None:
-    scores = torch.randn(units, units, generator=torch.Generator().manual_seed(seed))
-    best = max(sum(float(scores[k, p[k]]) for k in range(units)) for p in itertools.permutations(range(units)))
-    assert sum(float(scores[k, source]) for k, source in enumerate(assign(scores))) == pytest.approx(best, abs=1e-5)
-
-
-@given(st.permutations(range(8)))
-def test_a_planted_assignment_is_found(planted: list[int]) -> None:
-    scores = torch.full((8, 8), -0.2)
-    for unit, source in enumerate(planted):
-        scores[unit, source] = 0.9
-    assert assign(scores) == tuple(planted)
-
-
-@pytest.mark.parametrize("blank", [0.0, float("nan")])
-def test_units_about_which_nothing_is_known_stay_in_place(blank: float) -> None:
-    assert assign(torch.full((5, 5), blank)) == (0, 1, 2, 3, 4)
-    scores = torch.full((5, 5), blank)
-    scores[1, 2] = scores[2, 1] = 1.0
-    assert assign(scores) == (0, 2, 1, 3, 4)
-
-
-def test_nothing_to_assign_is_an_empty_assignment() -> None:
-    assert assign(torch.zeros(0, 0)) == ()
-
-
 # x -> a -> b -> y with biases; b reads each unit of a at two places, y reads two inputs beside b.
 SPEC = PermutationSpec(
     groups=(Group("a", 12, ()), Group("b", 9, ())),
     axes=(
-        TensorAxis("a.weight", 0, (Block(0, 12),)),
-        TensorAxis("a.bias", 0, (Block(0, 12),)),
-        TensorAxis("b.weight", 0, (Block(1, 9),)),
-        TensorAxis("b.weight", 1, (Block(0, 12, 2),)),
-        TensorAxis("b.bias", 0, (Block(1, 9),)),
-        TensorAxis("y.weight", 1, (Block(None, 2), Block(1, 9))),
-        TensorAxis("b.running_mean", 0, (Block(1, 9),)),
+        TensorAxis("a.weight", 0, 12, (Block(0, range(12)),)),
+        TensorAxis("a.bias", 0, 12, (Block(0, range(12)),)),
+        TensorAxis("b.weight", 0, 9, (Block(1, range(9)),)),
+        TensorAxis("b.weight", 1, 24, (Block(0, range(24), 2),)),
+        TensorAxis("b.bias", 0, 9, (Block(1, range(9)),)),
+        TensorAxis("y.weight", 1, 11, (Block(1, range(2, 11)),)),
+        TensorAxis("b.running_mean", 0, 9, (Block(1, range(9)),)),
     ),
 )
 
@@ -97,3 +67,59 @@ def test_weight_matching_of_a_network_with_itself_moves_nothing() -> None:
 
 def test_no_sweep_changes_nothing() -> None:
     assert weight_matching(SPEC, weights(0), weights(1), sweeps=0).is_identity
+
+
+ONE = PermutationSpec((Group("a", 6, ()),), ())
+
+
+def likeness(scores: Tensor, attainable: float = 1.0) -> Likeness:
+    return Likeness((scores.double(),), (torch.full((len(scores),), attainable, dtype=torch.float64),))
+
+
+@given(st.permutations(range(6)), st.floats(-0.3, 0.5))
+def test_copies_are_matched_whatever_their_order(planted: list[int], between: float) -> None:
+    scores = torch.full((6, 6), between)
+    scores[range(6), planted] = 1.0
+    assert activation_matching(ONE, likeness(scores)).sources == (tuple(planted),)
+
+
+def test_two_units_that_changed_places_are_found_among_many_that_did_not() -> None:
+    scores = torch.full((500, 500), 0.6)
+    swapped = [1, 0, *range(2, 500)]
+    scores[range(500), swapped] = 1.0
+    spec = PermutationSpec((Group("a", 500, ()),), ())
+    assert activation_matching(spec, likeness(scores)).sources == (tuple(swapped),)
+
+
+def test_in_a_shared_basis_only_a_clear_gain_moves_a_unit() -> None:
+    scores = 0.8 * torch.eye(6)
+    scores[4, 4] = scores[5, 5] = 0.2
+    scores[4, 5] = scores[5, 4] = 0.6
+    assert activation_matching(ONE, likeness(scores)).is_identity
+    scores[4, 5] = scores[5, 4] = 0.8
+    assert activation_matching(ONE, likeness(scores)).sources == ((0, 1, 2, 3, 5, 4),)
+
+
+def test_strangers_move_for_any_gain() -> None:
+    scores = torch.full((6, 6), 0.1)
+    scores[range(6), [1, 2, 3, 4, 5, 0]] = 0.3
+    assert activation_matching(ONE, likeness(scores)).sources == ((1, 2, 3, 4, 5, 0),)
+
+
+def silent(constant: int) -> Likeness:
+    """Activations of SPEC that tell every unit but the first few of group a, which no image wakes."""
+    first = torch.eye(12, dtype=torch.float64)
+    first[:constant] = 0
+    return Likeness((first, torch.eye(9, dtype=torch.float64)), (first.sum(1), torch.ones(9, dtype=torch.float64)))
+
+
+@given(st.integers(0, 100), st.integers(0, 5))
+def test_weights_tell_apart_what_activations_do_not(seed: int, constant: int) -> None:
+    """Only the constant units have changed places: activation matching leaves them, the combination does not."""
+    reference = weights(seed)
+    order = torch.randperm(constant, generator=torch.Generator().manual_seed(seed)).tolist()
+    planted = Permutation(((*order, *range(constant, 12)), tuple(range(9))))
+    visible = PermutationSpec(SPEC.groups, SPEC.axes[:-1])
+    other = apply_permutation(visible, planted, reference)
+    assert activation_matching(SPEC, silent(constant)).is_identity
+    assert planted.compose(combined_matching(SPEC, reference, other, silent(constant))).is_identity

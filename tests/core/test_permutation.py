@@ -16,19 +16,21 @@ from decentral.core.permutation import (
     Tap,
     TensorAxis,
     apply_permutation,
+    check_permutation,
     identity_permutation,
     random_permutation,
     units_by_samples,
+    weights_by_unit,
 )
 
 # Two groups: 4 units whose outputs a flatten makes three entries each, and 3 units behind 2 entries that never move.
 SPEC = PermutationSpec(
-    groups=(Group("first", 4, (Tap("relu", "act", 1, 0, 1),)), Group("second", 3, ())),
+    groups=(Group("first", 4, (Tap("relu", "act", 1, range(4), 1),)), Group("second", 3, ())),
     axes=(
-        TensorAxis("first.weight", 0, (Block(0, 4),)),
-        TensorAxis("second.weight", 1, (Block(0, 4, 3),)),
-        TensorAxis("second.weight", 0, (Block(1, 3),)),
-        TensorAxis("third.weight", 1, (Block(None, 2), Block(1, 3))),
+        TensorAxis("first.weight", 0, 4, (Block(0, range(4)),)),
+        TensorAxis("second.weight", 1, 12, (Block(0, range(12), 3),)),
+        TensorAxis("second.weight", 0, 3, (Block(1, range(3)),)),
+        TensorAxis("third.weight", 1, 5, (Block(1, range(2, 5)),)),
     ),
 )
 
@@ -127,9 +129,85 @@ def test_integer_tensors_are_permuted_too() -> None:
     assert after["first.weight"].tolist() == [[6, 7], [4, 5], [2, 3], [0, 1]]
 
 
+# A grouped convolution from 6 channels to 4 in 2 groups, a layer that reads it, and a scale for each of its groups.
+CELLS = PermutationSpec(
+    groups=(Group("in", 6, (), 2, 0), Group("out", 4, (), 2, 0), Group("scale", 2, (), 2, 0), Group("free", 3, ())),
+    axes=(
+        TensorAxis("in.weight", 0, 6, (Block(0, range(6)),)),
+        TensorAxis("conv.weight", 1, 6, (Block(0, range(6)),), within=0),
+        TensorAxis("conv.weight", 0, 4, (Block(1, range(4)),)),
+        TensorAxis("head.weight", 1, 7, (Block(1, (0, 2, 4, 6)), Block(3, (1, 3, 5)))),
+        TensorAxis("scale", 0, 2, (Block(2, range(2)),)),
+    ),
+)
+
+
+def cells_state() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"in.weight": (6, 2), "conv.weight": (4, 3, 1), "head.weight": (2, 7), "scale": (2,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def in_cells(seed: int) -> Permutation:
+    return random_permutation(CELLS, torch.Generator().manual_seed(seed))
+
+
+@given(seeds, seeds)
+def test_permutations_of_cells_form_a_group_that_acts(a: int, b: int) -> None:
+    p, q = in_cells(a), in_cells(b)
+    for each in (p, p.compose(q), p.invert()):
+        check_permutation(CELLS, each)
+    assert p.compose(p.invert()) == identity_permutation(CELLS)
+    twice = apply_permutation(CELLS, q, apply_permutation(CELLS, p, cells_state()))
+    assert same(apply_permutation(CELLS, p.compose(q), cells_state()), twice)
+    assert same(apply_permutation(CELLS, p.invert(), apply_permutation(CELLS, p, cells_state())), cells_state())
+
+
+@given(seeds)
+def test_a_grouped_convolution_computes_the_same_after_its_cells_moved(seed: int) -> None:
+    def outputs(state: dict[str, Tensor]) -> Tensor:
+        hidden = torch.conv1d((state["in.weight"] @ torch.tensor([1.0, 2.0]))[:, None], state["conv.weight"], groups=2)
+        scaled = hidden[:, 0] * state["scale"].repeat_interleave(2)
+        return state["head.weight"][:, ::2] @ scaled
+
+    permuted = apply_permutation(CELLS, in_cells(seed), cells_state())
+    torch.testing.assert_close(outputs(permuted), outputs(cells_state()))
+
+
+def test_every_permutation_of_cells_and_units_is_drawn() -> None:
+    drawn = {in_cells(seed).sources[1] for seed in range(200)}
+    assert len(drawn) == 2 * 2 * 2
+    assert len({in_cells(seed).sources[:2] for seed in range(2000)}) == 2 * 6**2 * 2**2
+
+
+def test_permutations_that_tear_cells_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="units of in out of their cells"):
+        apply_permutation(CELLS, Permutation(((0, 1, 3, 2, 4, 5), (0, 1, 2, 3), (0, 1), (0, 1, 2))), cells_state())
+    with pytest.raises(ValueError, match="cells of out move otherwise"):
+        apply_permutation(CELLS, Permutation(((0, 1, 2, 3, 4, 5), (2, 3, 0, 1), (0, 1), (0, 1, 2))), cells_state())
+
+
+def test_weights_of_a_unit_within_its_cell_are_those_of_its_cells_outputs() -> None:
+    weight = cells_state()["conv.weight"]
+    matrix = weights_by_unit(CELLS.axes[1], CELLS.axes[1].blocks[0], weight)
+    assert torch.equal(matrix, torch.cat([weight[:2, :, 0].T, weight[2:, :, 0].T]))
+
+
+def test_cells_are_shown() -> None:
+    text = CELLS.describe()
+    assert "in: 6 units in 2 cells, which move alike in all groups of order 0" in text
+    assert "axis 1 of conv.weight [0..5], a part for each cell of axis 0" in text
+    assert "axis 1 of head.weight [4 entries among 0..6]" in text
+    assert "free: 3 units\n" in text
+
+
+def test_groups_of_one_order_are_listed_together() -> None:
+    assert CELLS.together() == [[0, 1, 2], [3]]
+
+
 def test_samples_of_a_unit_are_its_entries_at_all_other_places() -> None:
     activations = torch.arange(24).reshape(2, 12)  # two images, units 1 and 2 of 4 with 3 entries each
-    matrix = units_by_samples(activations, axis=1, start=3, units=2, repeat=3)
+    matrix = units_by_samples(activations, axis=1, entries=range(3, 9), repeat=3)
     assert [sorted(row) for row in matrix.tolist()] == [[3, 4, 5, 15, 16, 17], [6, 7, 8, 18, 19, 20]]
 
 

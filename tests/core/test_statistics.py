@@ -75,6 +75,27 @@ def test_half_precision_is_widened_and_double_is_kept() -> None:
     assert centre(x).mean.dtype == torch.float64
 
 
+def test_staying_is_the_diagonal() -> None:
+    x, y = (torch.randn(4, 30, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    x[2] = 3.0
+    correlation = Correlation()
+    correlation.add(centre(x), centre(y))
+    torch.testing.assert_close(correlation.staying(), correlation.matrix().diagonal())
+    assert (correlation.first_spread() > 0).tolist() == [True, True, False, True]
+    torch.testing.assert_close(correlation.second_spread(), y.double().std(1, correction=0) * 30**0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_the_spread_of_what_is_not_finite_is_not(value: float) -> None:
+    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(3))
+    broken = x.clone()
+    broken[1, 5] = value
+    correlation = Correlation()
+    correlation.add(centre(x), centre(broken))
+    assert correlation.first_spread().isfinite().all()
+    assert correlation.second_spread().isfinite().tolist() == [True, False, True]
+
+
 def test_adding_does_not_change_what_was_added() -> None:
     x, y = (torch.randn(2, 9, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6))
     first = centre(x)

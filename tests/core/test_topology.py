@@ -14,8 +14,10 @@ from decentral.core.topology import (
     TOPOLOGIES,
     build,
     diameter,
+    exponential_hop,
     metropolis_hastings,
     parse_edges,
+    random_matching,
     spectral_gap,
 )
 from decentral.errors import UserError
@@ -190,3 +192,32 @@ def test_a_users_own_topology_is_held_to_the_same_rules(
     monkeypatch.setitem(TOPOLOGIES._entries, "own", constructor)
     with pytest.raises(UserError, match=complaint):
         build("own", 3)
+
+
+@given(names, st.integers(1, 12), st.integers(0, 2**63 - 1))
+def test_a_random_matching_pairs_neighbours_and_leaves_no_two_of_them_alone(name: str, peers: int, seed: int) -> None:
+    edges = sorted(build(name, peers).edges)
+    partner = random_matching(edges, seed)
+    assert all(partner[partner[peer]] == peer != partner[peer] for peer in partner)
+    assert all((min(pair), max(pair)) in edges for pair in partner.items())
+    assert all(first in partner or second in partner for first, second in edges)
+    assert partner == random_matching(edges[::-1], seed)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("peers", [2, 5, 12])
+def test_every_edge_has_its_turn(name: str, peers: int) -> None:
+    edges = sorted(build(name, peers).edges)
+    drawn = [random_matching(edges, seed).items() for seed in range(1000)]
+    assert set(edges) <= set().union(*drawn)
+
+
+@given(st.integers(1, 300))
+def test_hops_of_one_period_reach_everybody(peers: int) -> None:
+    reached, period = {0}, (peers - 1).bit_length()
+    for round in range(1, period + 1):
+        hop = exponential_hop(peers, round)
+        assert 0 < hop < peers
+        reached |= {(peer + hop) % peers for peer in reached}
+    assert reached == set(range(peers))
+    assert exponential_hop(peers, period + 1) == exponential_hop(peers, 1)

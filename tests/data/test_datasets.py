@@ -71,6 +71,38 @@ def test_every_name_resolves_to_a_constructor() -> None:
         assert callable(DATASETS.resolve(name)), name
 
 
+def test_grayscale_images_become_three_equal_channels_where_asked() -> None:
+    gray, coloured = load_dataset("digits"), load_dataset("digits", channels=3)
+    assert coloured.image_shape == (3, 8, 8)
+    assert len(coloured.mean) == len(coloured.std) == 3
+    chosen = np.array([5, 2])
+    for one, three in (
+        (gray.train_images(chosen), coloured.train_images(chosen)),
+        (gray.test_images(), coloured.test_images()),
+    ):
+        assert all(np.array_equal(three[:, channel], one[:, 0]) for channel in range(3))
+    assert np.array_equal(gray.train_labels, coloured.train_labels)
+    assert np.array_equal(gray.test_labels, coloured.test_labels)
+    assert coloured.class_names == gray.class_names
+    assert load_dataset("digits", channels=1).image_shape == (1, 8, 8)
+    with pytest.raises(UserError, match=r"data\.channels: must be 3"):
+        load_dataset("digits", channels=2)
+
+
+def test_colour_images_stay_as_they_are_and_other_channels_are_refused() -> None:
+    def shaped(channels: int) -> ArrayImages:
+        images, labels = np.zeros((2, channels, 4, 4), dtype=np.uint8), np.array([0, 1])
+        return ArrayImages(images, labels, images, labels, ("a", "b"), (0.0,) * channels, (1.0,) * channels)
+
+    @DATASETS.register("test-channels")
+    def constructor(root: Path, verify: bool, download: bool, count: int = 3) -> ArrayImages:
+        return shaped(count)
+
+    assert load_dataset("test-channels", channels=3).image_shape == (3, 4, 4)
+    with pytest.raises(UserError, match=r"data\.channels: 3 is for grayscale images; these have 2 channels"):
+        load_dataset("test-channels", channels=3, count=2)
+
+
 def test_arrays_of_a_user_are_a_dataset() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (6, 3, 5, 4), dtype=np.uint8)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decentral.data.partition import PARTITIONS, partition, subset
+from decentral.data.partition import PARTITIONS, partition, subset, with_proxy
 from decentral.errors import UserError
 
 SEEDS = st.integers(0, 2**31)
@@ -127,7 +127,7 @@ def test_a_peer_has_few_classes_with_few_shards(seed: int, shards: int) -> None:
     [
         ("iid", 0, {}, "at least one peer"),
         ("iid", 101, {}, "without training images"),
-        ("by-class", 11, {}, "peer 10 first"),
+        ("by-class", 11, {}, "10 classes are too few for 11 peers"),
         ("dirichlet", 5, {"alpha": 0.0}, "alpha must be"),
         ("dirichlet", 5, {"alpha": float("inf")}, "alpha must be"),
         ("dirichlet", 5, {"alpha": float("nan")}, "alpha must be"),
@@ -157,6 +157,50 @@ def test_a_partition_of_the_users_that_loses_an_image_is_refused() -> None:
         partition("test-halves", labels, 2, 0, keep=9)
     with pytest.raises(UserError, match="exactly one of 3 peers"):
         partition("test-halves", labels, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("iid", {}), ("by-class", {}), ("dirichlet", {"alpha": 0.1}), ("shards", {"shards": 2})]
+)
+@pytest.mark.parametrize("peers", [1, 4, 10])
+def test_every_partition_shares_out_an_exactly_balanced_subset(
+    name: str, options: dict[str, float], peers: int
+) -> None:
+    labels = np.random.default_rng(3).permutation(np.repeat(np.arange(10), np.arange(40, 140, 10)))
+    chosen = subset(labels, 300, 5)
+    assert np.bincount(labels[chosen]).tolist() == [30] * 10
+    shares = [chosen[share] for share in partition(name, labels[chosen], peers, 5, **options)]
+    assert np.array_equal(np.sort(np.concatenate(shares)), chosen)
+
+
+def test_by_class_gives_the_first_peers_one_class_more_where_peers_do_not_divide_the_classes() -> None:
+    labels = np.arange(100) % 10
+    assert [len(np.unique(labels[share])) for share in partition("by-class", labels, 4, 0)] == [3, 3, 2, 2]
+
+
+@given(labels=labelled(), seed=SEEDS, data=st.data())
+def test_a_proxy_set_is_as_balanced_as_can_be_and_in_nobodys_share(
+    labels: np.ndarray, seed: int, data: st.DataObject
+) -> None:
+    size = data.draw(st.none() | st.integers(1, len(labels)))
+    proxy = data.draw(st.integers(0, len(labels)))
+    room = len(labels) - (size or 1)
+    if not 1 <= proxy <= room:
+        with pytest.raises(UserError, match=rf"matching\.samples: {proxy} images .* {room} are left"):
+            with_proxy(labels, size, proxy, seed)
+        return
+    kept, held = with_proxy(labels, size, proxy, seed)
+    assert len(held) == proxy
+    assert not {*kept} & {*held}
+    if size is None:
+        assert len(kept) == len(labels) - proxy
+        rest = np.arange(len(labels))
+    else:
+        assert np.array_equal(kept, subset(labels, size, seed)), "the shares depend on the proxy set"
+        rest = np.setdiff1d(np.arange(len(labels)), kept)
+    classes = labels.max() + 1
+    there, taken = np.bincount(labels[rest], minlength=classes), np.bincount(labels[held], minlength=classes)
+    assert all(count >= taken.max() - 1 or count == available for count, available in zip(taken, there, strict=True))
 
 
 @given(labels=labelled(), seed=SEEDS, data=st.data())

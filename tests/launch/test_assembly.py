@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from decentral.algorithms.base import MEMORY
 from decentral.errors import UserError
 from decentral.launch.assembly import Signer, assemble_algorithm, assemble_learner, restore
 from decentral.run.recipe import load_recipe
@@ -40,6 +41,28 @@ def test_all_shares_together_are_the_training_set():
     assert sum(assemble_learner(recipe, index).samples for index in range(3)) == 1442
 
 
+def test_a_proxy_set_is_the_same_for_every_peer_and_in_nobodys_share():
+    recipe = load_recipe("dimat-digits", (*SMALL, "matching={data: proxy, samples: 50}"))
+    learners = [assemble_learner(recipe, index) for index in range(3)]
+    assert sum(learner.samples for learner in learners) == 1442 - 50
+    batches = [torch.cat(list(learner.matching_batches())) for learner in learners]
+    assert len(batches[0]) == 50
+    assert torch.equal(batches[0], batches[1]) and torch.equal(batches[0], batches[2])
+
+
+def test_evaluation_can_be_of_some_of_the_test_images():
+    recipe = load_recipe("dimat-digits", (*SMALL, "evaluation.samples=40"))
+    assert assemble_learner(recipe, 0).evaluate().samples == 40
+
+
+def test_grayscale_images_are_seen_by_a_network_of_torchvisions():
+    gray = ("peers=3", "model=squeezenet1_1", "data.channels=3", "data.subset=30")
+    learner = assemble_learner(load_recipe("dimat-digits-apart", (*gray, "training.pretrain_epochs=0")), 0)
+    assert next(iter(learner.matching_batches())).shape[1:] == (3, 8, 8)
+    with pytest.raises(UserError, match=r"set data\.channels: 3"):
+        assemble_learner(load_recipe("dimat-digits", ("model=squeezenet1_1",)), 0)
+
+
 def test_an_option_that_a_model_does_not_have_is_named():
     with pytest.raises(UserError, match="hiden"):
         assemble_learner(load_recipe("dimat-digits", ("model={name: mlp, hiden: [8]}",)), 0)
@@ -68,6 +91,38 @@ def test_a_restored_peer_starts_where_its_checkpoint_ends(tmp_path):
     start = restore(shelf, fresh, None)
     assert (start.finished, start.time, start.sent) == (3, 1.5, dict.fromkeys(Traffic, 7))
     assert same(saved.parameters(), fresh.parameters())
+
+
+def test_a_restored_peer_gets_its_algorithms_memory_and_the_learner_its_optimisers(tmp_path):
+    recipe = load_recipe("dimat-digits", (*SMALL, "training.fresh_optimizer=false"))
+    saved, fresh = assemble_learner(recipe, 0), assemble_learner(recipe, 0)
+    saved.train(1)
+    shelf = Checkpoints(tmp_path, "peer-0")
+    memory = {f"{MEMORY}correction": torch.ones(3)}
+    sent = {f"bytes_{kind.value}": "7" for kind in Traffic}
+    shelf.save(1, saved.parameters(), {"time": "1.5", **sent}, {**saved.optimizer_state(), **memory})
+    start = restore(shelf, fresh, None)
+    assert start.memory.keys() == {"correction"} and start.memory["correction"].tolist() == [1.0] * 3
+    assert same(saved.optimizer_state(), fresh.optimizer_state())
+
+
+def test_a_peer_can_start_from_its_own_model_of_another_run(tmp_path):
+    recipe = load_recipe("dimat-digits", (*SMALL, f"training.start_from={tmp_path}"))
+    earlier = [assemble_learner(load_recipe("dimat-digits", SMALL), index) for index in range(2)]
+    for index, learner in enumerate(earlier):
+        learner.train(1)
+        Checkpoints(tmp_path, f"peer-{index}").save(4, learner.parameters(), {})
+    for index in range(2):
+        assert same(assemble_learner(recipe, index).parameters(), earlier[index].parameters())
+    with pytest.raises(UserError, match=r"training.start_from: .* holds no checkpoint of peer-2"):
+        assemble_learner(recipe, 2)
+
+
+def test_a_start_from_another_network_is_refused_by_name(tmp_path):
+    other = assemble_learner(load_recipe("dimat-digits", ("model={name: mlp, hidden: [9]}",)), 0)
+    Checkpoints(tmp_path, "peer-0").save(1, other.parameters(), {})
+    with pytest.raises(UserError, match=r"training.start_from: tensor '.*' is .*9.*, not .*8"):
+        assemble_learner(load_recipe("dimat-digits", (*SMALL, f"training.start_from={tmp_path}")), 0)
 
 
 def test_round_zero_is_the_beginning_whatever_checkpoints_there_are(tmp_path):

@@ -19,7 +19,7 @@ def members() -> tuple[Member, ...]:
 
 
 def test_what_is_saved_is_loaded(tmp_path, members):
-    cluster = Cluster(members, epoch=12.25, plugins=("mine.py",))
+    cluster = Cluster(members, epoch=12.25, plugins=("mine.py",), authority="127.0.0.1:7777")
     cluster.save(tmp_path)
     assert Cluster.load(tmp_path) == cluster
 

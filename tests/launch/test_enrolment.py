@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from decentral.errors import Refused, UserError
+from decentral.errors import Refused, Unreachable, UserError
+from decentral.launch import enrolment
 from decentral.launch.enrolment import INVITATION, credentials_for, invite
 from decentral.wire.authority import Authority
 from decentral.wire.identity import Identity
@@ -47,3 +50,24 @@ async def test_an_invitation_is_good_for_one_node(authority, node):
 async def test_without_certificate_and_invitation_the_node_says_what_to_do(node):
     with pytest.raises(UserError, match="launcher"):
         await credentials_for(Identity.generate(), node)
+
+
+async def test_an_authority_that_is_slow_to_come_up_is_waited_for(authority, node, monkeypatch):
+    monkeypatch.setattr(enrolment, "PAUSE", 0.05)
+    async with authority.serve("127.0.0.1:0") as address:
+        invite(authority, address, node)
+    identity = Identity.generate()
+    asking = asyncio.ensure_future(credentials_for(identity, node))
+    await asyncio.sleep(0.2)
+    assert not asking.done()
+    async with authority.serve(address):
+        (await asking).check(identity.id)
+
+
+async def test_an_authority_that_never_answers_is_not_waited_for_for_ever(authority, node, monkeypatch):
+    monkeypatch.setattr(enrolment, "PATIENCE", 0.0)
+    async with authority.serve("127.0.0.1:0") as address:
+        invite(authority, address, node)
+    with pytest.raises(Unreachable):
+        await credentials_for(Identity.generate(), node)
+    assert (node / INVITATION).exists(), "it can be tried again"

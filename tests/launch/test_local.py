@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -37,9 +38,21 @@ def checkpoints(run: Path) -> list[bytes]:
     return [save(load_file(file)) for file in sorted((run / "checkpoints").glob("peer-*.safetensors"))]
 
 
-@pytest.mark.parametrize("algorithm", ["dimat", "dpsgd", "fedavg"])
-def test_processes_and_the_simulator_end_with_the_same_parameters(tmp_path, algorithm):
-    recipe = load_recipe("dimat-digits", (*SMALL, f"algorithm={algorithm}"))
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("algorithm=dimat",),
+        ("algorithm=dpsgd",),
+        ("algorithm=fedavg",),
+        ("algorithm=sgp", "topology=star"),
+        pytest.param(("algorithm=gossip",), marks=pytest.mark.slow),
+        pytest.param(("algorithm=gradient-tracking",), marks=pytest.mark.slow),
+        pytest.param(("algorithm=dpsgd", "training.steps=5", "averaging.batchnorm=reestimate"), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_processes_and_the_simulator_end_with_the_same_parameters(tmp_path, overrides):
+    recipe = load_recipe("dimat-digits", (*SMALL, *overrides))
     local, summary = execute(recipe, "local", Options(out=tmp_path / "local"))
     simulated, expected = execute(recipe, "sim", Options(out=tmp_path / "sim"))
     assert accuracies(summary) == accuracies(expected)
@@ -69,12 +82,12 @@ class Launched:
         raise AssertionError(f"no {event} within {seconds} s")
 
     def pid_of(self, peer: int) -> int:
-        """The process that holds the peer's lock, as the kernel knows it."""
-        inode = str((self.out / "nodes" / f"peer-{peer}" / "lock").stat().st_ino)
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[5].endswith(f":{inode}"):
-                return int(fields[4])
+        """The process that has the peer's lock open, as the kernel knows it."""
+        lock = self.out / "nodes" / f"peer-{peer}" / "lock"
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with contextlib.suppress(OSError):
+                if link.readlink() == lock:
+                    return int(link.parts[2])
         raise AssertionError(f"peer {peer} is not running")
 
     def end(self, seconds: float = 90.0) -> dict:

@@ -21,7 +21,8 @@ def scramble() -> Callable[[nn.Module], nn.Module]:
         for name, tensor in model.state_dict().items():
             if name.endswith("running_var"):
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-            elif tensor.ndim == 1:
+            elif tensor.is_floating_point() and (tensor.ndim == 1 or bool((tensor == tensor.flatten()[:1]).all())):
+                # Biases of zero, scales of one, tokens of nothing would hide that they are not permuted.
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3 + 0.2)
         return model
 
@@ -37,9 +38,11 @@ def error_of() -> Callable[[nn.Module, PermutationSpec, Tensor, int], float]:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         expected = model(x)
         permutation = random_permutation(spec, torch.Generator().manual_seed(seed))
-        model.load_state_dict(apply_permutation(spec, permutation, before))
+        for name, tensor in apply_permutation(spec, permutation, before).items():
+            model.state_dict()[name].copy_(tensor)
         permuted = model(x)
-        model.load_state_dict(before)
+        for name, tensor in before.items():
+            model.state_dict()[name].copy_(tensor)
         return float((permuted - expected).abs().max() / expected.abs().max())
 
     return error

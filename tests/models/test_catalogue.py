@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from decentral.errors import UserError
-from decentral.models.catalogue import MODELS, build_model, check_model
+from decentral.models.catalogue import MODELS, build_model, is_torchvision, torchvision_names
 
 
 def parameters(model: nn.Module) -> int:
@@ -84,7 +84,10 @@ def test_the_perceptron_starts_from_the_weights_of_plain_torch_layers() -> None:
         ("resnet20", (3, 4, 4), {}, "of 8 x 8 pixels or more"),
         ("vgg11-bn", (1, 8, 8), {}, "of 32 x 32 pixels or more"),
         ("torchvision/resnet81", (3, 32, 32), {}, "did you mean 'resnet18'"),
-        ("torchvision/resnet18", (1, 8, 8), {}, "3 channels"),
+        ("torchvision/resnet18", (1, 8, 8), {}, r"3 channels, not \[1, 8, 8\]: set data.channels: 3"),
+        ("resnet18", (2, 8, 8), {}, r"3 channels, not \[2, 8, 8\]$"),
+        ("resnet51", (3, 32, 32), {}, "unknown model 'resnet51'; did you mean 'resnet50'"),
+        ("zzz", (3, 32, 32), {}, "there are: cnn.*and torchvision's classifiers"),
         ("torchvision/resnet18", (3, 32, 32), {"weights": "DEFAULT"}, "would download"),
         ("torchvision/resnet18", (3, 32, 32), {"depth": 7}, "cannot be built with these options"),
     ],
@@ -101,13 +104,25 @@ def test_auxiliary_outputs_are_left_out() -> None:
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
 
 
-def test_names_are_checked_without_building() -> None:
-    check_model("cnn")
-    check_model("torchvision/resnet18")
-    with pytest.raises(UserError, match="unknown model 'lenet'"):
-        check_model("lenet")
+def test_a_name_that_nobody_took_is_torchvisions() -> None:
+    assert not is_torchvision("cnn")
+    assert is_torchvision("torchvision/resnet18")
+    assert is_torchvision("resnet50")
+    with pytest.raises(UserError, match="unknown model 'lenet'; did you mean"):
+        is_torchvision("lenet")
+    torch.manual_seed(0)
+    short = build_model("resnet18", (3, 32, 32), 4).state_dict()
+    torch.manual_seed(0)
+    long = build_model("torchvision/resnet18", (3, 32, 32), 4).state_dict()
+    assert all(torch.equal(short[key], long[key]) for key in long)
+
+
+def test_the_names_found_in_torchvisions_text_are_those_that_it_registers() -> None:
+    from torchvision import models
+
+    assert torchvision_names() == {*models.list_models(module=models)}
 
 
 def test_the_table_is_free_of_torch() -> None:
-    code = "import sys, decentral.models.catalogue as c; c.check_model('mlp'); sys.exit('torch' in sys.modules)"
+    code = "import sys, decentral.models.catalogue as c; c.is_torchvision('resnet50'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decentral.core.permutation import PermutationSpec
+from decentral.core.permutation import PermutationSpec, random_permutation
 from decentral.errors import Untraceable
-from decentral.models.rules import FUNCTIONS, Value
+from decentral.models.calls import Value
+from decentral.models.rules import FUNCTIONS
 from decentral.models.tracing import permutation_spec
 
 Scramble = Callable[[nn.Module], nn.Module]
@@ -125,33 +126,177 @@ def test_operators_with_a_rule_leave_their_units_free(case: str, scramble: Scram
         assert error_of(model, spec, x, seed) < 1e-9
 
 
-PINNED: dict[str, tuple[Net, dict[str, int]]] = {
-    "grouped convolution": (Net(lambda n, x: pooled(n.c(x)), c=nn.Conv2d(6, 6, 3, groups=2)), {}),
-    "group norm of two groups": (Net(lambda n, x: pooled(n.norm(x)), norm=nn.GroupNorm(2, 6)), {}),
-    "sorting channels": (Net(lambda n, x: pooled(x).sort(1)[0]), {}),
-    "shuffling channels": (Net(lambda n, x: pooled(n.s(x)), s=nn.ChannelShuffle(2)), {}),
-    "cumulative sum": (Net(lambda n, x: torch.cumsum(pooled(x), 1)), {}),
-    "splitting": (Net(lambda n, x: torch.cat(pooled(x).chunk(2, dim=1)[::-1], 1)), {}),
-    "indexing": (Net(lambda n, x: pooled(x)[:, [2, 0, 1, 5, 4, 3]]), {}),
-    "a number read from a unit": (Net(lambda n, x: pooled(x) * x[0, 3, 0, 0].item()), {}),
-    "a view of other bits": (Net(lambda n, x: pooled(x).view(torch.int64).view(torch.float64).view(-1, 6)), {}),
-    "attention": (
-        Net(
-            lambda n, x: n.a(*[x.flatten(2).permute(2, 0, 1)] * 3)[0].mean(0),
-            a=nn.MultiheadAttention(6, 2),
-        ),
-        {},
+class Heads(nn.Module):
+    """Attention as many models write it: one projection for Q, K and V, parted in one of several ways."""
+
+    def __init__(self, how: str, scaled: bool = False) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.how = nn.Linear(6, 18), nn.Linear(6, 6), how
+        self.scale = nn.Parameter(torch.rand(3, 1, 1)) if scaled else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        qkv = self.qkv(x)
+        if self.how == "at once":
+            q, k, v = qkv.reshape(n, length, 3, 3, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        elif self.how == "by number":
+            qkv = qkv.reshape(n, length, 3, 3, 2).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv[0], qkv[1], qkv[2]
+        else:
+            q, k, v = torch.chunk(qkv, 3, dim=-1)
+            q, k, v = (part.view(n, length, 3, 2).transpose(1, 2) for part in (q, k, v))
+        if self.how == "fused":
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        elif self.how == "letters":
+            weights = torch.softmax(torch.einsum("nhid,nhjd->nhij", q, k) * self.scale, -1)
+            mixed = torch.einsum("nhij, nhjd -> nhid", weights, v)
+        else:
+            weights = (F.normalize(q, dim=-1) @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
+            mixed = weights.matmul(v)
+        return self.proj(mixed.transpose(1, 2).reshape(n, length, width))
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    return x.view(x.size(0), groups, -1, 4, 4).transpose(1, 2).contiguous().view(x.size(0), -1, 4, 4)
+
+
+def halves(n: Net, x: Tensor) -> Tensor:
+    one, other = shuffled(torch.cat([x, n.c(x)], 1), 2).chunk(2, dim=1)
+    return pooled(torch.cat([one, F.relu(n.d(other))], 1))
+
+
+def gate(n: Net, x: Tensor) -> Tensor:
+    one, other = n.fc(pooled(x)).split(6, dim=-1)
+    return one * torch.sigmoid(other)
+
+
+def token(n: Net, x: Tensor) -> Tensor:
+    x = torch.cat([n.t.weight.expand(x.size(0), -1, -1), tokens(x)], 1)
+    return n.a(x, x, x, need_weights=False)[0][:, 0]
+
+
+class Token(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 1, 6))
+
+
+HEADS = [(6, 1), (6, 3), (6, 3), (6, 1)]
+CELLS: dict[str, tuple[Net, list[tuple[int, int]]]] = {
+    "grouped convolution": (Net(lambda n, x: pooled(n.c(x)), c=nn.Conv2d(6, 6, 3, groups=2)), [(6, 2), (6, 2)]),
+    "grouped convolution, wider": (
+        Net(lambda n, x: pooled(n.c(x)), c=nn.Conv2d(6, 12, 3, groups=3), out=12),
+        [(6, 3), (12, 3)],
     ),
-    "channels as pixels": (Net(lambda n, x: pooled(n.c(x.transpose(1, 2))), c=nn.Conv2d(4, 6, 3)), {"c": 6}),
-    "pooling over channels": (Net(lambda n, x: n.fc(F.max_pool1d(pooled(x), 2)), fc=nn.Linear(3, 6)), {"fc": 6}),
+    "grouped convolution in a residual": (
+        Net(lambda n, x: pooled(x + n.d(F.relu(n.c(x)))), c=nn.Conv2d(6, 6, 1, groups=2), d=nn.Conv2d(6, 6, 1)),
+        [(6, 2), (6, 2)],
+    ),
+    "one grouped convolution, twice": (
+        Net(lambda n, x: pooled(n.c(F.relu(n.c(x)))), c=nn.Conv2d(6, 6, 1, groups=2)),
+        [(6, 2)],
+    ),
+    "grouped in one way and normalised in another": (
+        Net(lambda n, x: pooled(n.norm(n.c(x))), c=nn.Conv2d(6, 6, 1, groups=2), norm=nn.GroupNorm(3, 6)),
+        [(3, 1), (3, 1)],
+    ),
+    "grouped convolution of a concatenation": (
+        Net(
+            lambda n, x: pooled(n.d(torch.cat([x, n.c(x)], 1))),
+            c=nn.Conv2d(6, 6, 1),
+            d=nn.Conv2d(12, 6, 1, groups=2),
+        ),
+        [(6, 1), (6, 1), (3, 1), (3, 1)],
+    ),
+    "group norm of two groups": (Net(lambda n, x: pooled(n.norm(x)), norm=nn.GroupNorm(2, 6)), [(6, 2)]),
+    "a group norm, flattened": (
+        Net(lambda n, x: n.fc(n.norm(x).flatten(1)), norm=nn.GroupNorm(3, 6), fc=nn.Linear(96, 6)),
+        [(6, 3), (6, 1)],
+    ),
+    "shuffling channels": (Net(lambda n, x: pooled(n.s(x)), s=nn.ChannelShuffle(2)), [(6, 1)]),
+    "shuffled halves": (
+        Net(halves, c=nn.Conv2d(6, 6, 1), d=nn.Conv2d(6, 6, 1), out=12),
+        [(3, 1), (3, 1), (3, 1), (3, 1), (6, 1)],
+    ),
+    "splitting": (Net(lambda n, x: torch.cat(pooled(x).chunk(2, dim=1)[::-1], 1)), [(3, 1), (3, 1)]),
+    "a part of another length": (Net(lambda n, x: pooled(x)[:, 2:], out=4), [(4, 1), (2, 1)]),
+    "a number read from a unit": (Net(lambda n, x: pooled(x) * x[0, 3, 0, 0].item()), [(5, 1)]),
+    "a gate": (Net(gate, fc=nn.Linear(6, 12)), [(6, 1), (6, 1)]),
+    "multi-head attention": (
+        Net(lambda n, x: n.a(*[x.flatten(2).permute(2, 0, 1)] * 3)[0].mean(0), a=nn.MultiheadAttention(6, 3)),
+        HEADS,
+    ),
+    "a class token": (Net(token, a=nn.MultiheadAttention(6, 3, batch_first=True), t=Token()), HEADS),
+    **{
+        f"attention, {how}": (Net(lambda n, x: n.a(tokens(x)).mean(1), a=Heads(how)), HEADS)
+        for how in ("at once", "by number", "parted", "fused", "letters")
+    },
+    "attention with a scale a head": (
+        Net(lambda n, x: n.a(tokens(x)).mean(1), a=Heads("letters", scaled=True)),
+        [*HEADS, (3, 3)],
+    ),
+    "tokens by an outer product": (Net(lambda n, x: torch.einsum("ni,nj->nij", pooled(x), pooled(x)).sum(2)), [(6, 1)]),
     "merging channels into pixels": (
         Net(lambda n, x: n.fc(x.permute(0, 2, 3, 1).flatten(1)), fc=nn.Linear(96, 6)),
-        {"fc": 6},
+        [(6, 1), (6, 1)],
     ),
     "regrouping channels": (
         Net(lambda n, x: n.fc(x.reshape(-1, 3, 2, 4, 4).mean(1).flatten(1)), fc=nn.Linear(32, 6)),
-        {"fc": 6},
+        [(6, 2), (2, 2), (6, 1)],
     ),
+    "enlarged pictures": (Net(lambda n, x: pooled(n.c(n.u(x))), u=nn.Upsample(scale_factor=2), c=nn.Conv2d(6, 6, 3)),
+        [(6, 1), (6, 1)]),
+    "rolled and padded pixels": (Net(lambda n, x: n.fc(F.pad(torch.roll(x, 1, 2), (1, 1)).flatten(1)),
+        fc=nn.Linear(144, 6)), [(6, 1), (6, 1)]),
+    "stacked": (Net(lambda n, x: torch.stack([pooled(x), n.fc(pooled(x))]).amax(0), fc=nn.Linear(6, 6)), [(6, 1)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CELLS)
+def test_cells_move_whole_and_units_within_them(case: str, scramble: Scramble, error_of: ErrorOf) -> None:
+    model, expected = CELLS[case]
+    scramble(model)
+    x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
+    spec = permutation_spec(model, x)
+    assert sorted((group.units, group.cells) for group in spec.groups) == sorted(expected)
+    assert any(moved(spec, seed) for seed in range(3))
+    for seed in range(3):
+        assert error_of(model, spec, x, seed) < 1e-9
+
+
+def moved(spec: PermutationSpec, seed: int) -> bool:
+    return not random_permutation(spec, torch.Generator().manual_seed(seed)).is_identity
+
+
+PINNED: dict[str, tuple[Net, dict[str, int]]] = {
+    "sorting channels": (Net(lambda n, x: pooled(x).sort(1)[0]), {}),
+    "cumulative sum": (Net(lambda n, x: torch.cumsum(pooled(x), 1)), {}),
+    "indexing": (Net(lambda n, x: pooled(x)[:, [2, 0, 1, 5, 4, 3]]), {}),
+    "a view of other bits": (Net(lambda n, x: pooled(x).view(torch.int64).view(torch.float64).view(-1, 6)), {}),
+    "attention with a mask a head": (
+        Net(lambda n, x: n.a(*[tokens(x)] * 3, attn_mask=torch.zeros(8, 16, 16).double())[0].mean(1),
+            a=nn.MultiheadAttention(6, 2, batch_first=True)),
+        {},
+    ),
+    "attention over other keys": (
+        Net(lambda n, x: n.a(tokens(x), *[tokens(x)[..., :4]] * 2)[0].mean(1),
+            a=nn.MultiheadAttention(6, 2, batch_first=True, kdim=4, vdim=4)),
+        {},
+    ),
+    "rolling channels": (Net(lambda n, x: torch.roll(pooled(x), 1, 1)), {}),
+    "padding channels": (Net(lambda n, x: F.pad(pooled(x), (1, 0)), out=7), {}),
+    "two free axes in one": (
+        Net(lambda n, x: torch.einsum("ni,nj->nij", pooled(x), n.fc(pooled(x))).flatten(1), fc=nn.Linear(6, 2), out=12),
+        {},
+    ),
+    "a functional grouped convolution": (
+        Net(lambda n, x: pooled(F.conv2d(x, n.c.weight, groups=2)), c=nn.Conv2d(6, 6, 3, groups=2)), {}),
+    "channels as pixels": (Net(lambda n, x: pooled(n.c(x.transpose(1, 2))), c=nn.Conv2d(4, 6, 3)), {"c": 6}),
+    "pooling over channels": (Net(lambda n, x: n.fc(F.max_pool1d(pooled(x), 2)), fc=nn.Linear(3, 6)), {"fc": 6}),
     "adding what is laid out otherwise": (
         Net(lambda n, x: n.fc(x.flatten(1)) + n.gc(torch.relu(x.permute(0, 2, 3, 1).flatten(1) + x.flatten(1))),
             fc=nn.Linear(96, 6), gc=nn.Linear(96, 6)),

@@ -49,9 +49,8 @@ def test_permuting_preserves_the_function(name: str, seed: int, scramble: Scramb
     assert error_of(model, spec, x, seed) < 1e-9
 
 
-@pytest.mark.parametrize(("name", "expected"), [("mlp", 21), ("cnn", 112), ("resnet20", 448), ("gn-lenet", 0)])
+@pytest.mark.parametrize(("name", "expected"), [("mlp", 21), ("cnn", 112), ("resnet20", 448), ("gn-lenet", 128)])
 def test_all_hidden_units_of_our_networks_are_free(name: str, expected: int, scramble: Scramble) -> None:
-    # GN-LeNet's GroupNorm has two groups of channels, which only a two-level permutation would keep whole.
     shape, options = CATALOGUE[name]
     spec = permutation_spec(scramble(build_model(name, shape, 10, **options)), torch.randn(2, *shape).double())
     assert sum(units(spec).values()) == expected
@@ -171,6 +170,101 @@ def test_reading_a_network_leaves_it_as_it_was() -> None:
     assert torch.equal(x, kept)
 
 
+class Moody(nn.Module):
+    """Not the same network in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.calls = nn.Linear(6, 6), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.fc(x) if self.calls % 2 else torch.relu(self.fc(x))
+
+
+def test_a_network_that_changes_its_structure_is_untraceable() -> None:
+    with pytest.raises(Untraceable, match="0: relu: is not there in every call: the network changes its structure"):
+        permutation_spec(nn.Sequential(Moody()), torch.randn(2, 6))
+
+
+class Several(nn.Module):
+    """Returns more than one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head, self.unused = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        hidden = torch.tanh(self.fc(x))
+        return {"out": self.head(hidden), "more": (hidden.sum(1), [hidden[:, :2]])}
+
+
+def test_all_that_a_network_returns_stays_in_place() -> None:
+    model = Several()
+    assert units(permutation_spec(model, torch.randn(2, 4))) == {"fc": 4}
+
+
+def test_parameters_that_are_never_used_are_left_alone() -> None:
+    model = Several()
+    axes = permutation_spec(model, torch.randn(2, 4)).axes
+    assert {axis.tensor for axis in axes} == {"fc.weight", "fc.bias", "head.weight"}
+
+
+class Language(nn.Module):
+    """The embedding is the output layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.fc = nn.Embedding(10, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 10, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        return self.head(x + torch.tanh(self.fc(x)))
+
+
+def test_an_embedding_tied_to_the_output_keeps_its_rows_and_moves_its_columns(error_of: ErrorOf) -> None:
+    model = Language().double()
+    tokens = torch.randint(10, (2, 5))
+    spec = permutation_spec(model, tokens)
+    assert units(spec) == {"embedding": 6}
+    assert {(axis.tensor, axis.axis) for axis in spec.axes} >= {("embedding.weight", 1), ("head.weight", 1)}
+    assert error_of(model, spec, tokens, 0) < 1e-9
+
+
+def test_frozen_parameters_are_permuted_with_the_others(error_of: ErrorOf) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    model[0].requires_grad_(False)
+    x = torch.randn(5, 4).double()
+    spec = permutation_spec(model, x)
+    assert units(spec) == {"0": 6}
+    assert error_of(model, spec, x, 0) < 1e-9
+
+
+class Windows(nn.Module):
+    """Looks a table up by a buffer, of which it takes a view as MaxViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 6))
+        self.register_buffer("index", torch.tensor([[0, 1], [2, 3]]))
+        self.fc, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.fc(x)) * self.table[self.index.view(-1)].sum(0))
+
+
+def test_views_of_buffers_are_read_and_leave_nothing_behind(error_of: ErrorOf) -> None:
+    model = Windows().double()
+    before = set(vars(model))
+    x = torch.randn(5, 6).double()
+    spec = permutation_spec(model, x)
+    assert units(spec) == {"": 6} or units(spec) == {"table": 6}
+    assert set(vars(model)) == before
+    assert error_of(model, spec, x, 0) < 1e-9
+
+
 class Sleepy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, 0.5, self.training)
@@ -196,7 +290,7 @@ def test_taps_are_what_layers_with_weights_read() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
     spec = permutation_spec(model, torch.randn(1, 1, 4, 4))
     (group,) = spec.groups
-    assert [(tap.module, tap.axis, tap.start, tap.repeat) for tap in group.taps] == [("3", 1, 0, 4)]
+    assert [(tap.module, tap.axis, tap.entries, tap.repeat) for tap in group.taps] == [("3", 1, range(16), 4)]
     described = spec.describe()
     for name in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "4.weight"):
         assert f"of {name} " in described

@@ -53,7 +53,7 @@ def _crashes(recipe: Recipe, peer: int) -> bool:
 
 def _write_launcher(run: RunDirectory, recipe: Recipe) -> None:
     now = 0.0
-    with Journal(run.launcher_journal, None, lambda: now) as journal:
+    with Journal(run.journal_file("launcher"), None, lambda: now) as journal:
         journal.record("launched", round=0)
         if _crashes(recipe, CRASHING):
             now = 1.2 + CRASHED_IN * 0.9 + 0.3

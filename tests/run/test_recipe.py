@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -109,7 +109,8 @@ def test_what_does_not_change_the_result_does_not_change_the_hash() -> None:
 @pytest.mark.parametrize(
     "changed",
     [{"seed": 1}, {"threads": 2}, {"peers": 6}, {"topology": "full"}, {"model": {"name": "mlp", "hidden": [1]}},
-     {"data": {"subset": 100}}, {"training": {"momentum": 0.8}}, {"deadlines": {"probe": 2}}],
+     {"data": {"subset": 100}}, {"training": {"momentum": 0.8}}, {"training": {"steps": 1}},
+     {"averaging": {"batchnorm": "reestimate"}}, {"deadlines": {"probe": 2}}],
 )  # fmt: skip
 def test_what_changes_the_result_changes_the_hash_and_is_named(changed: dict[str, object]) -> None:
     base, other = Recipe(), Recipe.model_validate(changed)
@@ -150,6 +151,7 @@ recipes = st.builds(
 )
 
 
+@example(Recipe.model_validate({"model": {"name": "mlp", "a": "\x85", "b": "one\u2028two"}}))
 @given(recipes)
 def test_a_recipe_reads_back_from_its_own_yaml(recipe: Recipe) -> None:
     again = Recipe.model_validate(read_value(recipe.to_yaml(), "here"))
@@ -216,6 +218,9 @@ def test_a_recipe_does_not_change() -> None:
         ("training:\n  momentum: 1\n", "training.momentum", 2, "less than 1"),
         ("training:\n  optimizer: sdg\n", "training.optimizer", 2, "did you mean 'sgd'"),
         ("training:\n  initialisation: commn\n", "training.initialisation", 2, "did you mean 'common'"),
+        ("training: {steps: 0}\n", "training.steps", 1, "at least 1"),
+        ("training: {steps: 1.5}\n", "training.steps", 1, "a whole number is needed, not 1.5"),
+        ("averaging: {batchnorm: reestimated}\n", "averaging.batchnorm", 1, "did you mean 'reestimate'"),
         ("matching: {method: weights}\n", "matching.method", 1, "did you mean 'weight'"),
         ("deadlines: {call: 0}\n", "deadlines.call", 1, "greater than 0"),
         ("simulation: {loss: 1}\n", "simulation.loss", 1, "less than 1"),

@@ -72,6 +72,18 @@ def test_the_page_tells_what_the_summary_knows(run: RunDirectory) -> None:
     assert run.recipe.hash in text
 
 
+def test_the_page_says_which_images_were_used(tmp_path: Path, write_run: Callable[..., RunDirectory]) -> None:
+    def text(name: str, values: dict[str, object]) -> str:
+        return Page(write_report(write_run(tmp_path / name, Recipe.model_validate(values))).read_text()).text
+
+    plain = text("plain", {})
+    assert "on the common test set, after each round." in plain
+    assert "looks at up to 512 images of its own share." in plain
+    other = text("other", {"evaluation": {"every": 2, "samples": 1000}, "matching": {"data": "proxy", "samples": 250}})
+    assert "on 1,000 class-balanced images of the common test set, after every 2 rounds and the last." in other
+    assert "looks at 250 class-balanced images that are the same for all and in nobody's share (proxy)." in other
+
+
 def test_equal_runs_have_equal_pages(
     tmp_path: Path, recipe: Recipe, write_run: Callable[[Path, Recipe, str], RunDirectory]
 ) -> None:

@@ -17,7 +17,7 @@ from decentral.run.summary import bytes_by_peer, phase_seconds, summarise, write
 
 KEYS = [
     "recipe", "hash", "algorithm", "world", "peers", "rounds", "accuracy", "loss", "bytes", "seconds",
-    "virtual_seconds", "crashed", "rejoined", "versions", "seed",
+    "virtual_seconds", "evaluation", "matching", "crashed", "rejoined", "versions", "seed",
 ]  # fmt: skip
 
 

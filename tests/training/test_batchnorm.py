@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from decentral.training.batchnorm import reestimate_batchnorm
+from decentral.training.batchnorm import reestimate_batchnorm, spread_batchnorm, tracking_layers
 
 
 def network() -> nn.Sequential:
@@ -96,3 +96,18 @@ def test_a_batch_that_fails_leaves_modes_and_momentum() -> None:
         reestimate_batchnorm(model, [torch.zeros(4, 6)])
     assert model[1].momentum == 0.3
     assert all(module.training for module in model.modules())
+
+
+def test_means_that_differ_widen_the_variance() -> None:
+    model = network()
+    states = []
+    for mean, variance in ((1.0, 2.0), (4.0, 5.0)):
+        model[1].running_mean.fill_(mean)
+        model[1].running_var.fill_(variance)
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    model[1].running_mean.fill_(0.75 * 1 + 0.25 * 4)
+    model[1].running_var.fill_(0.75 * 2 + 0.25 * 5)
+    spread_batchnorm(model, states, [0.75, 0.25])
+    assert model[1].running_mean.tolist() == [1.75] * 8
+    assert model[1].running_var.tolist() == pytest.approx([2.75 + 0.75 * 0.75**2 + 0.25 * 2.25**2] * 8)
+    assert tracking_layers(model).keys() == {"1", "5"}

@@ -111,6 +111,42 @@ def test_round_zero_is_pretraining() -> None:
     assert same(lazy.parameters(), learner().parameters())
 
 
+def test_rounds_of_steps_go_through_whole_epochs_and_end_where_one_long_round_ends() -> None:
+    options: dict[str, Any] = {"fresh_optimizer": False, "batch_size": 8, "peer": 1}  # 5 batches an epoch
+    long, short = learner(**options, steps=15), learner(**options, steps=3)
+    assert (long.train(1).samples, sum(short.train(round).samples for round in range(1, 6))) == (111, 111)
+    assert same(long.parameters(), short.parameters())
+    resumed = learner(**options, steps=3)
+    resumed.load(short.parameters())
+    resumed.load_optimizer(short.optimizer_state())
+    assert resumed.train(6).steps == short.train(6).steps == 3
+    assert same(resumed.parameters(), short.parameters())
+    assert long.train(0).steps == 0
+
+
+def test_more_steps_than_an_epoch_has_go_on_in_the_next() -> None:
+    ours = learner(batch_size=8, steps=12)
+    assert [ours.train(round).samples for round in (1, 2)] == [2 * 37 + 16, 3 * 8 - 3 + 37 + 4 * 8]
+
+
+def test_a_drift_is_added_in_equal_parts_after_each_step() -> None:
+    """With a vanishing learning rate nothing else moves; what is no parameter of the model does not count."""
+    ours = learner(network(batchnorm=True), learning_rate=1e-30)
+    before = ours.parameters()
+    ours.train(1, {"1.weight": torch.full((8, 16), 0.5), "2.running_mean": torch.full((8,), 99.0)})
+    after = ours.parameters()
+    torch.testing.assert_close(after["1.weight"], before["1.weight"] + 0.5)
+    assert torch.equal(after["5.weight"], before["5.weight"])
+    assert after["2.running_mean"].abs().max() < 50
+    one, two = learner(steps=1), learner(steps=2)
+    one.train(1, drift := {"1.weight": torch.ones(8, 16)})
+    two.train(1, drift)
+    middle = learner(steps=1)
+    middle.train(1)
+    torch.testing.assert_close(one.parameters()["1.weight"], middle.parameters()["1.weight"] + 1)
+    assert not torch.allclose(two.parameters()["1.weight"], one.parameters()["1.weight"], atol=1e-4)
+
+
 def test_the_order_of_images_can_be_chosen() -> None:
     class Ordered(ClassifierLearner):
         def shuffle_seed(self, round: int, epoch: int) -> int:
@@ -193,6 +229,80 @@ def test_no_matching_batch_is_a_single_image() -> None:
     )
     sizes = [len(batch) for batch in ClassifierLearner(network(), many, np.arange(129)).matching_batches()]
     assert sizes == [65, 64]
+
+
+def test_a_proxy_set_is_what_every_peer_matches_on_and_nobody_trains_on() -> None:
+    proxy = np.array([0, 1, 45, 46])
+    ours, other = (learner(share=share, proxy=proxy, peer=peer) for peer, share in enumerate((SHARE, np.arange(5, 20))))
+    images = torch.cat(list(ours.matching_batches()))
+    assert torch.equal(images, torch.cat(list(other.matching_batches())))
+    assert ours.matching_samples == 4
+    expected = (torch.from_numpy(dataset().train_images(proxy)).float() - 8.0) / 4.0
+    assert sorted(images.flatten(1).tolist()) == sorted(expected.flatten(1).tolist())
+    assert ours.train(1).samples == len(SHARE)
+
+
+def test_evaluation_on_some_images_takes_as_many_of_each_class() -> None:
+    ours, all_images = learner(evaluation_samples=4, seed=3), learner(seed=3)
+    assert (ours.evaluate().samples, all_images.evaluate().samples) == (4, 12)
+    assert ours.evaluate() == learner(evaluation_samples=4, seed=3, peer=2).evaluate()
+    assert learner(evaluation_samples=12).evaluate() == all_images.evaluate()
+    with pytest.raises(UserError, match=r"evaluation\.samples: 13 images of 12"):
+        learner(evaluation_samples=13).evaluate()
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 2), nn.Flatten(), nn.Linear(4, 2)
+    )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_training_in_16_bits_is_close_to_float32_and_keeps_float32_parameters(precision: str) -> None:
+    ours, full = learner(convolutional(), precision=precision, epochs=5), learner(convolutional(), epochs=5)
+    reports = ours.train(1), full.train(1)
+    assert reports[0].loss == pytest.approx(reports[1].loss, rel=0.05)
+    assert not same(ours.parameters(), full.parameters())
+    assert {tensor.dtype for tensor in ours.parameters().values()} == {torch.float32, torch.int64}
+    for name, tensor in full.parameters().items():
+        torch.testing.assert_close(ours.parameters()[name], tensor, rtol=0.1, atol=0.05)
+    assert all(batch.dtype == torch.float32 for batch in ours.matching_batches())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_channels_last_changes_where_numbers_lie_and_not_what_they_are(optimizer: str) -> None:
+    options: dict[str, Any] = {"optimizer": optimizer, "learning_rate": 0.01, "fresh_optimizer": False}
+    ours = learner(convolutional(), channels_last=True, **options)
+    plain, stopped = learner(convolutional(), **options), learner(convolutional(), channels_last=True, **options)
+    for each in (ours, plain, stopped):
+        each.train(1)
+    resumed = learner(convolutional(), channels_last=True, **options)
+    resumed.load(stopped.parameters())
+    resumed.load_optimizer({name: tensor.contiguous() for name, tensor in stopped.optimizer_state().items()})
+    for each in (ours, plain, resumed):
+        each.train(2)
+    assert not ours.model.get_parameter("3.weight").is_contiguous()
+    assert all(tensor.is_contiguous() for tensor in ours.parameters().values())
+    assert same(ours.parameters(), resumed.parameters())
+    for name, tensor in plain.parameters().items():
+        torch.testing.assert_close(ours.parameters()[name], tensor, rtol=1e-3, atol=1e-4)
+    assert ours.evaluate().loss == pytest.approx(plain.evaluate().loss, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_round_on_a_gpu_comes_to_what_it_comes_to_on_the_cpu(precision: str) -> None:
+    ours = learner(convolutional(), device="cuda", precision=precision, channels_last=True, fresh_optimizer=False)
+    there = learner(convolutional(), device="cpu")
+    reports = ours.train(1), there.train(1)
+    assert reports[0].loss == pytest.approx(reports[1].loss, rel=0.05)
+    assert all(batch.is_cuda for batch in ours.matching_batches())
+    assert {tensor.device.type for tensor in ours.parameters().values()} == {"cpu"}
+    ours.load_optimizer(ours.optimizer_state())
+    ours.train(2)
+    assert ours.evaluate().samples == 12
 
 
 def test_a_fresh_optimiser_leaves_nothing_behind() -> None:

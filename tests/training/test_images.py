@@ -48,6 +48,19 @@ def test_an_augmented_image_is_a_crop_of_the_padded_one_mirrored_or_not() -> Non
     assert {*mirrored} == {0, 1}
 
 
+def test_a_batch_lies_in_memory_as_asked_and_stays_so_when_augmented() -> None:
+    pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    plain = NormalisedImages(pixels, (1.0,) * 3, (2.0,) * 3)[torch.tensor([3, 1])]
+    last = NormalisedImages(pixels, (1.0,) * 3, (2.0,) * 3, torch.channels_last)[torch.tensor([3, 1])]
+    assert plain.is_contiguous()
+    assert torch.equal(plain, last)
+    moved = [augment(batch, torch.Generator().manual_seed(1)) for batch in (plain, last)]
+    assert moved[0].is_contiguous()
+    assert torch.equal(*moved)
+    for batch in (last, moved[1]):
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_images_smaller_than_32_are_left_as_they_are() -> None:
     small = torch.rand(2, 1, 8, 8)
     assert torch.equal(augment(small, torch.Generator()), small)

@@ -29,7 +29,7 @@ from decentral.wire.identity import Identity
 from decentral.wire.limits import CHUNK_BYTES, MAX_FRAME, Limits
 from decentral.wire.messages import Join, Leave, Membership, MembershipStatus, Message, Model, Ping, Pong
 from decentral.wire.rpc import EXCHANGE, HEALTH, METHODS, PEER
-from decentral.wire.tensors import encoded
+from decentral.wire.tensors import ModelDecoder, encoded
 
 ALICE, BOB = Identity.from_seed(b"alice"), Identity.from_seed(b"bob")
 RECORD = ALICE.record(MembershipStatus.JOIN, 1, "127.0.0.1:7000", 2)
@@ -202,6 +202,43 @@ async def test_a_new_tls_key_changes_nothing_for_the_others(
         assert [((envelope := await anext(inbox)).sender, envelope.message) for _ in range(3)] == [
             (ALICE.id, Ping(number)) for number in range(3)
         ]
+
+
+async def test_a_transfer_in_flight_survives_new_tls_keys_at_both_ends(
+    authority: Authority, certify: Callable[..., Credentials], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes: here several times what a call may be silent."""
+    patience, frames = 0.5, 24
+    feeding = ModelDecoder.feed
+    fed: list[int] = []
+
+    def slowly(decoder: ModelDecoder, frame: bytes) -> None:
+        time.sleep(0.1)  # the receiver has a slow processor
+        feeding(decoder, frame)
+        fed.append(len(frame))
+
+    monkeypatch.setattr(ModelDecoder, "feed", slowly)
+    async with AsyncExitStack() as stack:
+        alice, bob = [
+            await stack.enter_async_context(
+                GrpcTransport.serve("127.0.0.1:0", who, certify(authority, who), call_deadline=patience)
+            )
+            for who in (ALICE, BOB)
+        ]
+        alice.introduce(bob.id, bob.address)
+        model = Model(1, {"weight": torch.randn(frames * CHUNK_BYTES // 4)})
+        sending = asyncio.ensure_future(alice.send(bob.id, model))
+        for _ in range(1000):
+            if fed:
+                break
+            await asyncio.sleep(0.01)
+        assert fed and not sending.done()
+        for transport, who in ((alice, ALICE), (bob, BOB)):
+            transport.rotate(certify(authority, who))
+        await sending
+        came = await anext(bob.inbox(Model))
+    assert came.sender == ALICE.id and isinstance(came.message, Model)
+    assert torch.equal(came.message.tensors["weight"], model.tensors["weight"])
 
 
 async def test_calls_that_do_not_exist_are_not_answered(

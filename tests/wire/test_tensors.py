@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import tracemalloc
 from collections.abc import Callable
 
@@ -77,6 +79,19 @@ def test_frames_are_the_protobuf_of_the_schema(tensors: dict[str, torch.Tensor])
     assert [chunk.SerializeToString() for chunk in chunks] == frames
     data = b"".join(chunk.data for chunk in chunks)
     assert rebuilt(chunks[0].header, data) == frames
+
+
+@given(st.floats(min_value=0, exclude_min=True, allow_infinity=False))
+def test_a_push_sum_weight_comes_back_to_the_last_bit(weight: float) -> None:
+    model = decode(list(encoded(Model(1, {"a": torch.ones(1)}, weight=weight)).frames()))
+    assert model.weight == weight
+
+
+def test_a_model_without_a_push_sum_weight_has_the_weight_one_and_spends_no_byte_on_it() -> None:
+    (plain,) = frames_of({"a": torch.ones(1)})
+    (weighed,) = encoded(Model(1, {"a": torch.ones(1)}, samples=2, weight=0.5)).frames()
+    assert decode([plain]).weight == 1.0
+    assert len(weighed) == len(plain) + 9
 
 
 def test_the_order_of_a_mapping_changes_nothing() -> None:
@@ -211,6 +226,11 @@ def change(edit: Callable[[pb.ModelHeader], object]) -> pb.ModelHeader:
         lambda header: setattr(header.tensors[0], "dtype", 99),
         lambda header: header.tensors[0].shape.append(2),
         lambda header: header.tensors.add(name="b", dtype=pb.DATA_TYPE_BOOL, shape=[0]),
+        lambda header: setattr(header, "weight", 0.0),
+        lambda header: setattr(header, "weight", -sys.float_info.min),
+        lambda header: setattr(header, "weight", math.inf),
+        lambda header: setattr(header, "weight", -math.inf),
+        lambda header: setattr(header, "weight", math.nan),
     ],
 )
 def test_a_header_that_contradicts_itself_is_refused(edit: Callable[[pb.ModelHeader], object]) -> None:

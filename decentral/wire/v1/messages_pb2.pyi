@@ -157,15 +157,17 @@ class TensorHeader(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ModelHeader(_message.Message):
-    __slots__ = ("round", "tag", "samples", "total_bytes", "tensors")
+    __slots__ = ("round", "tag", "samples", "total_bytes", "tensors", "weight")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     round: int
     tag: str
     samples: int
     total_bytes: int
     tensors: _containers.RepeatedCompositeFieldContainer[TensorHeader]
-    def __init__(self, round: _Optional[int] = ..., tag: _Optional[str] = ..., samples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ...) -> None: ...
+    weight: float
+    def __init__(self, round: _Optional[int] = ..., tag: _Optional[str] = ..., samples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., weight: _Optional[float] = ...) -> None: ...

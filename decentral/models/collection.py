@@ -1,0 +1,67 @@
+"""From what is left free after a network was read to its specification: groups, their tensor axes and their taps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from decentral.core.permutation import Block, Group, PermutationSpec, Tap, TensorAxis
+from decentral.models.axes import FIXED, Axis, AxisSystem
+from decentral.models.calls import Value
+
+
+def collect(
+    system: AxisSystem, tensors: Mapping[str, Value], reads: Iterable[tuple[str, str, tuple[Axis, ...]]]
+) -> PermutationSpec:
+    """`tensors` are the saved ones by name; `reads` are nodes, their modules and the axes of their activations."""
+    numbers: dict[int, int] = {}
+    units: dict[int, int] = {}
+    names: list[str] = []
+    kinds: list[int] = []
+    axes = []
+    for name, value in tensors.items():
+        for place, axis in enumerate(value.axes):
+            resolved = system.resolve(axis)
+            for kind in dict.fromkeys(system.kind(unit) for unit in resolved.units.ravel().tolist() if unit != FIXED):
+                if kind not in numbers and len(members := system.members(kind)) > 1:
+                    numbers[kind] = len(numbers)
+                    units |= {unit: number for number, unit in enumerate(members)}
+                    names.append(name.rpartition(".")[0] or name)
+                    kinds.append(kind)
+            flat = resolved.flat()
+            if blocks := tuple(_blocks(system, flat, numbers, units)):
+                axes.append(TensorAxis(name, place, flat.size, blocks, 0 if axis.is_parted else None))
+    taps: list[list[Tap]] = [[] for _ in kinds]
+    for node, module, read in reads:
+        for place, axis in enumerate(read):
+            if not axis.is_parted:
+                for block in _blocks(system, system.resolve(axis), numbers, units):
+                    taps[block.group].append(Tap(node, module, place, block.entries, block.repeat))
+    orders = {kind: system.order(kind) for kind in kinds}
+    # Cells that are units of a group themselves, such as heads with a scale each, are cells of one unit.
+    shared = dict.fromkeys(order for order in orders.values() if order is not None)
+    ordered = {order: number for number, order in enumerate(shared)}
+    groups = []
+    for kind, name, read_at in zip(kinds, names, taps, strict=True):
+        order = kind if kind in ordered else orders[kind]
+        count = len(system.members(kind))
+        cells = 1 if order is None else len(system.members(order))
+        groups.append(Group(name, count, tuple(read_at), cells, None if order is None else ordered[order]))
+    return PermutationSpec(tuple(groups), tuple(axes))
+
+
+def _blocks(system: AxisSystem, axis: Axis, numbers: Mapping[int, int], units: Mapping[int, int]) -> Iterator[Block]:
+    """For each group the entries of an axis that hold its units, unit by unit."""
+    kinds = np.array([system.kind(unit) if unit != FIXED else FIXED for unit in axis.units.tolist()])
+    for kind in dict.fromkeys(kinds.tolist()):
+        if kind in numbers:
+            places = np.flatnonzero(kinds == kind)
+            own = np.array([units[unit] for unit in axis.units[places].tolist()])
+            entries = places[np.lexsort((axis.labels[places], own))].tolist()
+            yield Block(numbers[kind], _compact(entries), len(entries) // len(system.members(kind)))
+
+
+def _compact(entries: list[int]) -> Sequence[int]:
+    stretch = range(entries[0], entries[-1] + 1)
+    return stretch if list(stretch) == entries else tuple(entries)

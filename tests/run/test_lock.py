@@ -1,0 +1,96 @@
+"""A lock is one holder's, ends with it, and does not feel who looks at it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from decentral.run import lock
+from decentral.run.directory import RunDirectory
+from decentral.run.recipe import Recipe
+
+
+@pytest.fixture(params=["of the open file", "shared for an instant"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the locks of this system, and with those that all have."""
+    if request.param == "shared for an instant":
+        monkeypatch.setattr(lock, "_OWNED", False)
+    monkeypatch.setattr(lock, "TRYING", 0.2)
+
+
+def taken(path: Path) -> int:
+    held = lock.take(path)
+    assert held is not None
+    return held
+
+
+@pytest.mark.usefixtures("kind")
+def test_a_lock_is_one_holders_until_it_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not lock.is_held(path) and not path.exists()
+    for _ in range(2):
+        held = taken(path)
+        assert lock.is_held(path)
+        assert lock.take(path) is None
+        assert lock.is_held(path), "who looked, or tried in vain, has taken nothing away"
+        os.close(held)
+        assert not lock.is_held(path)
+
+
+@pytest.mark.usefixtures("kind")
+def test_a_program_that_the_holder_starts_does_not_hold_it(tmp_path: Path) -> None:
+    held = taken(tmp_path / "lock")
+    command, pipes = [sys.executable, "-c", "print(flush=True); input()"], {"stdin": -1, "stdout": -1}
+    with subprocess.Popen(command, **pipes, close_fds=False) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"\n"
+        os.close(held)
+        assert not lock.is_held(tmp_path / "lock")
+        child.communicate(b"\n")
+
+
+@pytest.mark.usefixtures("kind")
+def test_looking_all_the_time_never_keeps_anybody_from_taking_it(tmp_path: Path) -> None:
+    path, ended, looks = tmp_path / "lock", threading.Event(), [0, 0]
+
+    def look(number: int) -> None:
+        while not ended.is_set():
+            lock.is_held(path)
+            looks[number] += 1
+
+    lookers = [threading.Thread(target=look, args=(number,)) for number in range(2)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(300):
+            held = taken(path)
+            assert lock.is_held(path)
+            os.close(held)
+    finally:
+        ended.set()
+        for looker in lookers:
+            looker.join()
+    assert min(looks) > 50
+
+
+def test_a_run_starts_while_others_ask_for_its_state(tmp_path: Path, recipe: Recipe, root: Path) -> None:
+    """As `decentral status` does, from another process."""
+    folder = tmp_path / "run"
+    RunDirectory.create(folder, recipe, "local").close()
+    program = (
+        "import sys; from pathlib import Path; from decentral.run import directory, lock\n"
+        "path = Path(sys.argv[1]) / directory.LOCK; print(flush=True)\n"
+        "while True: lock.is_held(path)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as looker:
+        assert looker.stdout is not None and looker.stdout.readline() == b"\n"
+        try:
+            for _ in range(10):
+                RunDirectory.resume(folder, recipe).close()
+        finally:
+            looker.kill()
