@@ -29,7 +29,8 @@ from torch.func import functional_call
 
 from decentral.core.permutation import PermutationSpec
 from decentral.models.catalogue import build_model
-from decentral.models.tracing import evaluating, permutation_spec, trace
+from decentral.models.graphs import evaluating, trace
+from decentral.models.tracing import permutation_spec
 from decentral.training.activations import ActivationReader, compare
 from decentral.training.batchnorm import reestimate_batchnorm
 from decentral.training.merging import merge_into

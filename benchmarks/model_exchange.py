@@ -29,7 +29,7 @@ import grpc.aio
 import torch
 from blake3 import blake3
 
-from decentral.launch.local import KEEP_MEMORY
+from decentral.launch.nodes import KEEP_MEMORY
 from decentral.wire.authority import Authority, JoinToken, enrol
 from decentral.wire.certificate import Credentials, host_name
 from decentral.wire.grpc_transport import GrpcTransport

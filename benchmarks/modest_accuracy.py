@@ -1,4 +1,4 @@
-"""What a sample is worth: MoDeST beside FedAvg, D-PSGD and gossip, by rounds, time, bytes and training work.
+"""What a sample is worth: MoDeST beside the others that average, by rounds, time, bytes and training work.
 
     python -m benchmarks.modest_accuracy [--seeds 3] [--rounds 100] [--methods NAME ...] [--jobs 2] [--json FILE]
 
@@ -47,6 +47,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "D-PSGD, regular": {"algorithm": "dpsgd", "topology": {"name": "regular", "degree": 10}},
     "SGP, one-peer exponential": {"algorithm": "sgp", "topology": "exponential"},
     "gossip, regular": {"algorithm": "gossip", "topology": {"name": "regular", "degree": 10}},
+    "epidemic, one peer": {"algorithm": "epidemic"},
 }
 LONGER = 2
 """Times the others' rounds that MoDeST's runs have, to see when it gets there; its rounds cost a tenth."""

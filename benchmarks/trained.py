@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ from decentral.data.datasets import Indices, LabelledImages, load_dataset
 from decentral.data.partition import partition, subset
 from decentral.files import replacing
 from decentral.models.catalogue import build_model
-from decentral.training.classifier import ClassifierLearner, choose_device
+from decentral.training.classifier import ClassifierLearner
+from decentral.training.loop import choose_device
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "benchmarks" / "trained"
 POOL_SEED = 0
@@ -77,7 +79,9 @@ def pool(apprentice: Apprentice) -> list[Indices]:
     """The indices of each peer's training images."""
     labels = images(apprentice.dataset).train_labels
     chosen = subset(labels, apprentice.subset, POOL_SEED)
-    parts = partition(apprentice.share, labels[chosen], apprentice.peers, POOL_SEED, **apprentice.share_options)
+    parts = partition(
+        apprentice.share, labels[chosen], apprentice.peers, POOL_SEED, **cast(dict[str, Any], apprentice.share_options)
+    )
     return [np.sort(chosen[part]) for part in parts]
 
 

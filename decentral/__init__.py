@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from decentral.core.mixing import mixing_matrix
     from decentral.core.permutation import Permutation, PermutationSpec, random_permutation
     from decentral.launch.background import LocalCluster
+    from decentral.models.stages import split
     from decentral.models.tracing import permutation_spec
+    from decentral.serving.pipeline import DecentralizedDiffusionPipeline
     from decentral.training.activations import NotFinite, ambiguous_units
     from decentral.training.merging import match, merge, permute
 
 __all__ = [
+    "DecentralizedDiffusionPipeline",
     "LocalCluster",
     "NotFinite",
     "Permutation",
@@ -33,9 +36,11 @@ __all__ = [
     "register_dataset",
     "register_learner",
     "register_model",
+    "split",
 ]
 
 _EXPORTS = {
+    "DecentralizedDiffusionPipeline": "decentral.serving.pipeline:DecentralizedDiffusionPipeline",
     "LocalCluster": "decentral.launch.background:LocalCluster",
     "NotFinite": "decentral.training.activations:NotFinite",
     "Permutation": "decentral.core.permutation:Permutation",
@@ -51,6 +56,7 @@ _EXPORTS = {
     "register_dataset": "decentral.data.datasets:DATASETS.register",
     "register_learner": "decentral.training.catalogue:LEARNERS.register",
     "register_model": "decentral.models.catalogue:MODELS.register",
+    "split": "decentral.models.stages:split",
 }
 
 

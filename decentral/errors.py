@@ -65,6 +65,7 @@ class Refusal(IntEnum):
     BUSY = 10
     TOKEN = 11
     EXPIRED = 12
+    MODEL = 13
 
 
 class TransportError(DecentralError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from decentral.files import write_atomic
+from decentral.files import replacing_folder, write_atomic
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -58,3 +58,27 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
 def test_a_missing_folder_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "nowhere" / "a", b"")
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "folder"
+    with pytest.raises(RuntimeError), replacing_folder(place) as folder:
+        (folder / "part").write_text("half")
+        raise RuntimeError
+    assert list(place.parent.iterdir()) == []
+    with replacing_folder(place) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "part").write_text("whole")
+        assert not place.exists()
+    assert (place / "deep" / "part").read_text() == "whole"
+
+
+def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path: Path) -> None:
+    place = tmp_path / "folder"
+    for content in ("old", "new"):
+        with replacing_folder(place) as folder:
+            (folder / content).write_text(content)
+    assert [file.name for file in place.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [place]
+    with pytest.raises(RuntimeError), replacing_folder(place):
+        raise RuntimeError
+    assert (place / "new").read_text() == "new"

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 from decentral.algorithms.crowd import Crowd
+from decentral.algorithms.packing import for_neighbours, sound
 from decentral.algorithms.session import Session
 from decentral.core.aggregation import Aggregate, mean
+from decentral.core.encodings import Encoding, Plain
+from decentral.core.outer import Outer
 from decentral.core.rules import Mean, Rule
 from decentral.errors import UserError
 from decentral.training.learner import Learner, ModuleLearner, State
@@ -42,6 +46,18 @@ class Keeper(Protocol):
     def save(
         self, round: int, state: Mapping[str, Tensor], metadata: Mapping[str, str], optimizer: Mapping[str, Tensor]
     ) -> None: ...
+
+
+class Publisher(Protocol):
+    """Writes down what a peer has learned, as others will use it. Blocking."""
+
+    def own(self) -> None:
+        """This peer's part alone."""
+        ...
+
+    def ensemble(self, parts: Mapping[int, State]) -> None:
+        """This peer's part, and those of others by their index, as a whole."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,9 @@ class Peer:
     matching_repair: bool | Literal["auto"] = False
     rule: Rule = field(default_factory=Mean)  # how models become one
     batchnorm: Literal["average", "reestimate"] = "average"  # what plain averaging does with BatchNorm's statistics
+    encoding: Encoding = field(default_factory=Plain)  # how models are written to be sent
+    outer: Outer | None = None  # what becomes of an average
+    publisher: Publisher | None = None  # of algorithms that leave more than checkpoints
     finished: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
 
@@ -178,11 +197,17 @@ class SynchronousRounds(ABC):
 
 
 async def train(peer: Peer, round: int, drift: State | None = None) -> None:
-    """`drift` is added to the parameters in the course of the round. See `Learner.train`."""
+    """`drift` is added to the parameters in the course of the round. See `Learner.train`.
+
+    If it is cancelled, training ends with the batch that is under way.
+    """
     peer.phase(round, "train")
-    began = peer.clock.now()
+    began, stopped = peer.clock.now(), threading.Event()
     work = peer.pace.training(peer.schedule.samples(round, peer.learner.samples))
-    report = await peer.clock.work(lambda: peer.learner.train(round, drift), work)
+    try:
+        report = await peer.clock.work(lambda: peer.learner.train(round, drift, stopped.is_set), work)
+    finally:
+        stopped.set()
     peer.journal.record(
         "trained", round=round, loss=report.loss, samples=report.samples, seconds=peer.clock.now() - began
     )
@@ -195,11 +220,13 @@ async def exchange(
     to: Collection[int] | None = None,
     of: Collection[int] | None = None,
     own: Model | None = None,
+    known: Mapping[int, State] = MappingProxyType({}),
 ) -> dict[int, Model]:
     """Sends this peer's model and collects those of others, by index; the own model is among them.
 
     `to` and `of` are the partners that it goes to and those whose models are awaited; None: all. `own` is what is sent,
-    if it is not the learner's state. Models that are not finite are left out, as if they had not come.
+    if it is not the learner's state. What a message leaves out is filled up with what is `known` of its sender, else
+    with the own model. Models that cannot be read, or are not finite, are left out, as if they had not come.
     """
     peer.phase(round, "exchange")
     began = peer.clock.now()
@@ -207,10 +234,13 @@ async def exchange(
     own = own or await local_model(peer, round)
     present = session.present(round)
     awaited = session.partners if of is None else frozenset(of)
+    receivers = present if to is None else present & frozenset(to)
+    letters = await for_neighbours(peer, own, receivers)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(session.push(present if to is None else present & frozenset(to), own))
-        collecting = tasks.create_task(session.collect(awaited & present))
-    came = await sound(peer, collecting.result())
+        for some, letter in letters:
+            tasks.create_task(session.push(some, letter))
+        collecting = tasks.create_task(session.collect(awaited & session.heard(round)))
+    came = await sound(peer, collecting.result(), own.tensors, known)
     missing = sorted(awaited - came.keys())
     peer.journal.record(
         "exchanged", round=round, received=sorted(came), missing=missing, seconds=peer.clock.now() - began
@@ -223,12 +253,12 @@ async def average(
     round: int,
     models: Mapping[int, Model],
     weights: Mapping[int, float],
-    look: Callable[[State], None] = lambda mean: None,
+    then: Callable[[State], State] = lambda mean: mean,
 ) -> None:
     """The learner's model becomes what the peer's rule makes of `models`, its own among them, and of their weights.
 
-    The weights, which sum to one, are by index as the models. `look` is shown the result before the learner, whose
-    state may be one of `models`, takes it over.
+    The weights, which sum to one, are by index as the models. `then` makes of the result what the learner, whose state
+    may be one of `models`, takes over.
     """
     peer.phase(round, "merge")
     began = peer.clock.now()
@@ -236,8 +266,7 @@ async def average(
 
     def merge() -> State:
         results.append(aggregate(peer.rule, models, weights, models[peer.index].tensors))
-        look(results[0].state)
-        return results[0].state
+        return then(results[0].state)
 
     await replace_model(peer, merge)
     record_merge(peer, round, models, results[0], began)
@@ -297,19 +326,10 @@ def module_learner(peer: Peer, what: str) -> ModuleLearner:
     return cast(ModuleLearner, peer.learner)
 
 
-async def local_model(peer: Peer, round: int) -> Model:
+async def local_model(peer: Peer, round: int, tag: str = "local") -> Model:
     """The learner's present state as a message; it is sent, and averaged, before the learner changes it."""
     state = await peer.clock.work(peer.learner.view, 0.0)
-    return Model(round=round, tensors=state, samples=peer.learner.samples)
-
-
-async def sound(peer: Peer, models: Mapping[int, Model]) -> dict[int, Model]:
-    """Those of the models that are finite throughout; the others are written down as rejected."""
-    checked = await peer.clock.work(lambda: {index: finite(model.tensors) for index, model in models.items()}, 0.0)
-    for index, good in checked.items():
-        if not good:
-            peer.journal.record("rejected", round=peer.session.round, other=index, reason="not finite")
-    return {index: model for index, model in models.items() if checked[index]}
+    return Model(round=round, tensors=state, samples=peer.learner.samples, tag=tag)
 
 
 async def evaluate(peer: Peer, round: int) -> None:
@@ -351,12 +371,3 @@ def renormalise(weights: Mapping[int, float], present: Collection[int], own: int
     kept = {index: weights[index] for index in sorted({own, *present}) if index in weights}
     total = math.fsum(kept.values())
     return {index: weight / total for index, weight in kept.items()}
-
-
-def finite(state: Mapping[str, Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinity. One cheap pass; a sum that overflows is looked at again."""
-    return all(
-        bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
-        for tensor in state.values()
-        if tensor.is_floating_point()
-    )

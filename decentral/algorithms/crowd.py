@@ -104,6 +104,8 @@ class Crowd:
         self._deadlines, self.sampling = deadlines, sampling
         self._recipe_hash, self._schema_hash = recipe_hash, schema_hash
         self._last = rounds
+        self.leaving = False
+        """Whether this peer is about to go, and draws no more samples with itself in them."""
         self.alone = False
         """Whether this peer came back and found nobody."""
         self._synced = 0
@@ -141,6 +143,8 @@ class Crowd:
     def order(self, round: int, first: int | None = None) -> list[int]:
         """The candidates of a round in the order in which they are drawn."""
         candidates = self.view.candidates(round, self.sampling.window, self.index)
+        if self.leaving:
+            candidates = candidates[candidates != self.index]
         return drawn(candidates, self.sampling.seed, round, len(self.view), first)
 
     def members(self) -> list[int]:
@@ -212,7 +216,7 @@ class Crowd:
         """What is new to one who has had the news of round `since`, to travel in a message of `round`."""
         words, peers, rounds = self.view.news(max(since - SLACK, 0), round)
         records = tuple(self._records[int(peer)] for peer in words if int(peer) in self._records)
-        return News(records, tuple(peers.tolist()), tuple(rounds.tolist()), self._recipe_hash[:DIGITS])
+        return News(records, peers, rounds, self._recipe_hash[:DIGITS])
 
     def greeting(self) -> News:
         """News of nobody: it says whose recipe we follow."""
@@ -227,8 +231,8 @@ class Crowd:
             return False
         for record in news.records:
             self.admit(record, round)
-        if news.peers and news.peers[-1] < len(self.view):
-            self.view.see(np.array(news.peers), np.array(news.rounds), min(round, self._last))
+        if len(news.peers) and news.peers[-1] < len(self.view):
+            self.view.see(news.peers, news.rounds, min(round, self._last))
         self._synced = max(self._synced, min(round, self._last))
         return True
 

@@ -37,8 +37,9 @@ class GradientTracking(SynchronousRounds):
         models = await exchange(peer, round)
         weights = lazy(peer.weights, models, peer.index)
 
-        def track(mean: State) -> None:
+        def track(mean: State) -> State:
             peer.memory = tracked(peer.memory, models[peer.index].tensors, mean)
+            return mean
 
         await average(peer, round, models, weights, track)
 

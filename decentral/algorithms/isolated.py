@@ -13,5 +13,10 @@ class Isolated(SynchronousRounds):
     def partners(self, index: int, neighbours: Collection[int], peers: int) -> frozenset[int]:
         return frozenset()
 
+    async def run(self, peer: Peer) -> None:
+        await super().run(peer)
+        if peer.publisher is not None:
+            await peer.clock.work(peer.publisher.own, 0.0)
+
     async def mix(self, peer: Peer, round: int) -> None:
         return

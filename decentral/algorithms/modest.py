@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from decentral.algorithms.base import Peer, aggregate, evaluate, finish, finite, record_merge, train
+from decentral.algorithms.base import Peer, aggregate, evaluate, finish, record_merge, train
+from decentral.algorithms.baton import Relay, read_with_baton, step_from
+from decentral.algorithms.modest_end import AGGREGATE, HEIR, hand_on, hand_out, stand_by
 from decentral.algorithms.modest_events import (
     AggregateCame,
     Ask,
@@ -28,6 +31,7 @@ from decentral.algorithms.modest_events import (
     Elapsed,
     Event,
     Finish,
+    GiveUp,
     LocalCame,
     Look,
     Looked,
@@ -42,17 +46,19 @@ from decentral.algorithms.modest_events import (
     Wait,
 )
 from decentral.algorithms.modest_rounds import WAITS, Rules, State, begin, step
+from decentral.algorithms.packing import as_read, for_all, written
+from decentral.core.aggregation import Aggregate
+from decentral.core.membership import Peers
+from decentral.core.sampling import fingerprint
 from decentral.core.seeds import derive_seed
 from decentral.errors import Refused, TransportError
+from decentral.wire.codec import message_size
 from decentral.wire.messages import Model, Progress, Resend
 
-LOCAL, AGAIN, AGGREGATE, RESTART = "local", "again", "average", "restart"
-"""Tags of models: a participant's, and one sent in vain before; an average, and one whose successors are lost."""
+LOCAL, AGAIN, RESTART = "local", "again", "restart"
+"""Tags of models: a participant's, and one sent in vain before; an average whose successors are lost."""
 HURRIED = 4
 """Such a part of its patience an aggregator waits for models that all have been sent before."""
-
-ABREAST = 8
-"""Peers to whom the last aggregate is handed at the same time."""
 
 
 class MoDeST:
@@ -84,29 +90,45 @@ class Participant:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.timers: dict[Timer, asyncio.TimerHandle] = {}
         self.training: asyncio.Task[None] | None = None
+        self.busy: tuple[int, float] | None = None  # the round that the learner trains for, and since when
         self.aggregate: dict[str, Tensor] = {}
         self.holding = peer.finished  # its round; the machine hears of a new one a little later
         self.local: Model | None = None
         self.locals: dict[int, Model] = {}  # the latest of each participant
         self.got: dict[tuple[int, bool], set[int]] = {}  # (round, aggregate or local): to whom we sent it
+        self.relay = Relay(peer)
         self.synced = 0  # the oldest news that one of the sample drawn last has had
+        self.sampled: tuple[int, tuple[int, ...]] = 0, ()  # the round and the peers of the sample drawn last
         self.made = False  # whether the aggregate that we hold is our own average
+        self.spread = False  # whether somebody has taken it from us
+        self.heir_of: int | None = None  # who hands out the last aggregate, if we are to step in for it
         self.done = asyncio.Event()
 
     async def run(self) -> None:
         self.aggregate = await self.peer.clock.work(self.peer.learner.parameters, 0.0)
+        if self.holding == 0:
+            self.relay.made(0, self.aggregate, None)
         first = self.crowd.order(1, self.rules.sample)
+        try:
+            await self._take_part(self.peer.index in first)
+            await self._end()
+        except asyncio.CancelledError:
+            if self.made and not self.spread:
+                last = self.holding == self.rules.rounds
+                letter = written(self.peer, self.peer.encoding.whole, Model(self.holding, self.aggregate))
+                await hand_on(self.crowd, self._send, self.holding, letter.tensors, last=last)
+            raise
+
+    async def _take_part(self, in_first_sample: bool) -> None:
         async with asyncio.TaskGroup() as tasks:
             self.tasks = tasks
-            services = [tasks.create_task(self._receive()), tasks.create_task(self._play(self.peer.index in first))]
+            services = [tasks.create_task(self._receive()), tasks.create_task(self._play(in_first_sample))]
             await self.done.wait()
             for timer in self.timers.values():
                 timer.cancel()
             for service in services:
                 service.cancel()
-            if self.training is not None:
-                self.training.cancel()
-        await self._end()
+            self._give_up()
 
     # ---- events in, effects out -----------------------------------------------------------------------------------
 
@@ -140,22 +162,35 @@ class Participant:
             self.peer.journal.record("rejected", round=round, other=sender, reason="another recipe")
             return
         self.crowd.meet(sender, round)
-        if not await self.peer.clock.work(lambda: finite(model.tensors), 0.0):
-            self.peer.journal.record("rejected", round=round, other=sender, reason="not finite")
-        elif model.tag in (LOCAL, AGAIN):
+        own = self.relay.base_of(sender, model, self.aggregate, self.holding)
+        if own is None:
+            return
+        opened = await self.peer.clock.work(lambda: read_with_baton(model, own), 0.0)
+        if isinstance(opened, str):
+            self.peer.journal.record("rejected", round=round, other=sender, reason=opened)
+            return
+        found, baton = opened
+        if model.tag in (LOCAL, AGAIN):
             if round > self.holding:
-                self.locals[sender] = model
+                self.locals[sender] = found
+                self._take_all(self.relay.took(round, baton))
             self.events.put_nowait(LocalCame(round, sender, again=model.tag == AGAIN))
         else:
             if round > self.holding:
-                self._hold(round, dict(model.tensors), made=False)
+                self._hold(round, dict(found.tensors), made=False)
+                self.heir_of = sender if model.tag == HEIR else None
             self.events.put_nowait(AggregateCame(round, restart=model.tag == RESTART))
 
     def _hold(self, round: int, aggregate: dict[str, Tensor], *, made: bool) -> None:
         """Keeps an aggregate, and forgets the models of rounds up to it."""
-        self.aggregate, self.holding, self.made = aggregate, round, made
+        self.aggregate, self.holding, self.made, self.spread = aggregate, round, made, False
         self.locals = {sender: model for sender, model in self.locals.items() if model.round > round}
         self.got = {key: peers for key, peers in self.got.items() if key[0] >= round}
+        self._take_all(self.relay.holds(round))
+
+    def _take_all(self, models: Mapping[int, Model]) -> None:
+        for sender, model in models.items():
+            self._spawn(self._take(sender, model))
 
     def _start(self, effect: Effect) -> None:
         match effect:
@@ -164,9 +199,10 @@ class Participant:
             case Finish():
                 self.done.set()
             case Train(round):
-                if self.training is not None:
-                    self.training.cancel()
+                self._give_up()
                 self.training = self._spawn(self._train(round))
+            case GiveUp():
+                self._give_up()
             case Draw(purpose, round):
                 self._spawn(self._draw(purpose, round))
             case SendLocal(round, to, resent):
@@ -213,29 +249,61 @@ class Participant:
             if self.made and peer.schedule.evaluates(round - 1):
                 await evaluate(peer, round - 1)
             await finish(peer, round - 1)
+        self.busy = round, peer.clock.now()
         await train(peer, round)
+        self.busy = None
         tensors = await peer.clock.work(peer.learner.parameters, 0.0)
+        self.relay.trained(aggregate)
         self.local = Model(round, tensors, samples=peer.learner.samples, tag=LOCAL)
         self.events.put_nowait(Trained(round))
 
+    def _give_up(self) -> None:
+        """Training that a newer round has overtaken."""
+        if self.training is not None:
+            self.training.cancel()
+        if self.busy is not None:
+            round, began = self.busy
+            self.peer.journal.record("abandoned", round=round, seconds=self.peer.clock.now() - began)
+            self.busy = None
+
     async def _draw(self, purpose: Purpose, round: int) -> None:
+        candidates = self.crowd.view.candidates(round, self.sampling.window, self.peer.index)
         sample = await self.crowd.draw(round)
         self.synced = sample.synced
+        if self.sampled != (round, sample.peers):
+            self.sampled = round, sample.peers
+            self._record_sample(round, sample.peers, candidates)
         self.events.put_nowait(Drawn(purpose, round, sample.peers))
+
+    def _record_sample(self, round: int, sample: tuple[int, ...], candidates: Peers) -> None:
+        """Whom we have drawn, and from whom: a digest that is the same wherever views agree."""
+        self.peer.journal.record(
+            "sampled",
+            round=round,
+            participants=sample,
+            aggregators=sample[: self.rules.aggregators],
+            candidates=len(candidates),
+            view=fingerprint(candidates),
+        )
 
     async def _send_local(self, round: int, to: tuple[int, ...], resent: int) -> None:
         local = self.local
         if local is None or local.round != round:
             return
+        letter, own = local, local
+        if not self.relay.idle:
+            write = partial(self.relay.letter, local, made=self.made, again=resent > 0)
+            letter, own = await self.peer.clock.work(write, 0.0)
         if self.peer.index in to:
-            self.locals[self.peer.index] = local
+            self.locals[self.peer.index] = own
             self.events.put_nowait(LocalCame(round, self.peer.index, again=resent > 0))
-        await self._models(replace(local, tag=AGAIN if resent else LOCAL), to, again=resent > 1)
+        await self._models(replace(letter, tag=AGAIN if resent else LOCAL), to, again=resent > 1)
 
     async def _send_aggregate(self, round: int, to: tuple[int, ...], restart: bool) -> None:
         if round == self.holding:
-            model = Model(round, self.aggregate, tag=RESTART if restart else AGGREGATE)
-            if await self._models(model, to, again=restart):
+            letter = await for_all(self.peer, Model(round, self.aggregate, tag=AGGREGATE))
+            if await self._models(replace(letter, tag=RESTART if restart else AGGREGATE), to, again=restart):
+                self.spread = True
                 self.events.put_nowait(Delivered(round))
 
     async def _models(self, model: Model, to: tuple[int, ...], *, again: bool) -> bool:
@@ -250,7 +318,17 @@ class Participant:
             sending = {peer: tasks.create_task(self._send(peer, told)) for peer in targets}
         missed = {peer for peer, sent in sending.items() if not sent.result()}
         got -= missed
-        return len(missed) < len(targets)
+        took = [peer for peer in targets if peer not in missed]
+        self.peer.journal.record(
+            "sent",
+            round=model.round,
+            tag=model.tag,
+            to=took,
+            missed=sorted(missed),
+            view=len(took) * (message_size(told) - message_size(model)),
+            bytes=self.peer.transport.traffic.as_dict(),
+        )
+        return len(took) > 0
 
     async def _send(self, to: int, model: Model) -> bool:
         try:
@@ -282,13 +360,19 @@ class Participant:
         began = peer.clock.now()
         samples = math.fsum(model.samples for model in models.values()) or float(len(models))
         weights = {index: (model.samples or 1) / samples for index, model in models.items()}
-        last = self.aggregate
-        merged = await peer.clock.work(lambda: aggregate(peer.rule, models, weights, last), 0.0)
+        last, baton = self.aggregate, self.relay.baton(round)
+
+        def merge() -> tuple[Aggregate, dict[str, Tensor]]:
+            made = aggregate(peer.rule, models, weights, last)
+            return made, as_read(peer, Model(round, step_from(peer, made.state, baton), tag=AGGREGATE))
+
+        merged, state = await peer.clock.work(merge, 0.0)
         if round <= self.holding:
             return  # another aggregator was faster
         record_merge(peer, round, models, merged, began)
-        self._hold(round, dict(merged.state), made=True)
-        self.events.put_nowait(Averaged(round))
+        self._hold(round, state, made=True)
+        self.relay.made(round, state, baton)
+        self.events.put_nowait(Averaged(round, frozenset(self.crowd.order(round, self.rules.sample))))
 
     async def _look(self) -> None:
         round, holder = await self.crowd.look()
@@ -297,29 +381,15 @@ class Participant:
     # ---- the end --------------------------------------------------------------------------------------------------
 
     async def _end(self) -> None:
-        """Whoever averaged the last round hands the result to all; everybody evaluates it."""
+        """Whoever averaged the last round hands the result to all; everybody evaluates it; heirs see to the rest."""
         peer, round, last = self.peer, self.rules.rounds, self.aggregate
         self.crowd.round = round
+        letter = replace(await for_all(peer, Model(round, last, tag=AGGREGATE)), news=self.crowd.greeting())
         if self.made:
-            await self._hand_out(Model(round, last, tag=AGGREGATE, news=self.crowd.greeting()))
+            await hand_out(self.crowd, self._send, letter, self.state.untold)
+            self.spread = True
         await peer.clock.work(lambda: peer.learner.load(last), 0.0)
         await evaluate(peer, round)
         await finish(peer, round)
-
-    async def _hand_out(self, model: Model) -> None:
-        """To all members, and to those who are away if they come back in time."""
-        turns, loop = asyncio.Semaphore(ABREAST), asyncio.get_running_loop()
-        ends = loop.time() + self.sampling.patience
-
-        async def hand(to: int) -> bool:
-            async with turns:
-                return await self._send(to, model)
-
-        missing = [other for other in self.crowd.members() if other != self.peer.index]
-        while missing:
-            async with asyncio.TaskGroup() as tasks:
-                handed = {other: tasks.create_task(hand(other)) for other in missing}
-            missing = [other for other, task in handed.items() if not task.result()]
-            if missing and loop.time() >= ends:
-                break
-            await asyncio.sleep(self.sampling.ping if missing else 0.0)
+        if self.heir_of is not None:
+            await stand_by(self.crowd, self._send, letter, self.heir_of)

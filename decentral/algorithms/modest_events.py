@@ -59,9 +59,10 @@ class LocalCame:
 
 @dataclass(frozen=True, slots=True)
 class Averaged:
-    """The average of `round` has been computed."""
+    """The average of `round` has been computed; `drawn`: who train for it as far as we know, and need not go on."""
 
     round: int
+    drawn: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,11 @@ class Train:
     """On the aggregate held, for `round`; whatever was being trained is given up."""
 
     round: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Training: the aggregate that it was meant for exists without us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,4 +187,4 @@ class Finish:
     """The last aggregate is here: pass it on, and end."""
 
 
-Effect = Train | Draw | SendLocal | SendAggregate | Average | Tell | Wait | Look | Ask | Finish
+Effect = Train | GiveUp | Draw | SendLocal | SendAggregate | Average | Tell | Wait | Look | Ask | Finish

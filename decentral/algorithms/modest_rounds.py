@@ -34,6 +34,7 @@ from decentral.algorithms.modest_events import (
     Elapsed,
     Event,
     Finish,
+    GiveUp,
     LocalCame,
     Look,
     Looked,
@@ -87,7 +88,7 @@ class State:
     senders: frozenset[int] = field(default_factory=frozenset)
     waited: int = 0
     untold: frozenset[int] = field(default_factory=frozenset)
-    """Whose models are in our aggregate, and who do not know: they are told when somebody else has it too."""
+    """Who took part in our aggregate, and does not know of it: they are told when somebody else has it too."""
     alive: int = sys.maxsize
     """How many peers the last sample found: fewer than it wants when few are left."""
     averaging: int = 0
@@ -115,7 +116,9 @@ def step(state: State, event: Event, rules: Rules) -> Step:
     if state.finished and not isinstance(event, (LocalCame, Asked)):
         return state, []
     handler: Callable[[State, Any, Rules], Step] = _HANDLERS[type(event)]
-    return handler(state, event, rules)
+    after, effects = handler(state, event, rules)
+    overtaken = state.known < state.begun <= after.known
+    return after, [GiveUp(), *effects] if overtaken else effects
 
 
 def _train(state: State) -> Step:
@@ -198,7 +201,7 @@ def _averaged(state: State, event: Averaged, rules: Rules) -> Step:
     round = event.round
     if round != state.averaging or round <= state.held:
         return state, []
-    untold = state.senders - {state.own}
+    untold = (state.senders | event.drawn) - {state.own}
     state = replace(_held(state, round), untold=untold)
     if round == rules.rounds:
         return replace(state, finished=True), [Finish()]

@@ -182,7 +182,7 @@ class Presence:
     async def _leave(self) -> None:
         leave = Leave(self._signer.record(MembershipStatus.LEAVE, self.members[self.index].address, self.round))
         async with asyncio.TaskGroup() as tasks:
-            for index in sorted(self.present(self.round)):
+            for index in sorted(self.reachable):
                 tasks.create_task(self._tell(index, leave))
 
     async def _tell(self, index: int, leave: Leave) -> None:
@@ -195,6 +195,24 @@ class Presence:
     def present(self, round: int) -> frozenset[int]:
         """Partners with whom models are exchanged in `round`."""
         return frozenset(index for index, first in self._from_round.items() if first <= round)
+
+    @property
+    def reachable(self) -> frozenset[int]:
+        """Partners that are neither lost nor gone, in whatever round models are exchanged with them again."""
+        return frozenset(index for index, first in self._from_round.items() if not math.isinf(first))
+
+    def word(self, index: int) -> MembershipRecord | None:
+        """What a partner has last said of itself: something else after it was away, however short that was."""
+        return self._records.get(self.members[index].id)
+
+    @property
+    def left(self) -> frozenset[int]:
+        """Partners that have said goodbye."""
+        return frozenset(self._left)
+
+    def heard(self, round: int) -> frozenset[int]:
+        """Those, and who has said goodbye: its last models may have come before."""
+        return self.present(round) | self._left
 
     def _lose(self, index: int) -> None:
         if math.isinf(self._from_round.get(index, math.inf)):

@@ -90,26 +90,32 @@ class Session(Presence):
                 return False
         return True
 
-    async def collect(self, senders: Collection[int], tag: str = "local", patience: float = 1.0) -> dict[int, Model]:
+    async def collect(
+        self, senders: Collection[int], tag: str = "local", patience: float = 1.0, *, returning: bool = False
+    ) -> dict[int, Model]:
         """This round's models from `senders`, by index, as far as they come.
 
         Waits until each has come or its sender is lost, at most `patience` round deadlines after the last time that one
-        of them was seen to go on from an earlier round; silent senders are probed.
+        of them was seen to go on from an earlier round; silent senders are probed. With `returning` those who are lost
+        are waited for as well: they may come back.
         """
         key, wanted, round = (self.round, tag), frozenset(senders), self.round
         ends = self._clock.now() + patience * self.deadlines.round
         ahead: set[int] = set()
+        if returning:
+            await self.probe(wanted)  # who has come back was taken to be where we are
         passed = self._passed(wanted)
         while True:
             self._changed.clear()
-            awaited = (wanted & self.present(round)) - self._models.get(key, {}).keys() - ahead
+            there = wanted if returning else self.present(round)
+            awaited = (wanted & there) - self._models.get(key, {}).keys() - ahead
             if not awaited or self._clock.now() >= ends:
                 break
             try:
                 async with asyncio.timeout(self.deadlines.probe):
                     await self._changed.wait()
             except TimeoutError:
-                ahead |= await self._probe(awaited)
+                ahead |= await self.probe(awaited)
                 if self._passed(wanted) > passed:
                     passed, ends = self._passed(wanted), self._clock.now() + patience * self.deadlines.round
         came = self._models.get(key, {})
@@ -119,7 +125,7 @@ class Session(Presence):
         """Rounds up to the present one that partners have begun, all together."""
         return sum(min(self._seen[index], self.round) for index in indices)
 
-    async def _probe(self, indices: Collection[int]) -> set[int]:
+    async def probe(self, indices: Collection[int]) -> set[int]:
         """Loses those who do not answer; returns those who are rounds ahead and will not send what we wait for."""
         pongs = await gather({index: self._ping(index) for index in indices})
         for index, pong in pongs.items():

@@ -65,7 +65,7 @@ def play(act: Act, folder: Path, hidden: bool) -> tuple[Path, dict[str, Any]]:
 
 
 def show(root: Path, results: dict[str, dict[str, Any]], moved: float | None, seconds: float) -> None:
-    from decentral.run.report import readable_bytes
+    from decentral.run.figures import readable_bytes
 
     def row(act: Act, baseline: str) -> tuple[str, ...]:
         result = results[act.folder]

@@ -7,6 +7,7 @@ from decentral.cli.output import JsonOption, RunArgument, say, say_json
 
 def down(directory: RunArgument, as_json: JsonOption = False) -> None:
     """End a running cluster; what it has done so far is kept and can be resumed."""
+    from decentral.algorithms.catalogue import SERVED
     from decentral.launch.background import stop
     from decentral.run.directory import RunDirectory
 
@@ -15,4 +16,8 @@ def down(directory: RunArgument, as_json: JsonOption = False) -> None:
     if as_json:
         say_json({"dir": str(directory), "running": False})
     else:
-        say(f"{directory} is down; go on with: decentral run {run.recipe_file} --out {directory} --resume")
+        served = run.recipe.algorithm in SERVED
+        again = (
+            f"up {run.recipe_file} --dir {directory}" if served else f"run {run.recipe_file} --out {directory} --resume"
+        )
+        say(f"{directory} is down; go on with: decentral {again}")

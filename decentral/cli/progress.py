@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,10 +12,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from decentral.algorithms.catalogue import DRAWING
 from decentral.run.directory import peer_name
+from decentral.run.figures import readable_bytes
 from decentral.run.journal import Event
 from decentral.run.recipe import Recipe
-from decentral.run.report import readable_bytes
+from decentral.run.samples import Samples, turn_words
 from decentral.run.standing import Standings
 from decentral.run.summary import attack_words
 
@@ -23,7 +26,7 @@ QUIET = 2.0
 CHANGES = ("crashed", "rejoined", "left", "joined")
 """Lists of peers in a summary."""
 SHOWN = 24
-"""Peers in the table: more do not fit on a screen."""
+"""Peers in the table, and in a list: more do not fit on a screen."""
 
 
 class Progress:
@@ -32,7 +35,8 @@ class Progress:
     def __init__(self, recipe: Recipe, *, hidden: bool = False, console: Console | None = None) -> None:
         self._recipe = recipe
         self._console = console or Console(file=sys.stderr, quiet=hidden)
-        self._standings = Standings(recipe.peers, aside=recipe.attackers)
+        self._standings = Standings(recipe.peers, aside=recipe.aside)
+        self._samples = Samples()
         self._began: tuple[float, int] | None = None  # when the first peer started, and after which round
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=8, transient=True)
         self._lively = self._console.is_terminal and not hidden
@@ -55,6 +59,8 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         self._standings.take(event)
+        if self._recipe.algorithm in DRAWING:
+            self._samples.take(event)
         match event["event"]:
             case "started" if self._began is None:
                 self._began = time.monotonic(), event["round"]
@@ -73,9 +79,11 @@ class Progress:
         if not ended:
             return
         accuracy, left = self._standings.accuracy, self._left()
+        loss = self._standings.loss if self._recipe.router is not None else None  # experts have no accuracy
         self._say(
             f"round {ended}/{self._recipe.rounds}, {len(self._standings.present)}/{self._recipe.peers} peers, "
             + (f"mean accuracy {accuracy:.4f}, " if accuracy is not None else "")
+            + (f"mean loss {loss:.4f}, " if loss is not None else "")
             + f"{readable_bytes(self._standings.sent)} sent"
             + (f", {left}" if left else "")
         )
@@ -91,7 +99,9 @@ class Progress:
 
     def _table(self) -> Table:
         table = standings_table(self._standings, self._recipe.rounds)
-        table.caption = self._left() or None
+        turn = self._samples.turn if self._recipe.algorithm in DRAWING else None
+        lines = [] if turn is None else turn_words(turn, self._recipe.rounds)
+        table.caption = "\n".join([*lines, *filter(None, [self._left()])]) or None
         return table
 
 
@@ -126,6 +136,11 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     lines = []
     if accuracy["mean"] is not None:
         lines.append(f"accuracy   {accuracy['mean']:.4f} mean ({accuracy['min']:.4f} to {accuracy['max']:.4f})")
+    if (router := summary.get("router")) is not None:
+        if summary["loss"] is not None:
+            lines.append(f"loss       {summary['loss']:.4f} mean of the experts, each on test images of its cluster")
+        if router["accuracy"] is not None:
+            lines.append(f"router     {router['accuracy']:.4f} of noisy test images sent to their cluster")
     if (attack := summary.get("attack")) is not None:
         lines = [f"{line}, of the honest peers" for line in lines]
         lines.append(f"attack     {attack['words']}")
@@ -135,5 +150,9 @@ def result_lines(summary: dict[str, Any]) -> list[str]:
     lines.append(f"took       {summary['rounds']} rounds, {summary['peers']} peers, {seconds['wall']:.1f} s")
     if summary["virtual_seconds"] is not None:
         lines[-1] = lines[-1].replace(f"{seconds['wall']:.1f} s", f"{summary['virtual_seconds']:.1f} simulated seconds")
-    lines += [f"{what:<10} {', '.join(summary[what])}" for what in CHANGES if summary.get(what)]
-    return lines
+    return lines + [f"{what:<10} {_some(summary[what])}" for what in CHANGES if summary.get(what)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

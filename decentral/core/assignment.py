@@ -74,6 +74,13 @@ def assign_together(groups: Sequence[Group], scores: Sequence[_Scores]) -> list[
     ]
 
 
+def assign_within(group: Group, scores: Float[Tensor, "n n"]) -> tuple[int, ...]:
+    """The same for one group whose cells stay where they are: the best permutation within each."""
+    known, size = _staying(scores, 0.0), group.units // group.cells
+    cells = [slice(start, start + size) for start in range(0, group.units, size)]
+    return _units(np.concatenate([cell.start + _best(known[cell, cell]) for cell in cells]))
+
+
 def _staying(scores: Tensor, inertia: float) -> _Scores:
     """The scores with what staying in place is worth."""
     known = scores.double().nan_to_num(0.0, 0.0, 0.0)

@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Float64
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from decentral.core.assignment import assign_groups
+from decentral.core.assignment import assign_groups, assign_within
 from decentral.core.permutation import (
+    Group,
     Permutation,
     PermutationSpec,
     TensorAxis,
@@ -133,6 +135,23 @@ def activation_matching(spec: PermutationSpec, likeness: Likeness) -> Permutatio
     return assign_groups(spec, scores, [INERTIA * max(len(group.taps), 1) for group in spec.groups])
 
 
+def agreement(
+    spec: PermutationSpec, reference: Mapping[str, Tensor], other: Mapping[str, Tensor], permutation: Permutation
+) -> float:
+    """Mean cosine of the weights that the specification permutes with those of the other network, permuted.
+
+    Vectors (biases, scales) play no part: most of what they have in common is not a matter of order. 0 without any.
+    """
+    names = {axis.tensor for axis in spec.axes if axis.tensor in reference and reference[axis.tensor].ndim > 1}
+    visible = PermutationSpec(spec.groups, tuple(axis for axis in spec.axes if axis.tensor in names))
+    moved = apply_permutation(visible, permutation, {name: other[name] for name in names})
+    cosines = []
+    for name in sorted(names):
+        first, second = (_real(state[name]).flatten().float() for state in (reference, moved))
+        cosines.append(cosine_similarity(first, second, dim=0))
+    return float(torch.stack(cosines).mean()) if cosines else 0.0
+
+
 def weight_matching(
     spec: PermutationSpec,
     reference: Mapping[str, Tensor],
@@ -176,29 +195,52 @@ def _descend(
     sweeps: int,
 ) -> Permutation:
     axes = [axis for axis in spec.axes if axis.tensor in reference and axis.tensor in other]
+
+    def score(number: int, standing: Permutation) -> Float64[Tensor, "_ _"]:
+        """Of the pairs of units of one group, where all others stand as they are said to."""
+        group, tensors = spec.groups[number], {axis.tensor for axis in spec.axes_of(number)}
+        visible = PermutationSpec(spec.groups, tuple(axis for axis in axes if axis.tensor in tensors))
+        moved = apply_permutation(visible, standing, {axis.tensor: other[axis.tensor] for axis in visible.axes})
+        known = _agreement(number, group.units, visible.axes_of(number), reference, moved, cosine=likeness is not None)
+        if likeness is not None:
+            seen = likeness.correlation[number].cpu()[:, list(standing.sources[number])]
+            known += seen * len(tensors) / (group.units * max(len(group.taps), 1))
+        return known
+
     for _ in range(sweeps):
         before = found
         for numbers in spec.together():
-            # Everything but these groups where it stands now: what remains is a linear problem.
-            others = _with(found, {number: tuple(range(spec.groups[number].units)) for number in numbers})
-            scores = []
-            for number in numbers:
-                group, tensors = spec.groups[number], {axis.tensor for axis in spec.axes_of(number)}
-                visible = PermutationSpec(spec.groups, tuple(axis for axis in axes if axis.tensor in tensors))
-                moved = apply_permutation(visible, others, {axis.tensor: other[axis.tensor] for axis in visible.axes})
-                scores.append(
-                    _agreement(
-                        number, group.units, visible.axes_of(number), reference, moved, cosine=likeness is not None
-                    )
-                )
-                if likeness is not None:
-                    worth = len(tensors) / (group.units * max(len(group.taps), 1))
-                    scores[-1] += likeness.correlation[number].cpu() * worth
+            # Everything else where it stands now: for one group, what remains is a linear problem. Groups whose cells
+            # move together may share a tensor: each is scored with the cells at home and the others' units as found.
+            home = {number: _at_home(spec.groups[number], found.sources[number]) for number in numbers}
+            scores = [
+                score(number, _with(found, home | {number: tuple(range(spec.groups[number].units))}))
+                for number in numbers
+            ]
             part = PermutationSpec(tuple(spec.groups[number] for number in numbers), ())
             found = _with(found, dict(zip(numbers, assign_groups(part, scores).sources, strict=True)))
+            for number in numbers if len(numbers) > 1 else ():
+                # Then the units of each within their cells, which stay where they are now.
+                group, sources = spec.groups[number], found.sources[number]
+                cells = _cells_of(group, sources)
+                within = assign_within(group, score(number, _with(found, {number: cells})))
+                found = _with(found, {number: tuple(cells[unit] for unit in within)})
         if found == before:
             break
     return found
+
+
+def _cells_of(group: Group, sources: Sequence[int]) -> tuple[int, ...]:
+    """The permutation's cells where it takes them, with their units in order."""
+    size = group.units // group.cells
+    return tuple(source - source % size + place % size for place, source in enumerate(sources))
+
+
+def _at_home(group: Group, sources: Sequence[int]) -> tuple[int, ...]:
+    """The permutation's units as it orders them within their cells, which stay in place."""
+    size = group.units // group.cells
+    home = {source - source % size + place % size: source for place, source in enumerate(sources)}
+    return tuple(home[place] for place in range(group.units))
 
 
 def _agreement(

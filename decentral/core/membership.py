@@ -132,14 +132,15 @@ class View:
     ) -> tuple[Int64[np.ndarray, " words"], Int64[np.ndarray, " seen"], Int64[np.ndarray, " seen"]]:
         """What one may not know who knew all of round `since`: peers with a newer word; peers seen since, and when.
 
-        What had not been told to anybody is told now, and is news of round `now` from here on.
+        What had not been told to anybody is told now, and is news of round `now` from here on. That a peer was there in
+        round 0, before the first, is known from the plan and no news.
         """
         untold = np.flatnonzero(self._told == UNTOLD)
         if len(untold):
             self._own()
             self._told[untold] = now
         words = np.flatnonzero((self._told >= since) & (self._counter > 0))
-        seen = np.flatnonzero(self._active >= since)
+        seen = np.flatnonzero(self._active >= max(since, 1))
         return words, seen, np.minimum(self._active[seen], now).astype(np.int64)
 
 

@@ -6,6 +6,7 @@ drawn early; the number of a peer in the plan is nobody's choice: that is what i
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 
 import numpy as np
@@ -37,3 +38,8 @@ def drawn(
         nearest = np.argpartition(place, first - 1)[:first]
         candidates, place = candidates[nearest], place[nearest]
     return [int(peer) for peer in candidates[np.argsort(place)]]
+
+
+def fingerprint(candidates: Int64[np.ndarray, " candidates"]) -> str:
+    """Eight hexadecimal digits: the same for all who see the same candidates, so that views can be compared."""
+    return hashlib.blake2b(candidates.astype("<i8").tobytes(), digest_size=4).hexdigest()

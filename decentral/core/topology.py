@@ -9,6 +9,7 @@ Free of torch, so that a recipe's topology is checked at once; `core.mixing` giv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -189,6 +190,29 @@ def random_matching(edges: Sequence[tuple[int, int]], seed: int) -> dict[int, in
         if first not in partner and second not in partner:
             partner |= {first: second, second: first}
     return partner
+
+
+@lru_cache(maxsize=8)
+def random_receivers(peers: int, fanout: int, seed: int, regular: bool) -> tuple[tuple[int, ...], ...]:
+    """To whom each peer sends: `fanout` distinct others by sender, all others where there are no more than that.
+
+    Each sender draws for itself, as in EL-Local of De Vos et al. 2023 (arXiv 2310.01972); or, `regular`, as many send
+    to a peer as it sends to, as in EL-Oracle: the peers stand in a circle in random order, and all send the same random
+    distances on.
+    """
+    random, others = np.random.default_rng(seed), peers - 1
+    fanout = min(fanout, others)
+    if fanout < 1:
+        return ((),) * peers
+    if regular:
+        circle = random.permutation(peers)
+        hops = 1 + random.choice(others, fanout, replace=False)
+        receivers = np.empty((peers, fanout), np.int64)
+        receivers[circle] = circle[(np.arange(peers)[:, None] + hops) % peers]
+    else:
+        receivers = np.array([random.choice(others, fanout, replace=False) for _ in range(peers)])
+        receivers += receivers >= np.arange(peers)[:, None]  # all but oneself
+    return tuple(tuple(row) for row in receivers.tolist())
 
 
 def exponential_hop(peers: int, round: int) -> int:

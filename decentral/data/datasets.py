@@ -43,6 +43,8 @@ class LabelledImages(ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Of each channel: a network sees (pixel - mean) / std."""
+    white: int = 255
+    """The largest value of a pixel; the smallest is zero."""
 
     @property
     def classes(self) -> int:
@@ -78,6 +80,7 @@ class ArrayImages(LabelledImages):
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    white: int = 255
 
     @property
     def image_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
@@ -108,6 +111,7 @@ class Coloured(LabelledImages):
             raise UserError(f"data.channels: 3 is for grayscale images; these have {channels} channels")
         self.class_names, self.image_shape = gray.class_names, (3, height, width)
         self.mean, self.std = 3 * gray.mean, 3 * gray.std
+        self.white = gray.white
         self._gray = gray
 
     @property

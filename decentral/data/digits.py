@@ -41,4 +41,5 @@ def digits(root: Path, verify: bool, download: bool) -> ArrayImages:
         class_names=tuple(str(digit) for digit in range(10)),
         mean=(0.0,),
         std=(16.0,),
+        white=16,
     )

@@ -5,7 +5,9 @@ Drawn from the recipe's seed and the labels alone, so that every peer computes t
 
 from __future__ import annotations
 
+import inspect
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from decentral.data.datasets import Indices, Labels
 from decentral.errors import UserError
 from decentral.registry import Registry
 
+if TYPE_CHECKING:
+    from decentral.data.clusters import Look
+
 PARTITIONS = Registry(
     "partition",
     {
@@ -21,15 +26,21 @@ PARTITIONS = Registry(
         "by-class": "decentral.data.partition:by_class",
         "dirichlet": "decentral.data.partition:dirichlet",
         "shards": "decentral.data.partition:shards",
+        "clusters": "decentral.data.clusters:clusters",
     },
 )
-"""Functions `(labels, peers, generator: numpy.random.Generator, **options) -> list of index arrays`."""
+"""Functions `(labels, peers, generator: numpy.random.Generator, **options) -> list of index arrays`.
+
+One with a parameter `look` is given what looks at the images: see `decentral.data.clusters.Look`.
+"""
 
 FEWEST = 10
 """Images that a Dirichlet partition leaves to its poorest peer, as in Yurochkin et al. and Li et al."""
 
 
-def partition(name: str, labels: Labels, peers: int, seed: int, **options: object) -> list[Indices]:
+def partition(
+    name: str, labels: Labels, peers: int, seed: int, *, look: Look | None = None, **options: object
+) -> list[Indices]:
     """The indices of each peer's images, by peer. Together they are `range(len(labels))`, each index once.
 
     Raises UserError for an unknown name or option, an impossible value, or a peer that would be left without images.
@@ -37,6 +48,8 @@ def partition(name: str, labels: Labels, peers: int, seed: int, **options: objec
     if peers < 1:
         raise UserError(f"partition {name!r}: at least one peer is needed, not {peers}")
     generator = np.random.default_rng(derive_seed(seed, "partition"))
+    if "look" in inspect.signature(PARTITIONS.resolve(name)).parameters:
+        options = {**options, "look": look}
     shares: list[Indices] = PARTITIONS.construct(name, labels, peers, generator, **options)
     empty = [peer for peer, share in enumerate(shares) if len(share) == 0]
     if empty:

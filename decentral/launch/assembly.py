@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from decentral.algorithms.base import Algorithm, Journal, Keeper, Layout, Pace, Peer, Schedule, recall
-from decentral.algorithms.catalogue import ALGORITHMS
+from decentral.algorithms.base import Algorithm, Journal, Keeper, Layout, Pace, Peer, Publisher, Schedule, recall
+from decentral.algorithms.baton import packed_with_baton
+from decentral.algorithms.catalogue import ALGORITHMS, DRAWING, SERVED
 from decentral.algorithms.crowd import Crowd, Sampling
 from decentral.algorithms.presence import Deadlines, Member, Roster
 from decentral.algorithms.session import Session
 from decentral.core.attacks import ATTACKS, Attack
+from decentral.core.compression import Unsound, unpack
+from decentral.core.encodings import ENCODINGS, Encoding
+from decentral.core.outer import OUTERS, Outer
 from decentral.core.rules import RULES
 from decentral.core.seeds import derive_seed
 from decentral.data.datasets import load_dataset
-from decentral.data.partition import partition, subset, with_proxy
+from decentral.data.partition import subset, with_proxy
 from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.launch.plan import Plan
+from decentral.launch.shares import holding
 from decentral.models.catalogue import build_model
-from decentral.run.directory import peer_name
+from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.recipe import Recipe
 from decentral.training.attacks import AttackingLearner, PoisonedImages
 from decentral.training.catalogue import LEARNERS
 from decentral.training.checkpoint import Checkpoint, Checkpoints
-from decentral.training.learner import Learner
+from decentral.training.learner import Learner, State
 from decentral.wire.clock import Clock
+from decentral.wire.elements import schema_hash
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
 from decentral.wire.lying import LyingTransport
 from decentral.wire.messages import MembershipRecord, MembershipStatus, Model, PeerId, Traffic
-from decentral.wire.tensors import schema_hash
 from decentral.wire.transport import Transport
+
+if TYPE_CHECKING:
+    from decentral.training.diffusion import NoisedTraining
 
 
 class Signer:
@@ -96,10 +105,8 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
         chosen, proxy = with_proxy(labels, source.subset, recipe.matching.samples, recipe.seed)
     else:
         chosen = subset(labels, source.subset, recipe.seed)
-    shares = partition(
-        recipe.data.partition.name, labels[chosen], recipe.peers, recipe.seed, **recipe.data.partition.options
-    )
-    share = chosen[shares[index]]
+    held = holding(recipe, data, chosen, index)
+    ensemble = {} if held.assignment is None else {"assignment": held.assignment, "clusters": held.clusters}
     whose = () if recipe.training.initialisation == "common" else (index,)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "initialisation", *whose))
@@ -108,7 +115,7 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
     learner: Learner = make(
         model=model,
         dataset=PoisonedImages(data, attack) if attack is not None and attack.poisons else data,
-        share=share,
+        share=held.share,
         peer=index,
         seed=recipe.seed,
         device=recipe.device,
@@ -118,6 +125,7 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
         augment=recipe.data.augment,
         **recipe.training.model_dump(exclude={"initialisation", "start_from"}),
         **recipe.learner.options,
+        **ensemble,
     )
     if recipe.training.start_from is not None:
         try:
@@ -139,14 +147,20 @@ def attack_of(recipe: Recipe, index: int) -> Attack | None:
 
 def lying(transport: Transport, learner: AttackingLearner, recipe: Recipe, roster: Roster) -> Transport:
     """The transport of an attacker: its lies go out, and it hears what honest peers send."""
-    honest = {who: index for who, index in roster.index_of.items() if index not in recipe.attackers}
+    index_of = roster.index_of
+    honest = {who: index for who, index in index_of.items() if index not in recipe.attackers}
+    write = encoding_of(recipe).whole
 
     def say(model: Model) -> Model | None:
-        return None if learner.lie is None else replace(model, tensors=learner.lie)
+        if learner.lie is None:
+            return None
+        noise = torch.Generator().manual_seed(derive_seed(recipe.seed, "lie", index_of[transport.id], model.round))
+        return replace(model, tensors=write(learner.lie, learner.lie, noise))
 
     def hear(sender: PeerId, model: Model) -> None:
         if learner.attack.listens and sender in honest:
-            learner.hear(honest[sender], model.round, model.tensors)
+            with contextlib.suppress(Unsound):
+                learner.hear(honest[sender], model.round, unpack(model.tensors, learner.view()))
 
     return LyingTransport(transport, say, hear)
 
@@ -159,11 +173,58 @@ def earlier_model(folder: Path, index: int) -> dict[str, Tensor]:
     return saved.state
 
 
-def limits_for(learner: Learner, peers: int) -> Limits:
-    """What a peer takes from another one: models of its own schema, and so of its own size, and news of all peers."""
-    state = learner.view()
-    size = sum(tensor.nbytes for tensor in state.values())
-    return Limits(model_bytes=size, records=peers, schema=schema_hash(state))
+def limits_for(learner: Learner, recipe: Recipe) -> Limits:
+    """What a peer takes from another one: models of its own schema, as they are or as the recipe has them packed, and
+    so of known sizes, and news of all peers."""
+    state, write = exchanged_by(learner), encoding_of(recipe)
+    packed = [form(state, state, torch.Generator()) for form in (write, write.whole)]
+    outer = recipe.averaging.outer is not None
+    if recipe.algorithm in DRAWING and (outer or write.whole is not write):
+        packed.append(packed_with_baton(packed[-1], trail=outer))
+    size = max(sum(tensor.nbytes for tensor in tensors.values()) for tensors in (state, *packed))
+    return Limits(
+        model_bytes=size, records=recipe.peers, schema=schema_hash(state), packed=frozenset(map(schema_hash, packed))
+    )
+
+
+def exchanged_by(learner: Learner) -> State:
+    """What the models look like that this peer takes: as its own, unless it says otherwise."""
+    taken: Callable[[], State] = getattr(learner, "exchanged", learner.view)
+    return taken()
+
+
+def agreed(recipe: Recipe, learner: Learner) -> str:
+    """What peers compare when they meet: the recipe's hash and, in an ensemble, the digest of who has which images."""
+    assignment = getattr(learner, "assignment", None)
+    if assignment is None:
+        return recipe.hash
+    return hashlib.sha256(f"{recipe.hash} {assignment.digest}".encode()).hexdigest()
+
+
+def publisher_of(recipe: Recipe, learner: Learner, directory: RunDirectory | None, name: str) -> Publisher | None:
+    """Of learners that leave more than checkpoints behind."""
+    published: bool = getattr(learner, "published", False)
+    if recipe.algorithm in SERVED and not published:
+        raise UserError(f"learner: algorithm {recipe.algorithm!r} needs 'diffusion', not {recipe.learner.name!r}")
+    if directory is None or not published:
+        return None
+    from decentral.launch.publish import EnsemblePublisher  # imports diffusers
+
+    return EnsemblePublisher(directory.path, directory.node(name), cast("NoisedTraining", learner))
+
+
+def encoding_of(recipe: Recipe) -> Encoding:
+    """How peers of this recipe write their models."""
+    chosen = recipe.exchange.compression
+    encoding: Encoding = ENCODINGS.construct(chosen.name, **chosen.options)
+    return encoding
+
+
+def outer_of(recipe: Recipe) -> Outer | None:
+    """What the recipe makes of averages; None: they are taken as they are."""
+    chosen = recipe.averaging.outer
+    outer: Outer | None = None if chosen is None else OUTERS.construct(chosen.name, **chosen.options)
+    return outer
 
 
 def sampling_of(recipe: Recipe) -> Sampling:
@@ -185,7 +246,8 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 
 def assemble_algorithm(recipe: Recipe) -> Algorithm:
-    algorithm: Algorithm = ALGORITHMS.resolve(recipe.algorithm)()
+    options = recipe.epidemic.model_dump() if recipe.algorithm == "epidemic" else {}
+    algorithm: Algorithm = ALGORITHMS.resolve(recipe.algorithm)(**options)
     return algorithm
 
 
@@ -257,10 +319,12 @@ async def open_peer(
     checkpoints: Keeper,
     signer: Signer,
     pace: Pace | None = None,
+    directory: RunDirectory | None = None,
 ) -> AsyncIterator[Peer]:
     """A peer whose session is open: others can already reach it, but it has not greeted them yet.
 
-    `pace` is this peer's own in the simulator; None: the recipe's, which is everybody's.
+    `pace` is this peer's own in the simulator; None: the recipe's, which is everybody's. `directory` is the run's, for
+    what is left there beside checkpoints.
     """
     roster = roster if isinstance(roster, Roster) else Roster(roster)
     if isinstance(learner, AttackingLearner):
@@ -275,8 +339,8 @@ async def open_peer(
         journal=journal,
         signer=signer,
         deadlines=Deadlines(recipe.deadlines.round, recipe.deadlines.probe, recipe.deadlines.call),
-        recipe_hash=recipe.hash,
-        schema_hash=schema_hash(learner.view()),
+        recipe_hash=agreed(recipe, learner),
+        schema_hash=schema_hash(exchanged_by(learner)),
         rounds=recipe.rounds,
     )
     schedule = Schedule(
@@ -305,12 +369,16 @@ async def open_peer(
             matching_repair=recipe.matching.repair,
             rule=RULES.construct(recipe.averaging.rule.name, **recipe.averaging.rule.options),
             batchnorm=recipe.averaging.batchnorm,
+            encoding=encoding_of(recipe),
+            outer=outer_of(recipe),
+            publisher=publisher_of(recipe, learner, directory, peer_name(index)),
         )
 
 
 async def take_part(peer: Peer, algorithm: Algorithm, start: Start, *, running: bool) -> None:
     """From the greeting to the last round. `running`: the others went on while this peer was away."""
-    peer.finished = await peer.presence.join(start.finished, running)
+    arrived = await peer.presence.join(start.finished, running)
+    peer.finished = start.finished if getattr(algorithm, "apart", False) else arrived
     peer.memory = dict(start.memory)
     if start.sent is not None:
         peer.transport.traffic.sent.update(start.sent)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,30 +50,59 @@ def _pid_file(run: RunDirectory) -> Path:
 def start(
     recipe: Recipe, directory: Path, *, plugins: Sequence[Path] = (), restarts: int = 0, port: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a cluster and returns its launcher once all peers have started.
+    """Starts a cluster that trains and returns its launcher once all peers have started.
 
     Raises UserError where the recipe or the machine cannot be used, and DecentralError where the launcher broke.
     """
     check_empty(directory)
-    with tempfile.NamedTemporaryFile(suffix=".yaml") as resolved, tempfile.TemporaryFile() as said:
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as resolved:
         resolved.write(recipe.to_yaml().encode())
         resolved.flush()
-        command = [sys.executable, "-P", "-m", "decentral", "run", resolved.name, "--out", str(directory), "--json"]
-        command += [part for plugin in plugins for part in ("--plugin", str(plugin))]
-        command += ["--restart", str(restarts), *(["--port", str(port)] if port is not None else [])]
+        arguments = ["run", resolved.name, "--out", str(directory), *_options(plugins, restarts, port)]
+        standings = Standings(recipe.peers)
+        return _launch(arguments, directory, Tail(directory), standings, lambda: standings.started == recipe.peers)
+
+
+def start_serving(
+    run: RunDirectory, *, plugins: Sequence[Path] = (), restarts: int = 3, port: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts the nodes of a finished run that serve, and returns their launcher once all of them do.
+
+    Raises as `start` does.
+    """
+    from decentral.launch.serving import parts_of
+
+    serving = len(parts_of(run))
+    standings, tail = Standings(run.recipe.peers), Tail(run.path)
+    tail.poll()  # what the run wrote is known
+    arguments = ["serve", str(run.path), *_options(plugins, restarts, port)]
+    return _launch(arguments, run.path, tail, standings, lambda: standings.serving == serving)
+
+
+def _options(plugins: Sequence[Path], restarts: int, port: int | None) -> list[str]:
+    """Of the command line."""
+    options = [part for plugin in plugins for part in ("--plugin", str(plugin))]
+    return [*options, "--restart", str(restarts), *(["--port", str(port)] if port is not None else []), "--json"]
+
+
+def _launch(
+    arguments: Sequence[str], directory: Path, tail: Tail, standings: Standings, ready: Callable[[], bool]
+) -> subprocess.Popen[bytes]:
+    """A launcher in the background, once it is `ready`; what it says until then becomes the error if it ends."""
+    with tempfile.TemporaryFile() as said:
+        command = [sys.executable, "-P", "-m", "decentral", *arguments]
         launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
-        standings, tail = Standings(recipe.peers), Tail(directory)
         ends = time.monotonic() + STARTING
         try:
-            while standings.started < recipe.peers:
+            while not ready():
                 ended = launcher.poll() is not None
                 standings.take_all(tail.poll())
-                if ended and standings.started < recipe.peers:
+                if ended and not ready():
                     said.seek(0)
                     problem = said.read().decode(errors="replace").strip().removeprefix("error: ")
                     raise UserError(problem) if launcher.returncode == 2 else DecentralError(problem)
                 if time.monotonic() > ends:
-                    raise DecentralError(f"the peers did not start within {STARTING:.0f} s; see {directory / 'nodes'}")
+                    raise DecentralError(f"the nodes did not start within {STARTING:.0f} s; see {directory / 'nodes'}")
                 time.sleep(LOOK)
         except BaseException:  # Ctrl-C too: nothing is left running that nobody knows of
             if launcher.poll() is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from decentral.run import lock
 from decentral.wire.messages import PeerId
 
 FILE = "cluster.json"
-TRUST = "trust.toml"
 LOCK = "lock"
 """In a node's folder."""
 
@@ -63,15 +62,3 @@ def node_lock(folder: Path) -> Iterator[None]:
 def is_running(folder: Path) -> bool:
     """Whether a process holds the node's lock."""
     return lock.is_held(folder / LOCK)
-
-
-def write_trust(run: Path, authority: bytes, members: Iterable[Member]) -> None:
-    """DIR/trust.toml: what a client of this cluster pins, the authority's certificate and the peers' ids."""
-    lines = [
-        "# What a client of this cluster trusts: copy it by a way that you trust too.",
-        f'authority = """\n{authority.decode()}"""',
-        "",
-    ]
-    for member in members:
-        lines += ["[[peers]]", f'name = "{member.name}"', f'id = "{member.id}"', f'address = "{member.address}"', ""]
-    write_atomic(run / TRUST, "\n".join(lines).encode())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from decentral.algorithms.catalogue import DRAWING
+from decentral.algorithms.catalogue import APART
 from decentral.errors import RunDirectoryError, UserError
 from decentral.launch.background import note_launcher
 from decentral.launch.local import LocalRun
@@ -105,12 +105,12 @@ def common_round(directory: RunDirectory, plan: Plan) -> int:
     """The round to go on from; journals are cut back to it. 0: from the beginning.
 
     It is the newest that all peers have on disk which had come about as far as the furthest. A peer that was gone long
-    before goes on from the same round with what it has. Where peers are drawn each goes on from its own newest round,
-    and this is the newest of all.
+    before goes on from the same round with what it has. Where peers are drawn, or alone, each goes on from its own
+    newest round, and this is the newest of all.
     """
     whole = {peer.name: _whole_rounds(directory, peer.name) for peer in plan.peers}
     front = max((max(rounds, default=0) for rounds in whole.values()), default=0)
-    if directory.recipe.algorithm in DRAWING:
+    if directory.recipe.algorithm in APART:
         return _rewound(directory, whole, front)
     behind = plan.kept_checkpoints * directory.recipe.checkpoint.every
     together = [rounds for rounds in whole.values() if max(rounds, default=0) > front - behind]

@@ -1,6 +1,6 @@
 """A process that has imported torch and grpc once, and forks every node from there.
 
-    python -P -m decentral.launch.forkserver < requests > replies
+    python -P -m decentral.launch.forkserver [MODULE ...] < requests > replies
 
 Requests and replies are JSON lines: {"fork": [script, *arguments], "log": path} gives {"pid": n}; a child that ends
 gives {"exited": pid, "code": n}, negative for a signal; {"signal": number} goes to all children. When the requests end,
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -20,6 +21,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,8 +29,8 @@ GRACE = 5.0
 """Seconds between asking children to end and ending them."""
 
 
-def preload() -> None:
-    """What every node needs, imported once. One BLAS thread: a thread pool would not survive the fork."""
+def preload(more: Sequence[str] = ()) -> None:
+    """What every node needs, and `more`, imported once. One BLAS thread: a thread pool would not survive the fork."""
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large gradients in huge pages: a third off the time of a step
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # peers that come and go are no news
@@ -37,6 +39,8 @@ def preload() -> None:
     import decentral.launch.assembly
     import decentral.wire.grpc_transport  # noqa: F401
 
+    for name in more:
+        importlib.import_module(name)
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # the collector would otherwise write to every page that the children share
@@ -150,7 +154,7 @@ def serve() -> None:
 
 
 def main() -> None:
-    preload()
+    preload(sys.argv[1:])
     if not single_threaded():
         sys.exit("the fork server has more than one thread: forking is not safe")
     serve()

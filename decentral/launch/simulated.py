@@ -18,7 +18,7 @@ import async_solipsism
 import torch
 
 from decentral.algorithms.base import Pace
-from decentral.algorithms.catalogue import DRAWING
+from decentral.algorithms.catalogue import APART
 from decentral.algorithms.presence import Member, Roster
 from decentral.core.seeds import derive_seed
 from decentral.errors import UserError, leading
@@ -76,6 +76,17 @@ class SimulatedRun:
                 raise leading(group) or group from None
 
     async def _simulate(self, worker: ThreadPoolExecutor) -> None:
+        world = asyncio.ensure_future(self._play(worker))
+        try:
+            await asyncio.wait([world])
+        except asyncio.CancelledError:
+            worker.shutdown(wait=False, cancel_futures=True)  # who is cancelled waits for its work; nobody wants it now
+            world.cancel()
+            await asyncio.wait([world])
+            raise
+        await world
+
+    async def _play(self, worker: ThreadPoolExecutor) -> None:
         shape, seed = self.recipe.simulation, self.recipe.seed
         identities = [Identity.from_seed(f"{seed}/{peer.index}".encode()) for peer in self.plan.peers]
         network_seed = derive_seed(seed, "network")
@@ -111,7 +122,7 @@ class SimulatedRun:
             if light
             else Checkpoints(self.directory.checkpoints, peer.name, self.plan.kept_checkpoints)
         )
-        start = assembly.restore(checkpoints, learner, self._resumed, together=self.recipe.algorithm not in DRAWING)
+        start = assembly.restore(checkpoints, learner, self._resumed, together=self.recipe.algorithm not in APART)
         clock = VirtualClock(None) if light else world.clock
         pace = None if self.trace is None else Pace(self.trace.speed[peer.index])
         signer = assembly.SimulatedSigner(identity, self.directory.nodes / peer.name / "counter")
@@ -123,7 +134,7 @@ class SimulatedRun:
         ):
             transport = world.network.transport(
                 identity.id,
-                limits=assembly.limits_for(learner, self.recipe.peers),
+                limits=assembly.limits_for(learner, self.recipe),
                 call_deadline=self.recipe.deadlines.call,
                 index=peer.index,
                 padding=getattr(learner, "padding", 0),
@@ -141,6 +152,7 @@ class SimulatedRun:
                 checkpoints=checkpoints,
                 signer=signer,
                 pace=pace,
+                directory=self.directory,
             ) as opened:
                 await assembly.take_part(opened, algorithm, start, running=running)
             await transport.close()  # whoever has finished is gone, as a process is

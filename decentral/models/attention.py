@@ -1,6 +1,7 @@
 """Rules of products of tensors, and of attention: heads change places whole, units within their head.
 
 Q and K of a head share one order, V and the columns of the output projection another, and both follow the heads.
+torch's transformer encoders, which it shows as one operator, are written out here as those that have rules.
 """
 
 # ruff: noqa: PLR0917 - a rule has the signature of its operator
@@ -8,12 +9,12 @@ Q and K of a head share one order, V and the columns of the output projection an
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
-from torch import nn
+from torch import Tensor, nn
 
 from decentral.models.axes import Axis
 from decentral.models.calls import Call, Projection, Rule, Value
@@ -40,10 +41,12 @@ def matmul(call: Call, x: Value, y: Value) -> Value | None:
 
 
 def attention(call: Call, query: Value, key: Value, value: Value, *mask: Any, **options: Any) -> Value | None:
-    """softmax(Q Kᵀ) V over the last two axes (scaled_dot_product_attention without a mask)."""
+    """softmax(Q Kᵀ) V over the last two axes (scaled_dot_product_attention without a mask of tensors)."""
     masks = [given for given in (*mask, *options.values()) if isinstance(given, Value)]
     if masks or options.get("enable_gqa") or len(query.axes) < 3:
         return None
+    if options.get("is_causal") or mask[2:3] == (True,):
+        call.pin((query.axes[-2], key.axes[-2]))
     batch = string.ascii_lowercase[: len(query.axes) - 2]
     weights = contraction(call, [(query, batch + "LE"), (key, batch + "SE")], batch + "LS")
     return contraction(call, [(weights, batch + "LS"), (value, batch + "SV")], batch + "LV")
@@ -89,11 +92,13 @@ def heads(call: Call, inputs: Sequence[Value], weight: Value, count: int) -> tup
 def multi_head_attention(
     call: Call, module: nn.MultiheadAttention, query: Value, key: Value, value: Value, *rest: object, **options: object
 ) -> tuple[Value, Value | None] | None:
-    """nn.MultiheadAttention with one size of embedding, and no masks or extra keys."""
-    options = {name: option for name, option in options.items() if option is not None}
-    plain = options.keys() <= {"need_weights", "average_attn_weights"} and options.get("average_attn_weights", True)
-    if rest or not plain or module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+    """nn.MultiheadAttention with one size of embedding, no extra keys and, if any, the same mask for all heads."""
+    masks = [mask for name in ("attn_mask", "key_padding_mask") if isinstance(mask := options.pop(name, None), Value)]
+    if rest or any(len(mask.axes) > 2 for mask in masks) or not options.pop("average_attn_weights", True):
         return None
+    if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+        return None
+    call.pin(axis for mask in masks for axis in mask.axes)
     weight, merge = call.parameter(module.in_proj_weight), call.parameter(module.out_proj.weight)
     for x in (query, key, value):
         call.pin(x.axes[:-1])
@@ -144,6 +149,49 @@ def patch_merging(call: Call, x: Value) -> Value:
     call.pin(x.axes[-3:-1])
     return Value((*call.fixed()[:-1], call.system.concatenate([x.axes[-1]] * 4)))
 
+
+def _encoder_layer(
+    layer: nn.TransformerEncoderLayer,
+    src: Tensor,
+    src_mask: Tensor | None = None,
+    src_key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    def attend(x: Tensor) -> Tensor:
+        masks = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
+        seen: Tensor = layer.dropout1(layer.self_attn(x, x, x, need_weights=False, **masks)[0])
+        return seen
+
+    def think(x: Tensor) -> Tensor:
+        thought: Tensor = layer.dropout2(layer.linear2(layer.dropout(layer.activation(layer.linear1(x)))))
+        return thought
+
+    if layer.norm_first:
+        src = src + attend(layer.norm1(src))
+        return src + think(layer.norm2(src))
+    src = layer.norm1(src + attend(src))
+    normed: Tensor = layer.norm2(src + think(src))
+    return normed
+
+
+def _encoder(
+    encoder: nn.TransformerEncoder,
+    src: Tensor,
+    mask: Tensor | None = None,
+    src_key_padding_mask: Tensor | None = None,
+    is_causal: bool | None = None,
+) -> Tensor:
+    masks = {"src_mask": mask, "src_key_padding_mask": src_key_padding_mask, "is_causal": bool(is_causal)}
+    for layer in encoder.layers:
+        src = layer(src, **masks)
+    return src if encoder.norm is None else encoder.norm(src)
+
+
+WRITTEN_OUT: dict[type[nn.Module], Callable[..., Any]] = {
+    nn.TransformerEncoder: _encoder,
+    nn.TransformerEncoderLayer: _encoder_layer,
+}
+"""Forward passes of modules that choose among several ways to compute the same, and so cannot be traced themselves."""
 
 _SWIN = "torchvision.models.swin_transformer"
 

@@ -26,9 +26,14 @@ MODELS = Registry(
         "resnet32": f"{_HERE}.resnet_cifar:resnet32",
         "vgg11-bn": f"{_HERE}.vgg:vgg11",
         "vgg16-bn": f"{_HERE}.vgg:vgg16",
+        "unet": f"{_HERE}.denoisers:unet",
+        "dit": f"{_HERE}.denoisers:dit",
     },
 )
 """Constructors `(input_shape, classes, **options) -> nn.Module`; other names are torchvision's."""
+
+DENOISERS = frozenset({"unet", "dit"})
+"""Those that answer with images: what the learner `diffusion` trains."""
 
 _TORCHVISION = "torchvision/"
 _REGISTERED = re.compile(r'^@register_model\((?:name="(\w+)")?\)\n(?:@.*\n)*def (\w+)', re.MULTILINE)

@@ -19,6 +19,11 @@ from decentral.models.axes import Axis
 from decentral.models.calls import Call, Rule, Value
 
 
+def creation(call: Call, x: Value, *_: object, **__: object) -> Value:
+    """new_empty and its like: of the tensor only its type and device count. All axes keep their order."""
+    return Value(call.fixed())
+
+
 def regroup(call: Call, x: Value, *arguments: object, **_: object) -> Value | None:
     """reshape, view, flatten, squeeze: entries keep their order, so axes are merged and parted at common products."""
     if any(isinstance(argument, torch.dtype) for argument in arguments):
@@ -194,6 +199,7 @@ FUNCTIONS: dict[object, Rule] = {
     **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten"), regroup),
     **dict.fromkeys((torch.cat, torch.concat), concatenation),
     torch.stack: stacking,
+    **dict.fromkeys(("new_empty", "new_zeros", "new_ones", "new_full"), creation),
     **dict.fromkeys((torch.permute, "permute"), permutation),
     **dict.fromkeys((torch.transpose, torch.swapaxes, "transpose", "swapaxes"), transposition),
     **dict.fromkeys((torch.t, "t"), matrix_transposition),
@@ -216,6 +222,17 @@ MODULES: dict[type[nn.Module], Rule] = {
 }
 
 PARTED: frozenset[Rule] = frozenset(
-    {regroup, permutation, transposition, indexing, splitting, chunking, unbinding, expansion, _regroup_module}
+    {
+        creation,
+        regroup,
+        permutation,
+        transposition,
+        indexing,
+        splitting,
+        chunking,
+        unbinding,
+        expansion,
+        _regroup_module,
+    }
 )
 """Rules that take parted axes as they are; for all others these stay in place."""

@@ -65,6 +65,37 @@ def convolution(
     return Value((*x.axes[:channel], outputs, *call.fixed(channel + 1)))
 
 
+def transposed_convolution(
+    call: Call,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: object = 1,
+    padding: object = 0,
+    output_padding: object = 0,
+    groups: int = 1,
+    dilation: object = 1,
+    *,
+    spatial: int,
+) -> Value:
+    """Its weight has the inputs first. Outputs of several groups move whole, with the inputs that they come from."""
+    system, channel = call.system, len(x.axes) - spatial - 1
+    inputs, outputs = x.axes[channel], weight.axes[1]
+    call.pin((*x.axes[channel + 1 :], *weight.axes[2:]))
+    call.reads.append(x.node)
+    system.join(weight.axes[0], inputs)
+    if groups > 1 and outputs.is_parted:
+        outputs = outputs.flat()
+        system.join(system.outer(inputs.rows(groups)), system.outer(outputs.rows(groups)))
+    elif groups == inputs.size and outputs.size == 1:
+        outputs = inputs
+    elif groups > 1:
+        call.pin((inputs, outputs))
+        outputs = system.fixed(groups * outputs.size)
+    call.per_entry(outputs, bias)
+    return Value((*x.axes[:channel], outputs, *call.fixed(channel + 1)))
+
+
 def batch_norm(
     call: Call,
     x: Value,
@@ -103,6 +134,14 @@ def layer_norm(
             for own, other in zip(parameter.axes, x.axes[-len(shape) :], strict=True):
                 call.system.join(own, other)
     return x
+
+
+def gated(call: Call, x: Value, dim: int = -1) -> Value:
+    """glu: the first half of an axis times a function of the second."""
+    place = dim % len(x.axes)
+    half = x.axes[place].size // 2
+    one, other = (call.system.select(x.axes, place, part) for part in (slice(half), slice(half, None)))
+    return elementwise(call, Value(tuple(one)), Value(tuple(other)))
 
 
 def prelu(call: Call, x: Value, weight: Value) -> Value:
@@ -181,7 +220,14 @@ def _convolution_module(call: Call, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x
     return convolution(call, x, weight, bias, groups=module.groups, spatial=len(module.kernel_size))
 
 
-def _batch_norm_module(call: Call, module: nn.BatchNorm2d, x: Value) -> Value:
+def _transposed_convolution_module(
+    call: Call, module: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d, x: Value, *_: object, **__: object
+) -> Value:
+    weight, bias = call.weight(module.weight), call.own(module.bias)
+    return transposed_convolution(call, x, weight, bias, groups=module.groups, spatial=len(module.kernel_size))
+
+
+def _batch_norm_module(call: Call, module: nn.BatchNorm2d | nn.InstanceNorm2d, x: Value) -> Value:
     return batch_norm(call, x, *map(call.own, (module.running_mean, module.running_var, module.weight, module.bias)))
 
 
@@ -191,6 +237,19 @@ def _group_norm_module(call: Call, module: nn.GroupNorm, x: Value) -> Value:
 
 def _layer_norm_module(call: Call, module: nn.LayerNorm, x: Value) -> Value:
     return layer_norm(call, x, module.normalized_shape, call.own(module.weight), call.own(module.bias))
+
+
+def _rms_norm_module(call: Call, module: nn.RMSNorm, x: Value) -> Value:
+    return layer_norm(call, x, module.normalized_shape, call.own(module.weight))
+
+
+def _instance_norm_module(call: Call, module: nn.InstanceNorm2d, x: Value, *, spatial: int) -> Value | None:
+    """One picture without a batch has no rule."""
+    return _batch_norm_module(call, module, x) if len(x.axes) == spatial + 2 else None
+
+
+def _gated_module(call: Call, module: nn.GLU, x: Value) -> Value:
+    return gated(call, x, module.dim)
 
 
 def _prelu_module(call: Call, module: nn.PReLU, x: Value) -> Value:
@@ -218,8 +277,15 @@ FUNCTIONS: dict[object, Rule] = {
     F.batch_norm: batch_norm,
     F.group_norm: group_norm,
     F.layer_norm: layer_norm,
+    F.rms_norm: layer_norm,
+    F.instance_norm: batch_norm,
     F.prelu: prelu,
+    F.glu: gated,
     **{conv: partial(convolution, spatial=n) for n, conv in enumerate((F.conv1d, F.conv2d, F.conv3d), start=1)},
+    **{
+        conv: partial(transposed_convolution, spatial=n)
+        for n, conv in enumerate((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), start=1)
+    },
     **{pool: partial(pooling, spatial=1) for pool in (F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d)},
     **{pool: partial(pooling, spatial=2) for pool in (F.max_pool2d, F.avg_pool2d)},
     **{pool: partial(pooling, spatial=2) for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)},
@@ -244,7 +310,7 @@ FUNCTIONS: dict[object, Rule] = {
     "torchvision.ops.stochastic_depth.stochastic_depth": elementwise,
     **dict.fromkeys((torch.where, torch.square, torch.rsqrt, torch.reciprocal, torch.log), elementwise),
     **dict.fromkeys(("masked_fill", "square", "rsqrt", "reciprocal", "log"), elementwise),
-    **dict.fromkeys((torch.zeros_like, torch.ones_like), elementwise),
+    **dict.fromkeys((torch.zeros_like, torch.ones_like, torch.rand_like, torch.randn_like), elementwise),
     **dict.fromkeys(("contiguous", "clone", "detach", "float", "half", "bfloat16", "double", "to"), elementwise),
 }
 """Rules of functions, and of tensor methods by their name: `rule(call, *arguments of the operator)`."""
@@ -255,9 +321,16 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear_module,
     nn.GroupNorm: _group_norm_module,
     nn.LayerNorm: _layer_norm_module,
+    nn.RMSNorm: _rms_norm_module,
+    **{
+        norm: partial(_instance_norm_module, spatial=n)
+        for n, norm in enumerate((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), start=1)
+    },
     nn.PReLU: _prelu_module,
+    nn.GLU: _gated_module,
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), _interpolation_module),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution_module),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed_convolution_module),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _batch_norm_module),
     **dict.fromkeys((nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d), partial(_pooling_module, spatial=1)),
     **dict.fromkeys((nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d), partial(_pooling_module, spatial=3)),
@@ -272,6 +345,11 @@ MODULES: dict[type[nn.Module], Rule] = {
 """Rules of torch's own modules, by their exact class: `rule(call, module, *arguments of forward)`."""
 
 PARTED: frozenset[Rule] = frozenset(
-    {*moves.PARTED, *attention.PARTED, elementwise, along, normalize, reduction, _same_for_module, _along_module}
+    {
+        *moves.PARTED,
+        *attention.PARTED,
+        *(elementwise, gated, along, normalize, reduction),
+        *(_same_for_module, _gated_module, _along_module),
+    }
 )
 """Rules that take axes parted by a reshape as they are; for all others these stay in place."""

@@ -1,128 +1,82 @@
 """From a network to its permutation groups, with nobody listing them.
 
-The network is traced (torch.fx), run once on example inputs for the shapes, and every operator's rule says which axes
+The network is traced (`graphs`), run once on example inputs for the shapes, and every operator's rule says which axes
 must be permuted alike (`rules`, `axes`). What then remains free is a group. Never a guess: inputs and outputs stay in
 place, an operator without a rule is pinned with all that it touches, and what cannot be seen through is Untraceable.
+What the network does in training only, such as auxiliary classifiers, is read as well.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import is_lazy
 
 from decentral.core.permutation import PermutationSpec
 from decentral.errors import Untraceable
 from decentral.models.axes import Axis, AxisSystem
 from decentral.models.calls import Call, Projection, Rule, Shape, Value
 from decentral.models.collection import Place, collect
+from decentral.models.graphs import (
+    alike,
+    check_hooks,
+    check_same,
+    evaluating,
+    first_line,
+    keeping_buffers,
+    module_of,
+    place_of,
+    saved_tensors,
+    surrounded,
+    trace,
+)
 from decentral.models.rules import FUNCTIONS, METADATA, MODULES, PARTED
 
 
 def permutation_spec(model: nn.Module, *example_inputs: Tensor) -> PermutationSpec:
     """The groups of units of a torch.fx-traceable network that may be permuted without changing its function.
 
-    `example_inputs` are what the network is called with, a batch of any size. The model is neither changed nor left
-    in another mode. Raises Untraceable, naming module and operator, for a network that cannot be read for certain.
+    Neither the function in evaluation mode nor that in training changes. `example_inputs` are what the network is
+    called with, a batch of any size. The model is neither changed nor left in another mode. Raises Untraceable, naming
+    module and operator, for a network that cannot be read for certain.
     """
     if any(not example.numel() for example in example_inputs):
         raise Untraceable(f"{type(model).__name__}: an example input is empty")
-    graph_module = trace(model, len(example_inputs))
-    _check_same(graph_module.graph, trace(model, len(example_inputs)).graph)
-    with evaluating(model), torch.no_grad():
-        results = _Recorder(graph_module).record(*(example.clone() for example in example_inputs))
-    return _Propagation(model, graph_module, results).spec()
-
-
-def trace(model: nn.Module, inputs: int = 1) -> fx.GraphModule:
-    """The graph of a network that is called with so many positional arguments, in evaluation mode; shares its tensors.
-
-    Equal architectures give equal node names. Raises Untraceable.
-    """
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise Untraceable(f"{name} is not built yet: run one batch through the model before")
-    held = set(vars(model))
-    with evaluating(model):
+    graph_module = _trace_twice(model, len(example_inputs), training=False)
+    check_hooks(model)
+    propagation = _Propagation(model)
+    propagation.follow(graph_module, _shapes(model, graph_module, example_inputs))
+    read, made = [*propagation.read()], [*propagation.made()]
+    devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices), keeping_buffers(model):
         try:
-            left_out = _left_out(model, inputs)
-            graph = _Tracer().trace(model, concrete_args=left_out or None)
-        except Untraceable:
-            raise
-        except Exception as error:
-            hint = "; if it wraps a network, give that one" if len(list(model.children())) == 1 else ""
-            raise Untraceable(f"{type(model).__name__}: cannot be traced: {_first_line(error)}{hint}") from error
-    for placeholder in [node for node in graph.nodes if node.op == "placeholder"][inputs:]:
-        for check in list(placeholder.users):
-            _erase(graph, check)
-        graph.erase_node(placeholder)
-    graph_module = fx.GraphModule(model, graph)
-    # Tensors that the forward pass makes as it is traced are kept with the graph, and not with the model.
-    for name in [name for name in vars(model) if name not in held and name.startswith("_tensor_constant")]:
-        delattr(model, name)
+            training = _trace_twice(model, len(example_inputs), training=True)
+            if not alike(graph_module.graph, training.graph):
+                propagation.follow(training, _shapes(model, training, example_inputs))
+        except Untraceable as error:
+            raise Untraceable(f"in training mode: {error}") from error
+    return propagation.spec(read, made)
+
+
+def _trace_twice(model: nn.Module, inputs: int, training: bool) -> fx.GraphModule:
+    """Raises Untraceable for a network that is not the same in every call."""
+    with keeping_buffers(model):
+        graph_module = trace(model, inputs, training=training)
+    with keeping_buffers(model):
+        check_same(graph_module.graph, trace(model, inputs, training=training).graph)
     return graph_module
 
 
-def _left_out(model: nn.Module, inputs: int) -> dict[str, Any]:
-    """The defaults of arguments beyond the first. Raises Untraceable where one has none, or there are fewer."""
-    arguments = list(inspect.signature(model.forward).parameters.values())
-    stars = [a for a in arguments if a.kind in {a.VAR_POSITIONAL, a.VAR_KEYWORD}]
-    if not stars and inputs > len(arguments):
-        raise Untraceable(f"{type(model).__name__}: takes {len(arguments)} inputs, and not {inputs}")
-    for argument in arguments[inputs:]:
-        if argument.default is argument.empty and argument not in stars:
-            raise Untraceable(f"{type(model).__name__}: needs {argument.name} too, for which there is no input")
-    return {a.name: a.default for a in arguments[inputs:] if a.default is not a.empty}
-
-
-def _check_same(graph: fx.Graph, again: fx.Graph) -> None:
-    """Raises Untraceable at the first operator of two traces that is another, or has other arguments."""
-    for node, other in zip_longest(graph.nodes, again.nodes):
-        if node is None or other is None or _written(node) != _written(other):
-            odd = node if node is not None and node.op != "output" else other
-            raise Untraceable(f"{_place(odd)}: is not the same in every call: the network changes its structure")
-
-
-def _written(node: fx.Node) -> tuple[str, ...]:
-    """Nodes among the arguments are written as their names, which are equal in equal graphs."""
-    return node.op, str(node.target), repr(node.args), repr(node.kwargs)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; afterwards each module is in the mode in which it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-class _Tracer(fx.Tracer):
-    """Names the module in which tracing fails."""
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Untraceable:
-            raise
-        except Exception as error:
-            raise Untraceable(
-                f"{self.path_of_module(m)} ({type(m).__name__}): cannot be traced: {_first_line(error)}"
-            ) from error
+def _shapes(model: nn.Module, graph_module: fx.GraphModule, inputs: Iterable[Tensor]) -> dict[fx.Node, Any]:
+    """What every operator computes with tensors replaced by their shapes; layers do as they do in evaluation."""
+    with evaluating(model), torch.no_grad():
+        return _Recorder(graph_module).record(*(example.clone() for example in inputs))
 
 
 class _Recorder(fx.Interpreter):
@@ -137,8 +91,8 @@ class _Recorder(fx.Interpreter):
         try:
             self.run(*inputs)
         except Exception as error:
-            place = _place(self._running) if self._running else "the network"
-            raise Untraceable(f"{place}: cannot be run on the example inputs: {_first_line(error)}") from error
+            where = place_of(self._running) if self._running else "the network"
+            raise Untraceable(f"{where}: cannot be run on the example inputs: {first_line(error)}") from error
         return self._results
 
     def run_node(self, n: fx.Node) -> Any:
@@ -149,11 +103,12 @@ class _Recorder(fx.Interpreter):
 
 
 class _Propagation:
-    """Carries axes through a traced graph."""
+    """Carries axes through traced graphs of one network."""
 
-    def __init__(self, model: nn.Module, graph_module: fx.GraphModule, results: dict[fx.Node, Any]):
+    def __init__(self, model: nn.Module):
         self._system = AxisSystem()
-        self._graph_module, self._results = graph_module, results
+        self._graph_module: fx.GraphModule
+        self._results: dict[fx.Node, Any] = {}
         self._values: dict[fx.Node, Any] = {}
         self._reads: set[str] = set()
         self._layers: set[str] = set()
@@ -163,25 +118,30 @@ class _Propagation:
         self._names: dict[str, Value] = {}
         """Every tensor that is saved with the model, under each of its names; tied ones share their axes."""
         self._met: set[int] = set()
-        tensors = [item for item in model.state_dict(keep_vars=True).items() if isinstance(item[1], Tensor)]
+        tensors = saved_tensors(model)
         grouped = {id(part.weight): part.groups for part in model.modules() if isinstance(part, _CONVOLUTIONS)}
-        for name, tensor in tensors:
+        for name, tensor in tensors.items():
             fresh = self._fresh(name, tensor, grouped.get(id(tensor), 1))
             self._names[name] = self._saved.setdefault(id(tensor), fresh)
-        self._memory = [tensor for _, tensor in tensors]
-        for one, other in _overlaps({id(tensor): tensor for _, tensor in tensors}.values()):
+        self._memory = [*tensors.values()]
+        for one, other in _overlaps({id(tensor): tensor for tensor in self._memory}.values()):
             self._pin((self._saved[id(one)], self._saved[id(other)]))
 
-    def spec(self) -> PermutationSpec:
-        for node in self._graph_module.graph.nodes:
+    def follow(self, graph_module: fx.GraphModule, results: dict[fx.Node, Any]) -> None:
+        """One graph, in which every operator computed the `results`."""
+        self._graph_module, self._results, self._values = graph_module, results, {}
+        for node in graph_module.graph.nodes:
             try:
                 value = self._visit(node)
             except (ValueError, IndexError, AttributeError) as error:
-                raise Untraceable(f"{_place(node)}: {error}") from error
+                raise Untraceable(f"{place_of(node)}: {error}") from error
             self._values[node] = _each(value, Value, partial(_computed, node))
+
+    def spec(self, read: Iterable[Place], made: Iterable[Place]) -> PermutationSpec:
+        """What all graphs leave free."""
         # What the forward pass never uses is left alone.
         self._pin([value for key, value in self._saved.items() if key not in self._met])
-        return collect(self._system, self._names, self._read(), self._made())
+        return collect(self._system, self._names, read, made)
 
     def _visit(self, node: fx.Node) -> Any:
         """What a node computes, as a structure with a Value for every tensor."""
@@ -196,8 +156,10 @@ class _Propagation:
                 value = None
             case "call_module":
                 module = self._graph_module.get_submodule(str(node.target))
-                if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
-                    raise Untraceable(f"{_place(node)}: has hooks, which may compute anything")
+                if any(map(surrounded, module.modules())):
+                    raise Untraceable(
+                        f"{place_of(node)}: has hooks or a forward of its own, which may compute anything"
+                    )
                 value = self._apply(node, type(module), MODULES.get(type(module)), (module, *args), kwargs)
             case _ if node.target is getitem and not isinstance(args[0], Value):
                 value = args[0][args[1]]
@@ -235,7 +197,7 @@ class _Propagation:
         """Unpermuted inputs and parameters give an unpermuted result, if those are all that the operator depends on."""
         provenance = "torch" if isinstance(operator, str) else getattr(operator, "__module__", None) or "unknown"
         if provenance.partition(".")[0] not in _PURE:
-            raise Untraceable(f"{_place(node)}: there is no rule for it, and what it depends on is not known")
+            raise Untraceable(f"{place_of(node)}: there is no rule for it, and what it depends on is not known")
         self._pin(arguments)
         return _each(result, Shape, self._fixed)
 
@@ -278,28 +240,28 @@ class _Propagation:
     def _pin(self, arguments: Any) -> None:
         """Everything among the arguments: tensors, and modules with all that is saved with them."""
         _each(arguments, Value, lambda value: self._system.pin(value.axes))
-        _each(arguments, nn.Module, lambda module: self._pin([*map(self._own, _tensors(module))]))
+        _each(arguments, nn.Module, lambda module: self._pin([*map(self._own, saved_tensors(module).values())]))
 
-    def _read(self) -> Iterator[Place]:
-        """What layers with weights read."""
+    def read(self) -> Iterator[Place]:
+        """What layers with weights read in the last graph."""
         for node, value in self._values.items():
             if node.name in self._reads and isinstance(value, Value):
-                yield Place(node.name, _module(node), value.axes)
+                yield Place(node.name, module_of(node), value.axes)
 
-    def _made(self) -> Iterator[Place]:
+    def made(self) -> Iterator[Place]:
         """What they compute, in the graph or inside an operator."""
         modules: dict[str, str] = {}
         for node, value in self._values.items():
-            modules[node.name] = _module(node)
+            modules[node.name] = module_of(node)
             if node.name in self._layers and isinstance(value, Value):
-                yield Place(node.name, _module(node), value.axes)
+                yield Place(node.name, module_of(node), value.axes)
         for inside in self._projections:
             inputs = (self._system.fixed(axis.size) for axis in inside.x.axes[:-1])
             rows = self._system.resolve(self._names[inside.weight].axes[0]).only(inside.rows)
             yield Place(inside.x.node, modules[inside.x.node], (*inputs, rows), inside.weight)
 
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 _PURE = frozenset({"torch", "torchvision", "_operator", "builtins", "math"})
 """Where functions come from whose results depend on nothing but their arguments (and torch's random state)."""
@@ -334,10 +296,6 @@ def _each(structure: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:
     return structure
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [tensor for tensor in module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
-
-
 def _extent(tensor: Tensor) -> tuple[int, int]:
     """First byte and end of a tensor's memory."""
     return tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
@@ -364,21 +322,6 @@ def _attribute(module: nn.Module, path: str) -> Any:
     return module
 
 
-def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    for user in list(node.users):
-        _erase(graph, user)
-    graph.erase_node(node)
-
-
 def _module(node: fx.Node) -> str:
     """The path of the module in which a node computes; "" for the network itself."""
     return str(node.target) if node.op == "call_module" else next(reversed(node.meta.get("nn_module_stack") or {}), "")
-
-
-def _place(node: fx.Node) -> str:
-    operator = getattr(node.target, "__name__", node.target)
-    return f"{_module(node) or 'the network'}: {operator}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

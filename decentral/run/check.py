@@ -56,7 +56,7 @@ def check(recipe: Recipe, document: Document) -> None:
     _named(DATASETS, recipe.data.name, document, ("data", "name"))
     _options(DATASETS, recipe.data, 3, document, ("data", "options"))
     _named(PARTITIONS, recipe.data.partition.name, document, ("data", "partition", "name"))
-    _options(PARTITIONS, recipe.data.partition, 3, document, ("data", "partition"))
+    _options(PARTITIONS, recipe.data.partition, 3, document, ("data", "partition"), ours=frozenset({"look"}))
     if not _of_torchvision(recipe.model.name, document):
         _options(MODELS, recipe.model, 2, document, ("model",))
     _named(TOPOLOGIES, recipe.topology.name, document, ("topology", "name"))
@@ -67,7 +67,10 @@ def check(recipe: Recipe, document: Document) -> None:
     _buildable(recipe, document)
     _drawable(recipe, document)
     _averageable(recipe, document)
+    _compressible(recipe, document)
+    _steppable(recipe, document)
     _attackable(recipe, document)
+    _divisible(recipe, document)
 
 
 def _named(registry: Registry, name: str, document: Document, key: Key) -> None:
@@ -89,7 +92,7 @@ def _of_torchvision(model: str, document: Document) -> bool:
 def _supplied(recipe: Recipe) -> frozenset[str]:
     """What a learner's constructor gets from us by name, and so is no option of it."""
     ours = {"model", "dataset", "share", "peer", "seed", "device", "matching_samples", "proxy", "evaluation_samples"}
-    return frozenset({*ours, "augment", *type(recipe.training).model_fields})
+    return frozenset({*ours, "augment", "assignment", "clusters", *type(recipe.training).model_fields})
 
 
 def _options(
@@ -134,30 +137,39 @@ def options_of(target: str | Callable[..., object], given: int) -> dict[str, Opt
     """
     if callable(target):
         parameters = [*inspect.signature(target).parameters.values()][given:]
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        rest = [parameter for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
+        if any(not _told(inspect.formatannotation(parameter.annotation).strip("'")) for parameter in rest):
             return None
         return {
             parameter.name: Option(
                 inspect.formatannotation(parameter.annotation).strip("'"), parameter.default is parameter.empty
             )
             for parameter in parameters
+            if parameter not in rest
         }
     module, _, attribute = target.partition(":")
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return None
     arguments = _arguments(ast.parse(Path(spec.origin).read_bytes()), attribute)
-    if arguments is None or arguments.kwarg is not None:
+    if arguments is None or (arguments.kwarg is not None and not _told(_written(arguments.kwarg))):
         return None
     positional = [argument for argument in [*arguments.posonlyargs, *arguments.args] if argument.arg != "self"]
     mandatory = len(positional) - len(arguments.defaults)
     parts = [(argument, place < mandatory) for place, argument in enumerate(positional)][given:]
     named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     parts += [(argument, default is None) for argument, default in named]
-    return {
-        argument.arg: Option(ast.unparse(argument.annotation) if argument.annotation is not None else "", required)
-        for argument, required in parts
-    }
+    return {argument.arg: Option(_written(argument), required) for argument, required in parts}
+
+
+def _written(argument: ast.arg) -> str:
+    """Its annotation, as in the source; empty where there is none."""
+    return "" if argument.annotation is None else ast.unparse(argument.annotation)
+
+
+def _told(annotation: str) -> bool:
+    """Whether `**rest: Unpack[...]` is what we tell the constructor, and nothing of the person's."""
+    return annotation.startswith("Unpack[")
 
 
 def _arguments(module: ast.Module, attribute: str) -> ast.arguments | None:
@@ -203,6 +215,66 @@ def _averageable(recipe: Recipe, document: Document) -> None:
         )
 
 
+def _compressible(recipe: Recipe, document: Document) -> None:
+    """The compression exists, is possible, and its algorithm works with what the receivers read."""
+    from decentral.algorithms.catalogue import EXACT_ALONE, WHOLE_ALONE
+    from decentral.core.encodings import ENCODINGS
+
+    choice, key = recipe.exchange.compression, ("exchange", "compression")
+    _named(ENCODINGS, choice.name, document, (*key, "name"))
+    _options(ENCODINGS, choice, 0, document, key)
+    try:
+        encoding = ENCODINGS.construct(choice.name, **choice.options)
+    except UserError as error:
+        raise document.error(str(error), key) from None
+    if encoding.plain:
+        return
+    why = EXACT_ALONE.get(recipe.algorithm)
+    if encoding.whole is not encoding:
+        why = why or WHOLE_ALONE.get(recipe.algorithm)
+        _from_the_last_aggregate(recipe, document, choice.name, key)
+    if why is not None:
+        raise document.error(f"{choice.name!r} does not go with algorithm {recipe.algorithm!r}: {why}", key)
+    if recipe.learner.name == "null":
+        raise document.error("the learner 'null' has no model; its model_bytes says what one would be", key)
+
+
+def _steppable(recipe: Recipe, document: Document) -> None:
+    """The outer optimiser exists, is possible, and there is an aggregate from which it goes on."""
+    from decentral.algorithms.catalogue import NO_AGGREGATE
+    from decentral.core.outer import OUTERS
+
+    choice, key = recipe.averaging.outer, ("averaging", "outer")
+    if choice is None:
+        return
+    _named(OUTERS, choice.name, document, (*key, "name"))
+    _options(OUTERS, choice, 0, document, key)
+    try:
+        OUTERS.construct(choice.name, **choice.options)
+    except UserError as error:
+        raise document.error(str(error), key) from None
+    if (why := NO_AGGREGATE.get(recipe.algorithm)) is not None:
+        raise document.error(f"{choice.name!r} does not go with algorithm {recipe.algorithm!r}: {why}", key)
+    _from_the_last_aggregate(recipe, document, choice.name, key)
+
+
+def _from_the_last_aggregate(recipe: Recipe, document: Document, what: str, key: Key) -> None:
+    """All begin with the same; where a participant hands on the last one, no rule is thought to protect from it."""
+    if recipe.algorithm not in ("fedavg", "modest"):
+        return
+    if recipe.algorithm == "modest" and (rule := recipe.averaging.rule.name) != "mean":
+        why = "an aggregator hears of the last aggregate from one participant, whom no rule judges"
+        raise document.error(f"{what!r} does not go with algorithm 'modest' and rule {rule!r}: {why}", key)
+    said = recipe.training
+    for name, given in (
+        ("initialisation", said.initialisation != "common"),
+        ("start_from", said.start_from is not None),
+        ("pretrain_epochs", said.pretrain_epochs > 0),
+    ):
+        if given:
+            raise document.error(f"with {what!r} all peers have to begin with the same model", ("training", name))
+
+
 def _models_averaged(recipe: Recipe) -> int | None:
     """Models in the smallest average that anybody takes, its own among them; None for an algorithm of the user's."""
     from decentral.core import topology
@@ -215,6 +287,8 @@ def _models_averaged(recipe: Recipe) -> int | None:
             return recipe.peers
         case "gossip":
             return 2
+        case "epidemic":
+            return 1 + recipe.epidemic.fanout if recipe.epidemic.regular else 1
         case "modest":
             return max(1, math.ceil(recipe.sampling.success * recipe.sample))
         case _:
@@ -222,9 +296,11 @@ def _models_averaged(recipe: Recipe) -> int | None:
 
 
 def _drawable(recipe: Recipe, document: Document) -> None:
-    """There are as many peers as a sample wants, and as many participants as are to average."""
+    """There are as many peers as are to be drawn, and as many participants of a round as are to average."""
     from decentral.algorithms.catalogue import DRAWING
 
+    if recipe.algorithm == "epidemic" and (fanout := recipe.epidemic.fanout) > max(1, recipe.peers - 1):
+        raise document.error(f"{fanout} is more than the {recipe.peers - 1} other peers", ("epidemic", "fanout"))
     if recipe.algorithm not in DRAWING:
         return
     said, enough = recipe.sampling, math.ceil(recipe.sampling.success * recipe.sample)
@@ -235,6 +311,29 @@ def _drawable(recipe: Recipe, document: Document) -> None:
     ):
         if value > limit:
             raise document.error(f"{value} is more than the {limit} {of}", ("sampling", name))
+
+
+def _divisible(recipe: Recipe, document: Document) -> None:
+    """Experts are as many as a pipeline can have, and learn by diffusion."""
+    from decentral.algorithms.catalogue import SERVED
+    from decentral.data.clusters import MOST
+    from decentral.models.catalogue import DENOISERS
+    from decentral.training.catalogue import DENOISING
+
+    learner, experts = recipe.learner.name, recipe.algorithm in SERVED
+    if learner in DENOISING and recipe.model.name not in DENOISERS:
+        names = " and ".join(sorted(DENOISERS))
+        raise document.error(f"the learner {learner!r} trains {names}, not {recipe.model.name!r}", ("model", "name"))
+    if (experts and learner != "diffusion") or (learner not in DENOISING and recipe.model.name in DENOISERS):
+        what = f"algorithm {recipe.algorithm!r}" if experts else f"the model {recipe.model.name!r}"
+        raise document.error(f"{what} needs the learner 'diffusion'", ("learner", "name"))
+    if not experts:
+        return
+    if not 2 <= recipe.peers <= MOST + 1:
+        problem = f"{recipe.peers}: one peer trains the router, and 1 to {MOST} train an expert each"
+        raise document.error(problem, ("peers",))
+    if recipe.attack is not None:
+        raise document.error("experts exchange nothing that could be defended while they train", ("attack",))
 
 
 def _attackable(recipe: Recipe, document: Document) -> None:

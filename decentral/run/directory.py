@@ -137,7 +137,14 @@ class RunDirectory:
 
     def node(self, name: str) -> Path:
         """The folder of one node, made on first use for its owner alone: it holds keys."""
-        folder = self.nodes / name
+        return self._private(self.nodes / name)
+
+    @property
+    def client(self) -> Path:
+        """The folder of this machine's client of a standing cluster, made for its owner alone: it holds keys."""
+        return self._private(self.path / "client")
+
+    def _private(self, folder: Path) -> Path:
         with _refusing(self.path):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder

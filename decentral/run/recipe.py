@@ -104,6 +104,15 @@ class Averaging(Section):
     """How models become one: a name of `decentral.core.rules.RULES`; all but mean bear with some that lie."""
     batchnorm: Literal["average", "reestimate"] = "average"
     """BatchNorm's statistics: averaged as the rest, or estimated anew on the images of `matching`."""
+    outer: Choice | None = None
+    """A name of `decentral.core.outer.OUTERS`: an optimiser over rounds, whose step leads towards the average."""
+
+
+class Exchange(Section):
+    """How models travel."""
+
+    compression: Choice = Choice(name="none")
+    """A name of `decentral.core.encodings.ENCODINGS`; all but none change what the receivers read."""
 
 
 class Sampling(Section):
@@ -125,6 +134,15 @@ class Sampling(Section):
     """For the models of a round, and for a sign that one's own has been used. Three rounds are a good value."""
     look: Seconds | None = None
     """After which a peer that hears nothing looks around; null: patience times peers / size, at least 3 times."""
+
+
+class Epidemic(Section):
+    """To whom a peer sends its model in algorithm `epidemic`."""
+
+    fanout: Count = 1
+    """Others that each peer draws in a round (s of the paper)."""
+    regular: bool = False
+    """Whether as many send to a peer as it sends to (EL-Oracle); else some hear from nobody (EL-Local)."""
 
 
 class Every(Section):
@@ -212,10 +230,12 @@ class Recipe(Section):
     data: Data = Data()
     training: Training = Training()
     averaging: Averaging = Averaging()
+    exchange: Exchange = Exchange()
     attack: Attack | None = None
     """A name of `decentral.core.attacks.ATTACKS`, and who does it; null: everybody is honest."""
     matching: Matching = Matching()
     sampling: Sampling = Sampling()
+    epidemic: Epidemic = Epidemic()
     evaluation: Evaluation = Evaluation()
     checkpoint: Every = Every()
     deadlines: Deadlines = Deadlines()
@@ -266,6 +286,18 @@ class Recipe(Section):
 
         aggregator = (0,) if self.algorithm == "fedavg" else ()
         return () if self.attack is None else attackers(self.attack.peers, self.peers, self.seed, aggregator)
+
+    @property
+    def router(self) -> int | None:
+        """The index of the peer that trains the router of an ensemble; None: there is none."""
+        from decentral.algorithms.catalogue import SERVED
+
+        return self.peers - 1 if self.algorithm in SERVED else None
+
+    @property
+    def aside(self) -> tuple[int, ...]:
+        """Peers that do not count for means: attackers, and a router, whose measures are of something else."""
+        return self.attackers if self.router is None else (*self.attackers, self.router)
 
     def to_yaml(self) -> str:
         """Resolved, in the order of the schema; a comment carries the hash."""

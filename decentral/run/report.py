@@ -13,12 +13,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from decentral.algorithms.catalogue import DRAWING
 from decentral.errors import UserError
 from decentral.run import charts
+from decentral.run.course import course, sent_in_all
 from decentral.run.directory import RunDirectory, peer_name
+from decentral.run.figures import (
+    MOST_LINES,
+    Way,
+    cost_charts,
+    readable_bytes,
+    rounds_figure,
+    rounds_words,
+    sent_bars,
+)
 from decentral.run.journal import Event, merge
 from decentral.run.recipe import Recipe
 from decentral.run.summary import KINDS, PHASES, attack_words, bytes_by_peer, phase_seconds, summarise
+from decentral.run.timeline import timeline
 
 TOLD = {
     "launched": "run launched",
@@ -49,41 +61,66 @@ def write_report(run: RunDirectory) -> Path:
 def render(recipe: Recipe, world: str, events: Sequence[Event]) -> str:
     """The page, as HTML."""
     summary = summarise(recipe, world, events)
-    style = resources.files("decentral.run").joinpath("report.css").read_text()
-    title = escape(recipe.name)
+    accuracy = section("Test accuracy", f"{_whose(recipe)} {_test_set(recipe)}.", _curves(recipe, events, "accuracy"))
+    loss = section("Test loss", f"{_loss_words(recipe)} {_test_set(recipe)}.", _curves(recipe, events, "loss"))
+    if recipe.algorithm in DRAWING:
+        shape = [columns(accuracy, loss), _costs(recipe, events), _rounds(recipe, events)]
+    else:
+        graph = section("Topology", _topology_words(recipe), _topology(recipe, summary))
+        shape = [accuracy, _costs(recipe, events), columns(graph, loss)]
+        if recipe.router is not None:
+            shape = [columns(loss, accuracy), _costs(recipe, events)]
     sections = [
-        _section("Test accuracy", f"Of each peer's own model {_test_set(recipe)}.",
-                 _curves(recipe, events, "accuracy")),
-        _columns(
-            _section("Topology", _topology_words(recipe), _topology(recipe, summary)),
-            _section("Test loss", f"Mean cross-entropy {_test_set(recipe)}.", _curves(recipe, events, "loss")),
-        ),
-        _columns(
-            _section("Sent by each peer", "Bytes after encoding, by what they carry.", _bytes(recipe, events)),
-            _section("Time by phase", _time_words(world), _phases(recipe, events)),
+        *shape,
+        columns(
+            section("Sent by each peer", "Bytes after encoding, by what they carry.", _bytes(recipe, events)),
+            section("Time by phase", _time_words(world), _phases(recipe, events)),
         ),
         _partition(recipe, events),
         _happenings(events),
         f'<section><details><summary>Recipe</summary><pre>{escape(recipe.to_yaml())}</pre></details></section>',
     ]  # fmt: skip
+    head = f"<p>{_subtitle(recipe, world)}</p>{_attack(recipe, summary)}"
+    content = f"{_headline(recipe, summary)}\n{''.join(section for section in sections if section)}"
+    return page(recipe.name, head, content, [_versions(summary), f"recipe hash <code>{recipe.hash[:16]}</code>"])
+
+
+def page(title: str, head: str, content: str, foot: Sequence[str]) -> str:
+    """A whole file. The title is text; the rest is HTML already."""
+    style, title = resources.files("decentral.run").joinpath("report.css").read_text(), escape(title)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{title} · decentral</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{title}</h1><p>{_subtitle(recipe, world)}</p>{_attack(recipe, summary)}</header>\n"
-        f"{_headline(recipe, summary)}\n{''.join(section for section in sections if section)}\n"
-        f"<footer><p>{_versions(summary)}</p><p>recipe hash <code>{recipe.hash[:16]}</code></p></footer>\n"
-        f"</body>\n</html>\n"
+        f"<header><h1>{title}</h1>{head}</header>\n{content}\n"
+        f"<footer>{''.join(f'<p>{line}</p>' for line in foot)}</footer>\n</body>\n</html>\n"
     )
 
 
-def _section(title: str, words: str, content: str) -> str:
+def section(title: str, words: str, content: str) -> str:
+    """`words`, as HTML, stand between the title and the content."""
     return f"<section><h2>{title}</h2><figure><figcaption>{words}</figcaption>{content}</figure></section>\n"
 
 
-def _columns(*sections: str) -> str:
+def columns(*sections: str) -> str:
+    """Side by side, where there is room."""
     return f'<div class="columns">{"".join(sections)}</div>\n'
+
+
+def _rounds(recipe: Recipe, events: Sequence[Event]) -> str:
+    told = timeline(recipe.peers, events)
+    return section("Rounds", rounds_words(recipe.peers, told), rounds_figure(recipe.peers, told))
+
+
+def _costs(recipe: Recipe, events: Sequence[Event]) -> str:
+    points, sent = course(recipe, events), sent_in_all(events)
+    words = "What all peers together sent, by what it carries."
+    plots = ""
+    if points:
+        words = f"Mean test accuracy against time and against what all peers together had spent by then. {words}"
+        plots = f'<div class="three">{"".join(cost_charts([Way("mean", "mean", points)]))}</div>'
+    return section("What it cost", words, plots + sent_bars([("all peers", sent)]))
 
 
 def _subtitle(recipe: Recipe, world: str) -> str:
@@ -107,8 +144,12 @@ def _headline(recipe: Recipe, summary: dict[str, Any]) -> str:
     seconds = summary["seconds"]["wall"] if virtual is None else virtual
     spread = "" if accuracy["mean"] is None else f"{_percent(accuracy['min'])} to {_percent(accuracy['max'])}"
     apart = len(summary["crashed"])
+    best = ("Mean accuracy", _percent(accuracy["mean"]), spread)
+    if (router := summary.get("router")) is not None:
+        loss = "–" if summary["loss"] is None else f"{summary['loss']:.4f}"
+        best = ("Experts' mean loss", loss, f"router's accuracy {_percent(router['accuracy'])}")
     figures = [
-        ("Mean accuracy", _percent(accuracy["mean"]), spread),
+        best,
         ("Rounds", str(summary["rounds"]), f"of {recipe.rounds}"),
         (
             "Sent",
@@ -137,19 +178,19 @@ def _curves(recipe: Recipe, events: Sequence[Event], what: str) -> str:
         for peer, points in measured.items()
         if points
     ]
-    many = recipe.peers > MOST_PEERS
+    many = recipe.peers > MOST_PEERS or recipe.algorithm in DRAWING  # where there is one model for all
     if len(curves) > 1 or (curves and many):
         means = []
         for round in rounds:
             values = [
-                points[round] for peer, points in measured.items() if round in points and peer not in recipe.attackers
+                points[round] for peer, points in measured.items() if round in points and peer not in recipe.aside
             ]
             means += [(round, math.fsum(values) / len(values))] if values else []
         curves = [*(() if many else curves), charts.Curve("mean", [means], "mean")]
-    marks = _marks(events)
+    marks = _marks(recipe, events)
     legend = dict.fromkeys((curve.label if curve.style != "many" else "each peer", curve.style) for curve in curves)
     legend |= dict.fromkeys((mark.style, f"mark {mark.style}") for mark in marks)
-    return charts.line_legend(list(legend)) + charts.line_chart(curves, "round", marks)
+    return charts.line_legend(list(legend)) + charts.line_chart(curves, charts.Axis("round"), marks)
 
 
 def _curve_name(recipe: Recipe, peer: int) -> str:
@@ -169,10 +210,15 @@ def _pieces(points: dict[int, float], rounds: Sequence[int]) -> Iterator[list[tu
         yield piece
 
 
-def _marks(events: Sequence[Event]) -> list[charts.Mark]:
-    """Crashes after the last round that a peer had ended, returns before the first that it has."""
+def _marks(recipe: Recipe, events: Sequence[Event]) -> list[charts.Mark]:
+    """Crashes after the last round that a peer had ended, returns before the first that it has.
+
+    Where samples are drawn the timeline shows them; too many would hide the curves.
+    """
     ended: dict[int, int] = {}
-    marks = []
+    marks: list[charts.Mark] = []
+    if recipe.algorithm in DRAWING:
+        return marks
     for event in events:
         if event["event"] == "round":
             ended[event["peer"]] = event["round"]
@@ -181,7 +227,7 @@ def _marks(events: Sequence[Event]) -> list[charts.Mark]:
         elif event["event"] == "crashed":
             at = ended.get(event["other"], 0) + 0.5
             marks.append(charts.Mark(at, f"{peer_name(event['other'])} crashed", "crashed"))
-    return marks
+    return marks if len(marks) <= MOST_LINES else []
 
 
 def _topology(recipe: Recipe, summary: dict[str, Any]) -> str:
@@ -244,6 +290,19 @@ def _time_words(world: str) -> str:
     )
 
 
+def _loss_words(recipe: Recipe) -> str:
+    if recipe.router is None:
+        return "Mean cross-entropy"
+    name = peer_name(recipe.router)
+    return f"Mean squared error of the flow, of each expert for its cluster ({name}, the router: mean cross-entropy)"
+
+
+def _whose(recipe: Recipe) -> str:
+    if recipe.router is not None:
+        return "Experts have none; of the router: noisy images sent to their cluster,"
+    return "Of the aggregate of a round" if recipe.algorithm in DRAWING else "Of each peer's own model"
+
+
 def _test_set(recipe: Recipe) -> str:
     samples = recipe.evaluation.samples
     which = "" if samples is None else f"{samples:,} class-balanced images of "
@@ -278,8 +337,8 @@ def _partition(recipe: Recipe, events: Sequence[Event]) -> str:
         return ""
     rows = [(peer_name(peer), counts) for peer, counts in sorted(held.items())][:MOST_PEERS]
     columns = [str(column) for column in range(max(len(counts) for counts in held.values()))]
-    words = f"Training images by peer and class. {escape(_matching_words(recipe))}"
-    return _section("Who holds what", words, charts.heat_table(rows, columns) + _others(recipe))
+    words = f"Training images by peer and class. {escape(_matching_words(recipe)) if recipe.router is None else ''}"
+    return section("Who holds what", words, charts.heat_table(rows, columns) + _others(recipe))
 
 
 def _happenings(events: Sequence[Event]) -> str:
@@ -306,12 +365,3 @@ def _versions(summary: dict[str, Any]) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def readable_bytes(size: float) -> str:
-    """`1.5 MB`: powers of a thousand, as networks are measured."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

@@ -18,6 +18,8 @@ class Standing:
     round: int = 0
     loss: float | None = None
     accuracy: float | None = None
+    evaluated: int = 0
+    """The round of that accuracy."""
     sent: int = 0
 
     @property
@@ -26,22 +28,23 @@ class Standing:
 
     def take(self, event: Event) -> None:
         """An event of this peer's own journal."""
-        self.round = event.get("round", self.round)
+        if event["event"] not in ("sampled", "sent"):  # of a round that is to come, or that is over
+            self.round = event.get("round", self.round)
         match event["event"]:
-            case "started" | "finished" | "failed":
+            case "started" | "finished" | "serving" | "failed":
                 self.phase = event["event"]
             case "phase":
                 self.phase = event["phase"]
             case "trained":
                 self.loss = event["loss"]
             case "evaluated":
-                self.accuracy = event["accuracy"]
+                self.accuracy, self.evaluated = event["accuracy"], event["round"]
             case "round":
                 self.sent = event["bytes"]["total"]
 
 
 class Standings:
-    """All peers of a run, by index; those set `aside`, who attack, do not count for the accuracy."""
+    """All peers of a run, by index; those set `aside` do not count for means."""
 
     def __init__(self, peers: int, aside: Collection[int] = ()) -> None:
         self.peers = [Standing() for _ in range(peers)]
@@ -88,13 +91,28 @@ class Standings:
         return sum(peer.phase not in ("starting", *GONE) for peer in self.peers)
 
     @property
+    def serving(self) -> int:
+        """How many answer clients."""
+        return sum(peer.phase == "serving" for peer in self.peers)
+
+    @property
     def sent(self) -> int:
         """Bytes, over all peers."""
         return sum(peer.sent for peer in self.peers)
 
     @property
+    def loss(self) -> float | None:
+        """Mean training loss."""
+        counted = [peer for index, peer in enumerate(self.peers) if index not in self._aside]
+        known = [peer.loss for peer in counted if peer.loss is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
     def accuracy(self) -> float | None:
-        """Mean over the honest peers that have been evaluated."""
+        """Mean over the honest peers that have been evaluated; where not all take part in each round, in the newest."""
         honest = [peer for index, peer in enumerate(self.peers) if index not in self._aside]
+        if self._drawn:
+            newest = max(peer.evaluated for peer in honest)
+            honest = [peer for peer in honest if peer.evaluated == newest]
         known = [peer.accuracy for peer in honest if peer.accuracy is not None]
         return sum(known) / len(known) if known else None

@@ -33,12 +33,12 @@ def summarise(recipe: Recipe, world: str, events: Sequence[Event], wall: float |
     `wall`: seconds that the run took, where its own clock does not tell (the simulator's is virtual).
 
     Accuracy and loss are those of each peer's last evaluation, null for a peer that had none; their means and bounds
-    are over the honest, those of peers that the recipe tells to attack stand apart. Bytes are sums over the peers; the
-    seconds of a phase are the mean over the peers, so that they can be held against `wall`. `evaluation` and `matching`
-    are what the recipe says of the images used; no number of test images means all of them.
+    are over the honest, those of peers that the recipe tells to attack, and of a router, stand apart. Bytes are sums
+    over the peers; the seconds of a phase are the mean over the peers, so that they can be held against `wall`.
+    `evaluation` and `matching` are what the recipe says of the images used; no number of test images means all of them.
     """
     last = last_evaluations(recipe, events)
-    honest = [event for peer, event in enumerate(last) if event is not None and peer not in recipe.attackers]
+    honest = [event for peer, event in enumerate(last) if event is not None and peer not in recipe.aside]
     accuracies = [event["accuracy"] for event in honest if event["accuracy"] is not None]
     losses = [event["loss"] for event in honest if event["loss"] is not None]
     per_peer = bytes_by_peer(recipe, events)
@@ -57,6 +57,7 @@ def summarise(recipe: Recipe, world: str, events: Sequence[Event], wall: float |
         },
         "loss": _mean(losses),
         "attack": _attack(recipe, last),
+        **({} if recipe.router is None else {"router": _router(last[recipe.router])}),
         "bytes": {kind: sum(counts[kind] for counts in per_peer) for kind in KINDS},
         "seconds": _seconds(recipe, events, _latest(events) if wall is None else wall),
         "virtual_seconds": round(_latest(events), 6) if world == "sim" else None,
@@ -125,7 +126,7 @@ def bytes_by_peer(recipe: Recipe, events: Iterable[Event]) -> list[dict[str, int
 def phase_seconds(recipe: Recipe, events: Iterable[Event]) -> list[dict[str, float]]:
     """Seconds that each peer spent in each phase, by index."""
     spent: list[dict[str, list[float]]] = [defaultdict(list) for _ in range(recipe.peers)]
-    ends = {event: phase for phase, event in PHASES.items()}
+    ends = {**{event: phase for phase, event in PHASES.items()}, "abandoned": "train"}
     for event in events:
         if (phase := ends.get(event["event"])) is not None:
             spent[event["peer"]][phase].append(event["seconds"])
@@ -174,6 +175,11 @@ def _attack(recipe: Recipe, last: Sequence[Event | None]) -> dict[str, Any] | No
         "words": attack_words(recipe),
         "accuracy": _mean([accuracy for accuracy in found if accuracy is not None]),
     }
+
+
+def _router(last: Event | None) -> dict[str, Any]:
+    """Of an ensemble: share of noisy test images given to their cluster, and mean cross-entropy."""
+    return {what: None if last is None else last[what] for what in ("accuracy", "loss")}
 
 
 def _named(events: Iterable[Event], kind: str) -> list[str]:

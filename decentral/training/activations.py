@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from decentral.core.matching import SHARED, Ambiguity, Likeness, activation_matching, ambiguity
 from decentral.core.permutation import Group, PermutationSpec, Tap, units_by_samples
 from decentral.core.statistics import Correlation, centre
-from decentral.models.tracing import evaluating, trace
+from decentral.models.graphs import evaluating, trace
 
 PLACES = 64
 """Samples that one image gives of one unit, about: a map of 32 x 32 pixels is read as 8 x 8 averages."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from decentral.core.attacks import Attack
 from decentral.core.seeds import derive_seed
 from decentral.data.datasets import Indices, LabelledImages, Labels, Pixels
-from decentral.training.learner import Evaluation, Learner, State, TrainingReport
+from decentral.training.learner import Evaluation, Learner, State, Stop, TrainingReport, never
 
 
 class PoisonedImages(LabelledImages):
@@ -22,7 +22,7 @@ class PoisonedImages(LabelledImages):
 
     def __init__(self, true: LabelledImages, attack: Attack) -> None:
         self.class_names, self.image_shape = true.class_names, true.image_shape
-        self.mean, self.std = true.mean, true.std
+        self.mean, self.std, self.white = true.mean, true.std, true.white
         self._true = true
         self._labels = attack.labels(true.train_labels, true.classes)
 
@@ -59,13 +59,15 @@ class AttackingLearner:
         """A model that an honest peer sent for `round`."""
         self._heard.setdefault(round, {})[sender] = state
 
-    def train(self, round: int, drift: State | None = None) -> TrainingReport:
+    def train(self, round: int, drift: State | None = None, stop: Stop = never) -> TrainingReport:
         self.lie = None
         if round < self._from_round:
-            return self.inner.train(round, drift)
+            return self.inner.train(round, drift, stop)
         start = self.inner.parameters()
         idle = TrainingReport(loss=0.0, samples=0, steps=0)
-        report = self.inner.train(round, drift) if self.attack.trains else idle
+        report = self.inner.train(round, drift, stop) if self.attack.trains else idle
+        if stop():
+            return report  # nobody will be told of this round
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "attack", self._peer, round))
         self.lie = self.attack.model(start, self.inner.parameters(), self._last_heard(round), generator)
         return report

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from decentral.models.tracing import evaluating
+from decentral.models.graphs import evaluating
 
 
 def tracking_layers(model: nn.Module) -> dict[str, _BatchNorm]:

@@ -8,6 +8,8 @@ LEARNERS = Registry(
     "learner",
     {
         "classifier": "decentral.training.classifier:ClassifierLearner",
+        "diffusion": "decentral.training.experts:diffusion",
+        "distillation": "decentral.training.distillation:distillation",
         "null": "decentral.training.null:NullLearner",
     },
 )
@@ -15,3 +17,6 @@ LEARNERS = Registry(
 
 One with a true `without_data` takes the peer's index, the seed and its own options alone.
 """
+
+DENOISING = frozenset({"diffusion", "distillation"})
+"""Those that train denoisers, and nothing else."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,14 @@ from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
 """A model's parameters and buffers by their names in `state_dict()`."""
+
+Stop = Callable[[], bool]
+"""Asked between batches, on the thread that trains: whether training is for nothing and is to end here."""
+
+
+def never() -> bool:
+    """Train to the end."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +31,13 @@ class TrainingReport:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """On the common test set: mean cross-entropy and the share of images classified right."""
+    """On the common test set: mean cross-entropy and the share of images classified right.
 
-    loss: float
-    accuracy: float
+    None where there is no such thing: an expert classifies nothing, and may hold no test image of its own.
+    """
+
+    loss: float | None
+    accuracy: float | None
     samples: int
 
 
@@ -40,10 +51,12 @@ class Learner(Protocol):
         """How many of them there are of each class."""
         ...
 
-    def train(self, round: int, drift: State | None = None) -> TrainingReport:
+    def train(self, round: int, drift: State | None = None, stop: Stop = never) -> TrainingReport:
         """Local training of one round; round 0 is pre-training. Random choices depend on (seed, peer, round) alone.
 
-        `drift` is added to the parameters that it names, in equal parts, one after each optimiser step.
+        `drift` is added to the parameters that it names, in equal parts, one after each optimiser step. Training ends
+        early once `stop` says so; what the model is then is nobody's concern, as another one is loaded before it is
+        used.
         """
         ...
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from decentral.core.averaging import WeightedAverage, check_weights
-from decentral.core.matching import activation_matching, combined_matching, weight_matching
+from decentral.core.matching import Likeness, activation_matching, agreement, combined_matching, weight_matching
 from decentral.core.permutation import Permutation, PermutationSpec, apply_permutation, identity_permutation
+from decentral.models.graphs import saved_state
 from decentral.training.activations import NotFinite, compare
 from decentral.training.batchnorm import reestimate_batchnorm, spread_batchnorm, tracking_layers
 from decentral.training.repair import applies, layer_moments, mix, repairable_layers, rescale
@@ -68,7 +69,7 @@ def _align(
 ) -> list[Permutation]:
     if method not in METHODS:
         raise ValueError(f"unknown matching method {method!r}; there are: {', '.join(METHODS)}")
-    apply_permutation(spec, identity_permutation(spec), reference.state_dict())  # a specification of this network?
+    apply_permutation(spec, identity_permutation(spec), saved_state(reference))  # a specification of this network?
     if not spec.groups or not states:
         return [identity_permutation(spec) for _ in states]
     own = {name: parameter.detach() for name, parameter in reference.named_parameters(remove_duplicate=False)}
@@ -77,10 +78,23 @@ def _align(
     if batches is None:
         raise ValueError(f"the matching method {method!r} needs batches of images")
     found = compare(reference, states, spec, _images(batches))
+    pairs = [({name: state[name] for name in own}, likeness) for state, likeness in zip(states, found, strict=True)]
     if method == "activation":
-        return [activation_matching(spec, likeness) for likeness in found]
-    pairs = zip(states, found, strict=True)
-    return [combined_matching(spec, own, {name: state[name] for name in own}, likeness) for state, likeness in pairs]
+        return [_by_activations(spec, own, state, likeness) for state, likeness in pairs]
+    return [combined_matching(spec, own, state, likeness) for state, likeness in pairs]
+
+
+def _by_activations(
+    spec: PermutationSpec, own: Mapping[str, Tensor], state: Mapping[str, Tensor], likeness: Likeness
+) -> Permutation:
+    """What the activations say, unless the weights are closer as they stand: then the two share a basis already.
+
+    Peers that hold few classes each have other activations on images of all long before they have other weights.
+    """
+    found, staying = activation_matching(spec, likeness), identity_permutation(spec)
+    if found.is_identity or agreement(spec, own, state, found) > agreement(spec, own, state, staying):
+        return found
+    return staying
 
 
 def merge(
@@ -119,12 +133,12 @@ def merge_into(
 ) -> list[Permutation]:
     """The same in the memory of `model`, which is the reference; `weights` are its own and then those of the others.
 
-    The models are summed in this order; the weights sum to one. `statistics` of BatchNorm: `reestimate` on `batches`,
-    or `average` those of the aligned networks, which needs no images and sees all that the others trained on. `repair`
-    gives the average's hidden units the mean and deviation that they have in the networks (`training.repair`); `auto`:
-    in networks without any normalisation, if there are batches. Returns the permutations that were applied to the
-    others. Raises ValueError as `align` does, for weights that are not those of a mean, and where images are needed
-    and there are none; the model is as it was then.
+    The models are summed in this order; the weights sum to one. What is not a tensor (`get_extra_state`) stays the
+    reference's. `statistics` of BatchNorm: `reestimate` on `batches`, or `average` those of the aligned networks, which
+    needs no images and sees all that the others trained on. `repair` gives the average's hidden units the mean and
+    deviation that they have in the networks (`training.repair`); `auto`: in networks without any normalisation, if
+    there are batches. Returns the permutations that were applied to the others. Raises ValueError as `align` does, for
+    weights that are not those of a mean, and where images are needed and there are none; the model is as it was then.
     """
     check_weights(weights)
     if len(others) + 1 != len(weights):
@@ -140,7 +154,7 @@ def merge_into(
     permutations = _align(model, states, spec, images, method)
     average, kept, moments = WeightedAverage(), [], []
     for state, permutation, weight in zip(
-        (model.state_dict(), *states), (identity_permutation(spec), *permutations), weights, strict=True
+        (saved_state(model), *states), (identity_permutation(spec), *permutations), weights, strict=True
     ):
         aligned = apply_permutation(spec, permutation, state)
         average.add(aligned, weight)
@@ -161,18 +175,19 @@ def merge_into(
 def permute(model: nn.Module, spec: PermutationSpec, permutation: Permutation) -> nn.Module:
     """A new network with its hidden units in another order, which computes the same function."""
     permuted = copy.deepcopy(model)
-    _replace(permuted, apply_permutation(spec, permutation, model.state_dict()))
+    _replace(permuted, apply_permutation(spec, permutation, saved_state(model)))
     return permuted
 
 
 def _states_like(reference: nn.Module, others: Sequence[Network]) -> list[dict[str, Tensor]]:
     """The others' states on the reference's device and in its dtypes, for they run through the reference's code."""
-    own = reference.state_dict()
+    own = saved_state(reference)
+    extra = reference.state_dict().keys() - own.keys()
     _check_finite(own, None)
     states = []
     for number, other in enumerate(others):
-        state = other.state_dict() if isinstance(other, nn.Module) else other
-        if odd := own.keys() ^ state.keys():
+        state = saved_state(other) if isinstance(other, nn.Module) else other
+        if odd := own.keys() ^ (state.keys() - extra):
             raise ValueError(f"networks of different structure: only one of them has {min(odd)}")
         for name, tensor in own.items():
             if is_lazy(state[name]):
@@ -182,7 +197,19 @@ def _states_like(reference: nn.Module, others: Sequence[Network]) -> list[dict[s
                 raise ValueError(f"networks of different structure: {name} has the shapes {shapes}")
         states.append({name: state[name].detach().to(tensor.device, tensor.dtype) for name, tensor in own.items()})
         _check_finite(states[-1], number)
+        for one, another in _tied(own):
+            if not torch.equal(states[-1][one], states[-1][another]):
+                raise ValueError(f"{one} and {another} are one tensor, and two in network {number} of the others")
     return states
+
+
+def _tied(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Names of one tensor, each with the first of them."""
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in state.items():
+        memory = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if tensor.numel() and (known := first.setdefault(memory, name)) != name:
+            yield known, name
 
 
 def _images(batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -216,5 +243,5 @@ def _repaired_layers(
 
 def _replace(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in saved_state(model).items():
             tensor.copy_(state[name])

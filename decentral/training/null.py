@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decentral.errors import UserError
-from decentral.training.learner import Evaluation, State, TrainingReport
+from decentral.training.learner import Evaluation, State, Stop, TrainingReport, never
 
 NAME = "rounds"
 
@@ -41,7 +41,9 @@ class NullLearner:
     def class_counts(self) -> list[int]:
         return [self.samples]
 
-    def train(self, round: int, drift: State | None = None) -> TrainingReport:
+    def train(self, round: int, drift: State | None = None, stop: Stop = never) -> TrainingReport:
+        if stop():
+            return TrainingReport(loss=math.nan, samples=0, steps=0)
         self._rounds = self._rounds + 1.0 + (drift or {}).get(NAME, 0.0)
         return TrainingReport(loss=math.nan, samples=self.samples, steps=0)
 

@@ -1,7 +1,7 @@
 """REPAIR: averaged units have less variance than those they come from; give it back, in the weights themselves.
 
-Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair" (arXiv 2211.08403), section 4. For
-networks without BatchNorm; where there is BatchNorm, its re-estimated statistics do the same (`training.batchnorm`).
+Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair" (arXiv 2211.08403). For networks
+without BatchNorm; where there is BatchNorm, its re-estimated statistics do the same (`training.batchnorm`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
 from decentral.core.permutation import PermutationSpec
-from decentral.models.tracing import evaluating, trace
+from decentral.models.graphs import evaluating, trace
 
 SMALLEST = 1e-3
 """A unit of the average that varies less than this share of what it should is at rest: it is moved, not stretched."""
@@ -93,7 +93,7 @@ def layer_moments(
 
 
 def mix(networks: Sequence[Mapping[str, Moments]], weights: Sequence[float]) -> dict[str, Moments]:
-    """What the units of an average should do: the weighted mean of means and of deviations (REPAIR, equation 4)."""
+    """What the units of an average should do: the weighted mean of means and of deviations (REPAIR)."""
     return {
         name: Moments(
             sum((m[name].mean * w for m, w in zip(networks, weights, strict=True)), start=torch.zeros(())),

@@ -7,7 +7,9 @@ modelled time, so that the result never depends on when a thread happened to end
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from concurrent.futures import CancelledError as Dropped
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -22,7 +24,10 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     async def work(self, fn: Callable[[], T], modelled_seconds: float) -> T:
-        """The result of `fn`, a blocking function; `modelled_seconds` is what it takes in the simulator."""
+        """The result of `fn`, a blocking function; `modelled_seconds` is what it takes in the simulator.
+
+        Cancelled, it does not wait for `fn`, which goes on to its own end before the peer's next work begins.
+        """
         ...
 
 
@@ -74,6 +79,7 @@ class VirtualClock:
         try:
             await asyncio.sleep(max(modelled_seconds, 0.0))
         except asyncio.CancelledError:
-            job.cancel()
+            with contextlib.suppress(Dropped):
+                job.exception()  # waits for it: whether it has been done must not depend on the thread
             raise
         return job.result()

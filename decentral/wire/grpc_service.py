@@ -16,12 +16,13 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from decentral.errors import Malformed, Refusal
+from decentral.errors import Malformed, Refusal, leading
 from decentral.wire import codec, rpc
 from decentral.wire.certificate import peer_id_of
 from decentral.wire.limits import Limits
 from decentral.wire.mailbox import Mailbox, Question
-from decentral.wire.messages import Join, Message, PeerId
+from decentral.wire.messages import Join, Message, PeerId, Traffic
+from decentral.wire.sessions import METHOD, Serve, Service
 from decentral.wire.tensors import ModelDecoder
 from decentral.wire.transport import Envelope, TrafficCount
 
@@ -38,13 +39,16 @@ class PeerService:
         traffic: TrafficCount,
         limits: Limits,
         members: Callable[[PeerId], bool],
+        *,
         patience: float,
+        serve: Serve | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._traffic = traffic
         self._limits = limits
         self._members = members
         self._patience = patience
+        self._serving = None if serve is None else Service(serve, limits)
         self._calls: Counter[bytes] = Counter()
         self._pushing: Counter[PeerId] = Counter()
 
@@ -57,6 +61,8 @@ class PeerService:
             rpc.EXCHANGE: {"Push": stream(self._guarded(self._push, opening=self._opening))},
             rpc.HEALTH: {"Check": unary(self._guarded(self._check_health))},
         }
+        if self._serving is not None:
+            services[rpc.SERVING] = {METHOD: grpc.stream_stream_rpc_method_handler(self._guarded(self._session))}
         return tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
 
     def _guarded(
@@ -140,6 +146,24 @@ class PeerService:
         finally:
             self._pushing[sender] -= 1
         return b""
+
+    async def _session(self, frames: AsyncIterator[bytes], sender: PeerId, context: Context) -> None:
+        self._admit(sender)
+        await context.send_initial_metadata(((rpc.GO_AHEAD, "1"),))
+
+        async def write(data: bytes) -> None:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await context.write(data)
+            except TimeoutError as error:
+                raise Malformed(Refusal.STALE, "the client does not listen") from error
+            self._traffic.add(Traffic.MODEL, len(data))
+
+        assert self._serving is not None
+        try:
+            await self._serving.session(aiter(frames), write, sender)
+        except BaseExceptionGroup as group:
+            raise leading(group) or group from None
 
     async def _check_health(self, data: bytes, sender: PeerId, context: Context) -> bytes:
         try:

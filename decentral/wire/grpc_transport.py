@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -19,6 +19,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.mailbox import Inbox, Mailbox
 from decentral.wire.messages import Message, Model, PeerId
+from decentral.wire.sessions import Serve
 from decentral.wire.tensors import encoded
 from decentral.wire.transport import TrafficCount
 
@@ -38,9 +39,11 @@ class GrpcTransport:
         self,
         identity: Identity,
         credentials: Credentials,
+        *,
         limits: Limits,
         members: Callable[[PeerId], bool],
         call_deadline: float,
+        serve: Serve | None,
     ) -> None:
         credentials.check(identity.id)
         self.id = identity.id
@@ -52,7 +55,7 @@ class GrpcTransport:
         self._mailbox = Mailbox(limits.pending)
         self._links = Links(credentials)
         self._server = grpc.aio.server(options=rpc.PEER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-        service = PeerService(self._mailbox, self.traffic, limits, members, patience=call_deadline)
+        service = PeerService(self._mailbox, self.traffic, limits, members, patience=call_deadline, serve=serve)
         self._server.add_generic_rpc_handlers(service.handlers())
 
     @classmethod
@@ -66,13 +69,22 @@ class GrpcTransport:
         limits: Limits | None = None,
         members: Callable[[PeerId], bool] = lambda peer: True,
         call_deadline: float = 30.0,
+        serve: Serve | None = None,
     ) -> AsyncIterator[GrpcTransport]:
         """Listens at `host:port` (port 0: any) for as long as the body runs.
 
         `members` tells who may call more than Join; the default is everybody whom the authority let in. `call_deadline`
-        (seconds) is how long a call may go without progress. Raises UserError if the port is busy.
+        (seconds) is how long a call may go without progress. `serve` answers the tasks that clients give in sessions;
+        without it there are none. Raises UserError if the port is busy.
         """
-        transport = cls(identity, credentials, limits or Limits(), members, call_deadline)
+        transport = cls(
+            identity,
+            credentials,
+            limits=limits or Limits(),
+            members=members,
+            call_deadline=call_deadline,
+            serve=serve,
+        )
         try:
             await transport._listen(address)
             yield transport
@@ -134,7 +146,7 @@ class GrpcTransport:
             call = channel.stream_unary(f"/{rpc.EXCHANGE}/Push", None, None)(None)
             try:
                 for number, frame in enumerate(model.frames()):
-                    if call.done() or (number == 1 and not await _has_go_ahead(call)):
+                    if call.done() or (number == 1 and not await rpc.has_go_ahead(call)):
                         break  # it was refused: the status says why
                     patience.reschedule(loop.time() + self._call_deadline)  # every chunk that leaves is progress
                     await call.write(frame)
@@ -177,8 +189,3 @@ def _certificate_of(credentials: Credentials) -> grpc.ServerCertificateConfigura
     return grpc.ssl_server_certificate_configuration(
         [(credentials.key, credentials.certificate)], credentials.authority
     )
-
-
-async def _has_go_ahead(call: grpc.aio.StreamUnaryCall[Any, Any]) -> bool:
-    """Whether the receiver took the header; if not, the call ends with its refusal."""
-    return any(key == rpc.GO_AHEAD for key, _ in await call.initial_metadata())

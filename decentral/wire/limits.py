@@ -15,15 +15,19 @@ MAX_ADDRESS = 255
 MAX_HASH = 128
 MAX_TAG = 64
 MAX_NUMBER = 1 << 63
+MAX_AGE = (1 << 16) - 1
+"""Rounds since a peer was seen at work, so that two bytes say it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one peer; sizes in bytes.
 
-    `schema` is the only tensor schema that is taken (`tensors.schema_hash`), None takes any. `pending` messages of one
-    sender and kind are held for an inbox that does not read, and `calls` of one sender are served at once; what exceeds
-    them is refused with BUSY.
+    `schema` is the only tensor schema that is taken (`elements.schema_hash`), None takes any; `packed` are those of the
+    other forms in which the same model travels. `pending` messages of one sender and kind are held for an inbox that
+    does not read, and `calls` of one sender are served at once; what exceeds them is refused with BUSY. So is a
+    conversation beyond `conversations` in one session, and a task for which there is no room in the `held` bytes that
+    all unfinished ones together may take.
     """
 
     model_bytes: int = 1 << 32
@@ -32,5 +36,8 @@ class Limits:
     rank: int = 8
     records: int = 4096
     schema: str | None = None
+    packed: frozenset[str] = frozenset()
     pending: int = 8
     calls: int = 64
+    conversations: int = 64
+    held: int = 1 << 30

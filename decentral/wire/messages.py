@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NewType
 
+import numpy as np
+from jaxtyping import Int64
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -45,17 +48,30 @@ class MembershipRecord:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+def _none() -> Int64[np.ndarray, " seen"]:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class News:
     """What one peer knows of the others: changed records; who was seen at work, by number in the plan, and when.
 
-    `recipe_hash` is the beginning of the sender's: where nobody is greeted, it tells who came to another run.
+    `peers` ascend. `recipe_hash` is the beginning of the sender's: where nobody is greeted, it tells who came to
+    another run.
     """
 
     records: tuple[MembershipRecord, ...] = ()
-    peers: tuple[int, ...] = ()
-    rounds: tuple[int, ...] = ()
+    peers: Int64[np.ndarray, " seen"] = field(default_factory=_none)
+    rounds: Int64[np.ndarray, " seen"] = field(default_factory=_none)
     recipe_hash: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, News):
+            return NotImplemented
+        same = self.records == other.records and self.recipe_hash == other.recipe_hash
+        return same and np.array_equal(self.peers, other.peers) and np.array_equal(self.rounds, other.rounds)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import accumulate
+
+import numpy as np
 
 from decentral.errors import Malformed, Refusal
 from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, peer_id, verify_record
-from decentral.wire.limits import MAX_ADDRESS, MAX_HASH, MAX_NUMBER, Limits
+from decentral.wire.limits import MAX_ADDRESS, MAX_AGE, MAX_HASH, MAX_NUMBER, Limits
 from decentral.wire.messages import MembershipRecord, MembershipStatus, News
 from decentral.wire.v1 import messages_pb2 as pb
 
@@ -51,24 +52,31 @@ def records_in(records: Iterable[pb.MembershipRecord], limits: Limits) -> tuple[
 
 
 def news_out(news: News, round: int) -> pb.News:
-    """As part of a message of `round`, which no sighting is later than; peers are in ascending order."""
-    gaps = [peer - before for peer, before in zip(news.peers, (0, *news.peers), strict=False)]
-    ages = [round - seen for seen in news.rounds]
-    return pb.News(records=map(record_out, news.records), gaps=gaps, ages=ages, recipe_hash=news.recipe_hash)
+    """As part of a message of `round`, which no sighting is later than. Those of ages ago are left out."""
+    ages = round - news.rounds
+    told = ages <= MAX_AGE
+    peers = news.peers[told]
+    bits = np.zeros(peers[-1] + 1 if len(peers) else 0, np.bool_)
+    bits[peers] = True
+    return pb.News(
+        records=map(record_out, news.records),
+        seen=np.packbits(bits, bitorder="little").tobytes(),
+        ages=ages[told].astype("<u2").tobytes(),
+        recipe_hash=news.recipe_hash,
+    )
 
 
 def news_in(news: pb.News, round: int, limits: Limits) -> News:
     """Raises Malformed."""
-    gaps, ages = list(news.gaps), list(news.ages)
-    if len(gaps) > limits.records or len(ages) != len(gaps):
-        raise Malformed(Refusal.TOO_LARGE, f"news of {len(gaps)} peers; the limit is {limits.records}")
-    peers = tuple(accumulate(gaps))
-    if 0 in gaps[1:] or (peers and peers[-1] >= limits.records):
-        raise Malformed(Refusal.MALFORMED, "news of a peer that no plan has, or twice of one")
-    if ages and max(ages) > round:
-        raise Malformed(Refusal.MALFORMED, "news of a round before the first")
-    recipe = text(news.recipe_hash, MAX_HASH)
-    return News(records_in(news.records, limits), peers, tuple([round - age for age in ages]), recipe)
+    if 8 * (len(news.seen) - 1) >= limits.records:
+        raise Malformed(Refusal.TOO_LARGE, f"news of {8 * len(news.seen)} peers; the limit is {limits.records}")
+    peers = np.flatnonzero(np.unpackbits(np.frombuffer(news.seen, np.uint8), bitorder="little"))
+    if len(news.ages) != 2 * len(peers):
+        raise Malformed(Refusal.MALFORMED, f"news of {len(peers)} peers with {len(news.ages)} bytes of ages")
+    ages = np.frombuffer(news.ages, "<u2").astype(np.int64)
+    if len(peers) and (peers[-1] >= limits.records or ages.max() > round):
+        raise Malformed(Refusal.MALFORMED, "news of a peer that no plan has, or of a round before the first")
+    return News(records_in(news.records, limits), peers, round - ages, text(news.recipe_hash, MAX_HASH))
 
 
 def text(value: str, limit: int) -> str:

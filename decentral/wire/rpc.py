@@ -17,10 +17,10 @@ from google.protobuf.message import DecodeError
 from decentral.errors import Refusal, Refused, TransportError, Unreachable, UserError
 from decentral.wire.limits import MAX_FRAME, MAX_LETTER
 from decentral.wire.messages import Join, Leave, Membership, Message, Ping, Progress, Resend
+from decentral.wire.refusals import refused_in, refused_out
 from decentral.wire.v1 import messages_pb2 as pb
 
 REFUSAL_TRAILER = "decentral-refusal-bin"
-DETAIL_CHARACTERS = 200
 
 CONNECTION_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),  # what is retried, and when not, is decided in one place: the transport
@@ -46,6 +46,7 @@ PEER_OPTIONS: tuple[tuple[str, int], ...] = (
 
 PEER = "decentral.wire.v1.Peer"
 EXCHANGE = "decentral.wire.v1.ModelExchange"
+SERVING = "decentral.wire.v1.Serving"
 HEALTH = "grpc.health.v1.Health"
 METHODS: dict[type[Message], str] = {
     Join: "Join",
@@ -56,12 +57,12 @@ METHODS: dict[type[Message], str] = {
     Leave: "Leave",
 }
 GO_AHEAD = "decentral-go-ahead"
-"""Initial metadata of a receiver that has taken a model's header."""
+"""Initial metadata of a receiver that has taken a model's header, or opened a session."""
 
 
 async def refuse(context: grpc.aio.ServicerContext[Any, Any], reason: Refusal, detail: str = "") -> NoReturn:
     """Ends a call with a typed refusal."""
-    trailer = pb.Refused(reason=f"REFUSAL_{reason.name}", detail=detail[:DETAIL_CHARACTERS]).SerializeToString()
+    trailer = refused_out(Refused(reason, detail)).SerializeToString()
     await context.abort(
         grpc.StatusCode.FAILED_PRECONDITION, reason.name, trailing_metadata=((REFUSAL_TRAILER, trailer),)
     )
@@ -73,11 +74,15 @@ def failure(error: grpc.aio.AioRpcError, peer: str) -> TransportError:
     for key, value in cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()):
         if key == REFUSAL_TRAILER and isinstance(value, bytes):
             try:
-                refused = pb.Refused.FromString(value)
-                return Refused(Refusal(refused.reason), refused.detail[:DETAIL_CHARACTERS])
-            except (DecodeError, ValueError):
+                return refused_in(pb.Refused.FromString(value))
+            except DecodeError:
                 return Refused(Refusal.UNSPECIFIED)
     return Unreachable(f"{peer}: {error.code().name.lower()} {error.details() or ''}".rstrip())
+
+
+async def has_go_ahead(call: grpc.aio.StreamUnaryCall[Any, Any] | grpc.aio.StreamStreamCall[Any, Any]) -> bool:
+    """Whether the receiver goes on with a stream; if not, the call ends with its refusal."""
+    return any(key == GO_AHEAD for key, _ in await call.initial_metadata())
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -19,6 +19,8 @@ from decentral.algorithms.crowd import Crowd, Sampling
 from decentral.algorithms.presence import Deadlines, Member
 from decentral.algorithms.session import Session
 from decentral.core import topology
+from decentral.core.encodings import Encoding, Plain
+from decentral.core.outer import Outer
 from decentral.core.rules import Mean, Rule
 from decentral.training.learner import Evaluation, TrainingReport
 from decentral.wire.clock import VirtualClock
@@ -35,7 +37,7 @@ class CountingLearner:
         self.value = torch.tensor([float(index)], dtype=torch.float64)
         self.trained: list[int] = []
 
-    def train(self, round: int, drift: Mapping[str, Tensor] | None = None) -> TrainingReport:
+    def train(self, round: int, drift: Mapping[str, Tensor] | None = None, stop: object = None) -> TrainingReport:
         self.trained.append(round)
         self.value = self.value + self._step + (drift or {}).get("value", 0.0)
         return TrainingReport(loss=0.0, samples=self.samples, steps=1)
@@ -90,6 +92,21 @@ class Shelf:
         self.memory = {name: tensor.clone() for name, tensor in optimizer.items()}
 
 
+class Published:
+    """What a peer left behind: its own value, and those of the parts of an ensemble, by peer."""
+
+    def __init__(self, learner: CountingLearner) -> None:
+        self._learner = learner
+        self.alone: float | None = None
+        self.parts: dict[int, float] = {}
+
+    def own(self) -> None:
+        self.alone = self._learner.value.item()
+
+    def ensemble(self, parts: Mapping[int, Mapping[str, Tensor]]) -> None:
+        self.parts = {index: state["value"].item() for index, state in parts.items()}
+
+
 @dataclass
 class Counting:
     """Signs membership records with a counter that survives the peer."""
@@ -117,8 +134,11 @@ class World:
     samples: Callable[[int], int] = lambda index: 100
     hashes: Callable[[int], str] = lambda index: "recipe"
     loss: float = 0.0
+    bandwidth: float = 12.5e6
     batchnorm: str = "average"
     rule: Rule = field(default_factory=Mean)
+    encoding: Callable[[int], Encoding] = lambda index: Plain()
+    outer: Outer | None = None
     sampling: Sampling = SAMPLING
     network: MemoryNetwork = field(init=False)
     learners: list[CountingLearner] = field(init=False)
@@ -127,6 +147,7 @@ class World:
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     sessions: dict[int, Session | Crowd] = field(default_factory=dict)
     peers: dict[int, Peer] = field(default_factory=dict)
+    publishers: dict[int, Published] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.identities = [Identity.from_seed(bytes([index])) for index in range(self.count)]
@@ -171,10 +192,14 @@ class World:
                 layout=self.layout,
                 batchnorm=self.batchnorm,
                 rule=self.rule,
+                publisher=self.publishers.setdefault(index, Published(self.learners[index])),
+                encoding=self.encoding(index),
+                outer=self.outer,
             )
             self.peers[index] = peer
             peer.memory = recall(peer.learner, self.shelves[index].memory)
-            peer.finished = await session.join(finished, running)
+            arrived = await session.join(finished, running)
+            peer.finished = finished if getattr(algorithm, "apart", False) else arrived
             await algorithm.run(peer)
             journal.record("finished", round=peer.finished)
         await session.transport.close()  # whoever has finished is gone
@@ -215,7 +240,7 @@ class World:
         """Starts all peers, runs the script beside them in virtual time, and waits for their end."""
 
         async def scene() -> None:
-            self.network = MemoryNetwork(latency=0.01, loss=self.loss, seed=1)
+            self.network = MemoryNetwork(latency=0.01, bandwidth=self.bandwidth, loss=self.loss, seed=1)
             for index in range(self.count):
                 self.start(index)
             if script is not None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decentral.algorithms.base import Schedule, finite, renormalise
+from decentral.algorithms.base import Pace, Schedule, renormalise, train
 from decentral.algorithms.dpsgd import DPSGD
 from decentral.algorithms.fedavg import FedAvg
 from decentral.algorithms.gossip import Gossip
+from decentral.algorithms.packing import finite
 from decentral.core.rules import Krum, Median, NormClipping
+from decentral.wire.clock import WallClock
 
 ROWS = st.dictionaries(st.integers(1, 20), st.floats(0.01, 1.0), max_size=8).map(lambda others: {0: 0.5, **others})
 
@@ -34,6 +39,14 @@ def test_a_state_is_finite_unless_any_number_is_not(value):
     state = {"weight": torch.zeros(3, 3), "steps": torch.tensor(2**62)}
     assert finite(state)
     state["weight"][1, 2] = value
+    assert not finite(state)
+
+
+@pytest.mark.parametrize("value", [complex(math.nan, 0), complex(0, math.inf)])
+def test_complex_numbers_are_finite_if_both_parts_are(value):
+    state = {"weight": torch.zeros(3, dtype=torch.complex64)}
+    assert finite(state)
+    state["weight"][1] = value
     assert not finite(state)
 
 
@@ -106,3 +119,25 @@ def test_a_peer_stays_as_it_is_where_there_are_too_few_models_to_find_out_who_li
     last = played.journals[0].of("merged")[-1]
     assert last["weights"] == {0: 1.0, 1: 0.0} and last["left_out"] == {1: 1.0}
     assert [played.journals[index].of("finished")[0]["round"] for index in (0, 1)] == [4, 4]
+
+
+async def test_training_that_is_cancelled_ends_with_its_batch_and_leaves_the_thread_to_other_work():
+    started, stops = threading.Event(), []
+
+    def train_for_ever(round, drift, stop):
+        started.set()
+        while not stop():
+            time.sleep(0.001)
+        stops.append(round)
+
+    clock = WallClock()
+    learner = SimpleNamespace(samples=1, train=train_for_ever)
+    peer = SimpleNamespace(
+        clock=clock, learner=learner, pace=Pace(1.0), schedule=Schedule(3), phase=lambda round, phase: None
+    )
+    training = asyncio.create_task(train(peer, 2))
+    await asyncio.to_thread(started.wait)
+    training.cancel()
+    await asyncio.wait([training])
+    assert await clock.work(lambda: list(stops), 0.0) == [2]
+    clock.close()

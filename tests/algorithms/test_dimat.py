@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from decentral.algorithms.dimat import DIMAT
 from decentral.algorithms.dpsgd import DPSGD
 from decentral.core.permutation import random_permutation
 from decentral.errors import UserError, leading
+from decentral.launch.engine import Options, execute
 from decentral.models.catalogue import build_model
 from decentral.models.tracing import permutation_spec
+from decentral.run.recipe import load_recipe
 from decentral.training.learner import Evaluation, TrainingReport
 from decentral.training.merging import permute
 
@@ -26,7 +29,7 @@ class Frozen:
         self.model, self.images = model, images
         self.samples = self.matching_samples = len(images)
 
-    def train(self, round: int, drift: Mapping[str, Tensor] | None = None) -> TrainingReport:
+    def train(self, round: int, drift: Mapping[str, Tensor] | None = None, stop: object = None) -> TrainingReport:
         return TrainingReport(loss=0.0, samples=0, steps=0)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -206,3 +209,21 @@ def test_averaging_can_estimate_batchnorm_anew_and_changes_nothing_else(world):
         assert torch.allclose(anew.model[2].running_mean, inputs.mean(0), atol=1e-5)
         assert torch.allclose(anew.model[2].running_var, inputs.var(0), rtol=1e-4)
         assert not torch.allclose(plain.model[2].running_mean, anew.model[2].running_mean, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_simulated_peers_share_one_device(tmp_path: Path) -> None:
+    """Five peers on one GPU, in half precision: they merge there, and learn about what they learn on the CPU."""
+    settings = ["rounds=3", "topology=full", "matching.samples=128", "model={name: cnn, channels: [8, 16], hidden: 32}"]
+    accuracies = {}
+    for device, precision in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
+        torch.cuda.reset_peak_memory_stats()
+        recipe = load_recipe("dimat-digits", [*settings, f"device={device}", f"training.precision={precision}"])
+        _, summary = execute(recipe, "sim", Options(out=tmp_path / f"{device}-{precision}"))
+        assert summary["peers"] == 5
+        assert None not in summary["accuracy"]["per_peer"]
+        assert (torch.cuda.max_memory_allocated() > 0) == (device == "cuda")
+        accuracies[device, precision] = summary["accuracy"]["mean"]
+    assert accuracies["cuda", "float32"] == pytest.approx(accuracies["cpu", "float32"], abs=0.1)
+    assert accuracies["cuda", "bfloat16"] == pytest.approx(accuracies["cpu", "float32"], abs=0.15)

@@ -32,7 +32,7 @@ def tugging(world):
 
 
 def pulled(learner, curvature: float, minimum: float, steps: int) -> None:
-    def train(round: int, drift: Mapping[str, Tensor] | None = None) -> TrainingReport:
+    def train(round: int, drift: Mapping[str, Tensor] | None = None, stop: object = None) -> TrainingReport:
         for _ in range(steps):
             learner.value = learner.value - 0.16 / steps * curvature * (learner.value - minimum)
             learner.value = learner.value + (drift or {}).get("value", 0.0) / steps

@@ -79,14 +79,57 @@ def test_whom_all_have_forgotten_is_handed_the_result_too(crowd):
     assert sorted(averages) == list(range(1, 21)), "nobody goes on alone"
 
 
+def test_a_newer_round_interrupts_training(crowd):
+    """Peer 2 has ten times as many images; the others do not wait for it, and tell it to stop."""
+    stage = crowd()
+    fast = replace(stage.sampling, success=0.6)
+    stage = crowd(rounds=20, sampling=fast, samples=lambda index: 1000 if index == 2 else 100).play()
+    assert ended(stage) == pytest.approx(20)
+    trained, abandoned = stage.journals[2].of("trained"), stage.journals[2].of("abandoned")
+    assert abandoned and not trained, "it never comes to the end of its ten seconds"
+    assert all(event["seconds"] < 3.0 for event in abandoned)
+    assert len(abandoned) > 5, "and so it is there in the next round for which it is drawn"
+    assert not any(event["round"] in {done["round"] for done in trained} for event in abandoned)
+
+
 def test_lost_messages_delay_a_run_and_no_more(crowd):
     assert ended(crowd(loss=0.05, rounds=10).play()) == pytest.approx(10)
+
+
+def test_all_who_draw_write_down_whom_they_found_and_what_they_saw(crowd):
+    stage = crowd().play()
+    drawn = [event for journal in stage.journals.values() for event in journal.of("sampled")]
+    trained = {(i, event["round"]) for i, journal in stage.journals.items() for event in journal.of("trained")}
+    averaged = {(i, event["round"]) for i, journal in stage.journals.items() for event in journal.of("merged")}
+    for event in drawn:
+        assert (event["candidates"], len(event["participants"]), len(event["view"])) == (PEERS, 3, 8)
+        assert event["aggregators"] == event["participants"][:1]
+        if event["round"] <= ROUNDS:
+            assert {(peer, event["round"]) for peer in event["participants"]} <= trained
+        assert (event["aggregators"][0], event["round"] - 1) in averaged
+    assert {event["round"] for event in drawn} == set(range(2, ROUNDS + 2))
+    assert len(drawn) <= 4 * ROUNDS, "a participant or an aggregator draws once"
+    assert len({event["view"] for event in drawn}) == 1, "everybody sees everybody"
+
+
+def test_what_is_sent_is_written_down_with_its_bytes(crowd):
+    stage = crowd().play()
+    for index, journal in stage.journals.items():
+        sent = journal.of("sent")
+        for event in sent:
+            assert index not in event["to"] and not event["missed"]
+            assert 0 < event["view"] < event["bytes"]["model"]
+        counts = [event["bytes"]["total"] for event in sent]
+        assert counts == sorted(counts)
+    tags = {event["tag"] for journal in stage.journals.values() for event in journal.of("sent")}
+    assert tags == {"local", "average"}
 
 
 class Steps:
     """Counts what peers do: each message that leaves a peer, each piece of work; ends one peer at one of them."""
 
-    def __init__(self, monkeypatch, victims=lambda index, stage: [index], at=None):
+    def __init__(self, monkeypatch, victims=lambda index, stage: [index], at=None, gracefully=False):
+        self.gracefully = gracefully
         self.taken: list[int] = []
         self.ended: list[int] = []
         carry, work = MemoryNetwork.carry, VirtualClock.work
@@ -117,15 +160,22 @@ class Steps:
     async def _end(self):
         for index in self.ended:
             task = self.stage.tasks.pop(index)
+            if self.gracefully:
+                task.cancel()
+                await asyncio.wait([task])
             self.stage.network.crash(self.stage.identities[index].id)
             task.cancel()
 
 
-def total_steps(crowd, **options):
+def undisturbed(crowd):
     with pytest.MonkeyPatch.context() as patch:
         steps = Steps(patch)
-        steps.watch(crowd(**options)).play()
-    return len(steps.taken)
+        steps.watch(crowd()).play()
+    return steps
+
+
+def total_steps(crowd):
+    return len(undisturbed(crowd).taken)
 
 
 def test_a_peer_may_crash_at_any_step(crowd):
@@ -146,6 +196,22 @@ def test_a_whole_sample_with_all_its_aggregators_may_die_at_any_moment(crowd):
         with pytest.MonkeyPatch.context() as patch:
             steps = Steps(patch, victims=sample, at=at)
             ended(steps.watch(crowd()).play(), without=steps.ended)
+
+
+def test_an_aggregator_may_leave_at_any_step_and_no_average_is_lost(crowd):
+    """What it has averaged it hands on before it goes, so that nobody averages that round again."""
+    plain = undisturbed(crowd)
+    aggregators = {index for index, journal in plain.stage.journals.items() if journal.of("merged")}
+    left = 0
+    for at in (step for step, index in enumerate(plain.taken) if index in aggregators):
+        with pytest.MonkeyPatch.context() as patch:
+            steps = Steps(patch, at=at, gracefully=True)
+            stage = steps.watch(crowd()).play()
+            assert ended(stage, without=steps.ended) == ROUNDS
+            averages = [event["round"] for journal in stage.journals.values() for event in journal.of("merged")]
+            assert sorted(averages) == list(range(1, ROUNDS + 1))
+            left += len(steps.ended)
+    assert left > 20
 
 
 def test_all_but_one_may_die(crowd):

@@ -18,6 +18,7 @@ from decentral.algorithms.modest_events import (
     Elapsed,
     Event,
     Finish,
+    GiveUp,
     LocalCame,
     Look,
     Looked,
@@ -43,7 +44,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Drawn, st.sampled_from(Purpose), rounds, st.lists(peers, max_size=4, unique=True).map(tuple)),
     st.builds(LocalCame, rounds, peers, st.booleans()),
     st.builds(Delivered, rounds),
-    st.builds(Averaged, rounds),
+    st.builds(Averaged, rounds, st.frozensets(peers, max_size=3)),
     st.builds(Progressed, rounds),
     st.builds(Elapsed, st.sampled_from(Timer), rounds),
     st.builds(Looked, rounds, st.none() | peers),
@@ -123,6 +124,22 @@ def test_a_newer_round_interrupts_training_and_an_older_one_does_not() -> None:
     assert Train(6) in effects
     assert play(state, AggregateCame(4))[1] == []
     assert play(state, Trained(4))[1] == []
+
+
+def test_training_is_given_up_once_its_round_has_been_aggregated_without_it() -> None:
+    state, _ = play(NEW, AggregateCame(3))
+    assert state.begun == 4
+    assert play(state, Progressed(3))[1] == []
+    told, effects = play(state, Progressed(4))
+    assert effects == [GiveUp()]
+    assert GiveUp() not in play(told, Progressed(5))[1], "there is nothing left to give up"
+    assert play(state, AggregateCame(4))[1][:2] == [GiveUp(), Train(5)]
+    assert GiveUp() in play(state, Looked(6, 2))[1]
+
+
+def test_who_is_too_slow_for_an_average_is_told_of_it_too() -> None:
+    state, _ = play(NEW, LocalCame(1, 2), LocalCame(1, 3), LocalCame(1, 4), Averaged(1, frozenset({0, 2, 6})))
+    assert play(state, Delivered(1))[1] == [Tell(1, (2, 3, 4, 6))]
 
 
 def test_a_silent_aggregator_is_replaced_and_then_asked_again() -> None:

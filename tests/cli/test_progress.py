@@ -115,3 +115,37 @@ def test_an_attack_is_announced_and_the_result_is_that_of_the_honest():
     assert lines[0] == "accuracy   0.5000 mean (0.2500 to 0.7500), of the honest peers"
     assert lines[1] == "attack     sign-flip by peer 2 (told to by the recipe)"
     assert lines[2].startswith("attackers  0.1250")
+
+
+def test_where_samples_are_drawn_the_table_says_whose_turn_it_is():
+    out = io.StringIO()
+    recipe = Recipe.model_validate({"algorithm": "modest", "peers": 3, "rounds": 4})
+    with Progress(recipe, console=Console(file=out, force_terminal=True, width=100)) as progress:
+        progress({"t": 1.0, "peer": 2, "event": "phase", "round": 3, "phase": "train"})
+    assert "round 3 of 4: peer-2 in the sample" in out.getvalue()
+
+
+def test_of_many_names_only_the_first_are_listed():
+    summary = {
+        "accuracy": {"mean": None},
+        "bytes": {"total": 2, "model": 1},
+        "seconds": {"wall": 9.0},
+        "virtual_seconds": None,
+        "rounds": 2,
+        "peers": 900,
+        "crashed": [f"peer-{index}" for index in range(500)],
+    }
+    [line] = [line for line in result_lines(summary) if line.startswith("crashed")]
+    assert line.endswith("peer-23 and 476 more")
+
+
+def test_an_ensemble_is_told_of_by_its_losses_and_its_router():
+    nothing = {"mean": None, "min": None, "max": None, "per_peer": []}
+    summary = {
+        "accuracy": nothing, "loss": 0.25, "router": {"accuracy": 0.875, "loss": 1.0}, "seconds": {"wall": 1.0},
+        "bytes": {"total": 10, "model": 10}, "rounds": 1, "peers": 3, "virtual_seconds": None,
+    }  # fmt: skip
+    loss, router, *_ = result_lines(summary)
+    assert loss == "loss       0.2500 mean of the experts, each on test images of its cluster"
+    assert router == "router     0.8750 of noisy test images sent to their cluster"
+    assert not any("router" in line for line in result_lines({k: v for k, v in summary.items() if k != "router"}))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decentral.core.assignment import assign, assign_groups
+from decentral.core.assignment import assign, assign_groups, assign_within
 from decentral.core.permutation import (
     Group,
     Permutation,
@@ -108,6 +108,17 @@ def test_enough_inertia_keeps_cells_and_units_in_place(seed: int) -> None:
     one = assign_groups(SPEC, random_scores(seed), [100.0, 0.0, 100.0, 100.0])
     assert one.sources[0] == tuple(range(6))
     assert one.sources[1] == assign(random_scores(seed)[1])
+
+
+@given(seeds)
+def test_within_cells_that_stay_no_assignment_scores_higher(seed: int) -> None:
+    group, scores = SPEC.groups[0], random_scores(seed)[0]
+    found = assign_within(group, scores)
+    staying = [p.sources[0] for p in everything() if p.sources[2] == (0, 1, 2)]
+    assert found in staying
+    reached = [float(scores[range(6), list(sources)].sum()) for sources in staying]
+    assert float(scores[range(6), list(found)].sum()) == pytest.approx(max(reached), abs=1e-5)
+    assert assign_within(SPEC.groups[1], random_scores(seed)[1]) == assign(random_scores(seed)[1])
 
 
 def test_cells_about_which_nothing_is_known_stay_in_place() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decentral.core.matching import Likeness, activation_matching, combined_matching, weight_matching
+from decentral.core.matching import Likeness, activation_matching, agreement, combined_matching, weight_matching
 from decentral.core.permutation import (
     Block,
     Group,
@@ -51,6 +52,46 @@ def test_weight_matching_recovers_a_planted_permutation(seed: int) -> None:
     visible = PermutationSpec(SPEC.groups, SPEC.axes[:-1])
     other = apply_permutation(visible, planted, reference)
     assert planted.compose(weight_matching(SPEC, reference, other)) == identity_permutation(SPEC)
+
+
+@given(st.integers(0, 200))
+def test_weights_agree_with_a_copy_in_the_order_that_makes_it_one(seed: int) -> None:
+    """Biases play no part, nor does a scale."""
+    reference = weights(seed)
+    visible = PermutationSpec(SPEC.groups, SPEC.axes[:-1])
+    planted = random_permutation(SPEC, torch.Generator().manual_seed(seed))
+    other = {name: 3 * tensor for name, tensor in apply_permutation(visible, planted, reference).items()}
+    other["a.bias"], other["b.bias"] = -other["a.bias"], torch.zeros(9)
+    back = agreement(visible, reference, other, planted.invert())
+    assert back == pytest.approx(1.0, abs=1e-5)
+    assert agreement(visible, reference, other, identity_permutation(SPEC)) < back - 0.1
+    vectors = PermutationSpec(SPEC.groups, (SPEC.axes[1], SPEC.axes[4]))
+    assert agreement(vectors, reference, other, identity_permutation(SPEC)) == 0.0
+
+
+GROUPED = PermutationSpec(
+    groups=(Group("in", 8, (), 2, 0), Group("out", 12, (), 2, 0)),
+    axes=(
+        TensorAxis("stem", 0, 8, (Block(0, range(8)),)),
+        TensorAxis("conv", 0, 12, (Block(1, range(12)),)),
+        TensorAxis("conv", 1, 8, (Block(0, range(8)),), within=0),
+        TensorAxis("head", 1, 12, (Block(1, range(12)),)),
+    ),
+)
+"""A grouped convolution: the units on both of its sides lie in cells that move together, and share its weight."""
+
+
+def test_units_on_both_sides_of_a_grouped_convolution_are_told_by_one_another() -> None:
+    """Each side is in order only if the other is: where that was overlooked, fewer than one in five were found."""
+    found = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {"stem": (8, 4), "conv": (12, 4, 3, 3), "head": (4, 12)}
+        reference = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        planted = random_permutation(GROUPED, generator)
+        other = apply_permutation(GROUPED, planted, reference)
+        found += planted.compose(weight_matching(GROUPED, reference, other)).is_identity
+    assert found >= 38
 
 
 def test_both_parts_of_complex_weights_are_matched() -> None:

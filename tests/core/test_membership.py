@@ -107,7 +107,7 @@ def test_news_since_a_round_brings_one_who_knew_that_round_level(ahead: View, be
     """`behind` is made to know all that `ahead` heard until `since`; the news alone must do the rest."""
     told = {peer: since - 1 if peer % 2 else since + 1 for peer in range(PEERS)}
     ahead = relearned(ahead, told)
-    known = merged(behind, until(ahead, since))
+    known = merged(behind, until(ahead, max(since, 1)))  # of round 0 the plan tells
     peers, seen, rounds = ahead.news(since, now=9)
     level = known.copy()
     for peer in peers:
@@ -143,6 +143,13 @@ def test_what_was_heard_outside_the_rounds_is_news_once_it_has_been_told() -> No
     assert view.news(since=8, now=8)[0].tolist() == [2], "heard while idle, told in round 8"
     assert view.news(since=8, now=9)[0].tolist() == [2]
     assert view.news(since=9, now=9)[0].tolist() == []
+
+
+def test_what_the_plan_says_is_no_news() -> None:
+    view = view_of(PEERS, [Word(peer, 1, False, 0) for peer in range(PEERS)])
+    assert [found.tolist() for found in view.news(0, now=9)] == [[], [], []]
+    see(view, [(3, 1)], now=9)
+    assert [found.tolist() for found in view.news(0, now=9)] == [[], [3], [1]]
 
 
 def test_a_first_view_knows_all_as_members_who_are_active() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from decentral.core.sampling import drawn, places
+from decentral.core.sampling import drawn, fingerprint, places
 
 PEERS = 40
 
@@ -55,3 +55,9 @@ def test_rounds_and_seeds_draw_apart() -> None:
     everybody = np.arange(PEERS)
     orders = {tuple(drawn(everybody, seed, round, PEERS, 5)) for seed in range(10) for round in range(10)}
     assert len(orders) == 100
+
+
+@given(candidates, candidates)
+def test_equal_fingerprints_are_equal_views(one, other) -> None:
+    assert (fingerprint(one) == fingerprint(other)) == (one.tolist() == other.tolist())
+    assert len(fingerprint(one)) == 8

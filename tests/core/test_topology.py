@@ -20,6 +20,7 @@ from decentral.core.topology import (
     mixing_row,
     parse_edges,
     random_matching,
+    random_receivers,
     spectral_gap,
 )
 from decentral.errors import UserError
@@ -239,3 +240,26 @@ def test_hops_of_one_period_reach_everybody(peers: int) -> None:
         reached |= {(peer + hop) % peers for peer in reached}
     assert reached == set(range(peers))
     assert exponential_hop(peers, period + 1) == exponential_hop(peers, 1)
+
+
+@given(st.integers(1, 30), st.integers(1, 35), st.integers(0, 2**63 - 1), st.booleans())
+def test_receivers_are_distinct_others_as_many_as_are_wanted(peers: int, fanout: int, seed: int, regular: bool) -> None:
+    receivers = random_receivers(peers, fanout, seed, regular)
+    assert len(receivers) == peers
+    for sender, chosen in enumerate(receivers):
+        assert len(set(chosen)) == len(chosen) == min(fanout, peers - 1)
+        assert set(chosen) <= set(range(peers)) - {sender}
+    if regular:
+        into = np.bincount([peer for chosen in receivers for peer in chosen], minlength=peers)
+        assert set(into.tolist()) == {min(fanout, peers - 1)}
+
+
+@pytest.mark.parametrize("regular", [False, True])
+def test_every_other_peer_is_as_likely_to_be_sent_to(regular: bool) -> None:
+    peers, fanout, rounds = 6, 2, 3000
+    counts = np.zeros((peers, peers), np.int64)
+    for seed in range(rounds):
+        for sender, chosen in enumerate(random_receivers(peers, fanout, seed, regular)):
+            counts[sender, list(chosen)] += 1
+    others = counts[~np.eye(peers, dtype=bool)]
+    assert abs(others / rounds - fanout / (peers - 1)).max() < 0.04, "more than four standard deviations"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from decentral.algorithms.base import MEMORY
+from decentral.core.encodings import ENCODINGS
 from decentral.errors import UserError
 from decentral.launch.assembly import (
     MemoryShelf,
@@ -16,12 +17,15 @@ from decentral.launch.assembly import (
     Start,
     assemble_algorithm,
     assemble_learner,
+    encoding_of,
+    limits_for,
     restore,
 )
 from decentral.run.recipe import load_recipe
 from decentral.training.attacks import AttackingLearner
 from decentral.training.checkpoint import Checkpoints
 from decentral.training.null import NullLearner
+from decentral.wire.elements import schema_hash
 from decentral.wire.identity import Identity, verify_record
 from decentral.wire.messages import MembershipStatus, Traffic
 
@@ -192,3 +196,24 @@ def test_a_learner_without_data_asks_for_none():
         "dimat-digits", ("learner={name: null, samples: 9}", "data.name=cifar10", "data.root=/nowhere")
     )
     assert assemble_learner(recipe, 1).samples == 9
+
+
+# ---- what is taken from others -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["none", "bfloat16", "int8", "{name: top-k, share: 0.1, whole: bfloat16}"])
+def test_models_are_taken_as_they_are_and_as_the_recipe_packs_them_and_in_no_other_form(compression):
+    recipe = load_recipe("dimat-digits", (*SMALL, "algorithm=dpsgd", f"exchange.compression={compression}"))
+    learner = assemble_learner(recipe, 0)
+    limits, state = limits_for(learner, recipe), learner.view()
+    assert limits.model_bytes == sum(tensor.nbytes for tensor in state.values())
+    taken = {limits.schema, *limits.packed}
+    own = encoding_of(recipe)
+    for write in (own, own.whole):
+        packed = write(state, state, torch.Generator())
+        assert schema_hash(packed) in taken
+        assert sum(tensor.nbytes for tensor in packed.values()) <= limits.model_bytes
+    others = [ENCODINGS.construct(name) for name in ENCODINGS.names() if name != recipe.exchange.compression.name]
+    forms = {schema_hash(write(state, state, torch.Generator())) for write in others if not write.plain}
+    assert forms - taken, "a form that this recipe does not have"
+    assert len(taken) <= 3

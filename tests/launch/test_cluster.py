@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
-
 import pytest
 
 from decentral.algorithms.presence import Member
 from decentral.errors import RunDirectoryError, UserError
-from decentral.launch.cluster import FILE, Cluster, is_running, node_lock, write_trust
-from decentral.wire.authority import Authority
+from decentral.launch.cluster import FILE, Cluster, is_running, node_lock
 from decentral.wire.identity import Identity
 
 
@@ -38,11 +35,3 @@ def test_a_node_is_single(tmp_path):
         with pytest.raises(UserError, match="running already"), node_lock(tmp_path):
             raise AssertionError("two nodes hold one lock")
     assert not is_running(tmp_path)
-
-
-def test_a_client_can_read_what_it_pins(tmp_path, members):
-    authority = Authority.create(tmp_path / "authority")
-    write_trust(tmp_path, authority.pem, members)
-    trust = tomllib.loads((tmp_path / "trust.toml").read_text())
-    assert trust["authority"].encode() == authority.pem
-    assert [(peer["name"], peer["id"]) for peer in trust["peers"]] == [(member.name, member.id) for member in members]

@@ -127,3 +127,17 @@ print("on", flush=True)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert (ended.stdout, ended.stderr) == (b"on\n" if parent == "lives" else b"", b"")
+
+
+def test_more_modules_are_imported_before_the_first_fork(tmp_path):
+    command = [sys.executable, "-P", "-m", "decentral.launch.forkserver", "colorsys"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert json.loads(process.stdout.readline())["ready"] == process.pid
+        body = "import sys\nsys.exit(0 if 'colorsys' in sys.modules else 3)\n"
+        request = {"fork": [str(script(tmp_path, body))], "log": str(tmp_path / "log")}
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        pid = json.loads(process.stdout.readline())["pid"]
+        assert json.loads(process.stdout.readline()) == {"exited": pid, "code": 0}
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0

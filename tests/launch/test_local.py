@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from decentral import locate
-from decentral.errors import DecentralError, UserError
+from decentral.errors import UserError
 from decentral.launch.cluster import is_running
 from decentral.launch.engine import Options, execute
-from decentral.launch.local import ForkServer, reserve_ports
 from decentral.run.journal import Tail, read
 from decentral.run.recipe import load_recipe
 
@@ -44,8 +41,12 @@ def checkpoints(run: Path) -> list[bytes]:
         ("algorithm=dimat",),
         ("algorithm=dpsgd",),
         ("algorithm=fedavg",),
+        ("algorithm=fedavg", "exchange.compression={name: top-k, share: 0.1}", "averaging.outer=nesterov"),
         ("algorithm=sgp", "topology=star"),
         pytest.param(("algorithm=gossip",), marks=pytest.mark.slow),
+        pytest.param(("algorithm=dpsgd", "exchange.compression=int8"), marks=pytest.mark.slow),
+        pytest.param(("algorithm=dpsgd", "exchange.compression=top-k"), marks=pytest.mark.slow),
+        pytest.param(("algorithm=epidemic", "epidemic.fanout=2"), marks=pytest.mark.slow),
         pytest.param(("algorithm=gradient-tracking",), marks=pytest.mark.slow),
         pytest.param(("algorithm=dpsgd", "training.steps=5", "averaging.batchnorm=reestimate"), marks=pytest.mark.slow),
     ],
@@ -200,27 +201,7 @@ def test_a_peer_is_not_started_twice(tmp_path):
     run.process.communicate(timeout=30)
 
 
-def test_a_busy_port_is_named():
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        port = busy.getsockname()[1]
-        with pytest.raises(UserError, match=str(port)):
-            reserve_ports(1, port)
-
-
 def test_what_a_peer_cannot_use_ends_the_run_with_its_words(tmp_path):
     recipe = load_recipe("dimat-digits", (*SMALL, "data.name=cifar10", f"data.root={tmp_path / 'nothing'}"))
     with pytest.raises(UserError, match="cifar-10-batches-py"):
         execute(recipe, "local", Options(out=tmp_path / "run"))
-
-
-async def test_a_fork_server_that_dies_fails_who_waits_for_it(tmp_path):
-    async with ForkServer.open(tmp_path / "log.txt") as forks:
-        starting = asyncio.create_task(forks.fork([str(tmp_path / "absent.py")], tmp_path / "child.txt"))
-        await asyncio.sleep(0.2)
-        forks._process.kill()
-        with pytest.raises(DecentralError, match="fork server ended"):
-            await asyncio.wait_for(starting, 20)
-        with pytest.raises(DecentralError, match="fork server ended"):
-            await forks.fork([str(tmp_path / "absent.py")], tmp_path / "child.txt")

@@ -18,12 +18,12 @@ import torch
 from decentral.errors import Refusal, Refused, Unreachable
 from decentral.launch import renewal
 from decentral.launch.engine import Options, execute
-from decentral.launch.enrolment import credentials_for, invite
 from decentral.launch.renewal import Renewal
 from decentral.run.journal import Event, Journal, read
 from decentral.run.recipe import load_recipe
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
+from decentral.wire.enrolment import credentials_for, invite
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.messages import Model, Ping

@@ -41,9 +41,21 @@ def simulate(out: Path, *overrides: str, **options: object) -> Path:
     return directory.path
 
 
+NEEDED = {
+    "experts": (
+        "model={name: unet, channels: [8, 16]}",
+        "learner={name: diffusion, draws: 1, router: {channels: [8, 16]}}",
+        "training.steps=2",
+        "evaluation.samples=20",
+    )
+}
+"""What an algorithm does not do without."""
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS.names())
 def test_the_same_seed_gives_a_bit_identical_run_directory(tmp_path, algorithm):
-    first, second = (simulate(tmp_path / name, f"algorithm={algorithm}") for name in ("first", "second"))
+    overrides = (*NEEDED.get(algorithm, ()), f"algorithm={algorithm}")
+    first, second = (simulate(tmp_path / name, *overrides) for name in ("first", "second"))
     assert digests(first) == digests(second)
     assert len(digests(first)) > 15
 
@@ -82,6 +94,8 @@ class Stop(Exception):
         ("algorithm=sgp", "topology=star"),
         ("algorithm=gradient-tracking",),
         ("algorithm=gradient-tracking", "training.fresh_optimizer=false"),
+        ("algorithm=dpsgd", "exchange.compression={name: top-k, share: 0.1}"),
+        ("algorithm=fedavg", "exchange.compression={name: top-k, share: 0.1}", "averaging.outer=nesterov"),
     ],
     ids=" ".join,
 )
@@ -145,6 +159,35 @@ def test_an_attack_is_the_same_every_time_and_reaches_the_others(tmp_path, attac
     assert digests(first)["checkpoints/peer-0.safetensors"] != digests(honest)["checkpoints/peer-0.safetensors"]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("algorithm=dpsgd", "exchange.compression=int8"),
+        ("algorithm=gossip", "exchange.compression=top-k"),
+        ("algorithm=modest", "exchange.compression=bfloat16", "sampling.size=3"),
+        ("algorithm=modest", "exchange.compression=top-k", "averaging.outer=nesterov", "sampling.size=3"),
+    ],
+    ids=" ".join,
+)
+def test_packed_models_are_the_same_every_time_and_are_what_the_others_take(tmp_path, overrides):
+    first, second = (simulate(tmp_path / name, *overrides) for name in ("first", "second"))
+    assert digests(first) == digests(second)
+    assert not [event for event in read(first / "events.jsonl") if event["event"] in ("refused", "rejected")]
+    whole = simulate(tmp_path / "whole", *overrides[:1], *overrides[-1:][: overrides[-1].startswith("sampling")])
+    sent = [json.loads((run / "summary.json").read_text())["bytes"]["model"] for run in (first, whole)]
+    assert sent[0] < 0.7 * sent[1]
+
+
+@pytest.mark.parametrize("compression", ["int8", "{name: top-k, share: 0.2}"])
+def test_a_lie_is_packed_as_a_true_model_is(tmp_path, compression):
+    """Else the receivers would refuse it for its form, and a defence would look better than it is."""
+    lies = ("attack={name: sign-flip, peers: [2], scale: 8.0}", f"exchange.compression={compression}")
+    run = simulate(tmp_path / "run", "algorithm=dpsgd", "topology=full", "data.partition=iid", *lies)
+    events = read(run / "events.jsonl")
+    assert not [event for event in events if event["event"] in ("refused", "rejected")]
+    assert all(2 in event["received"] for event in events if event["event"] == "exchanged" and event["peer"] == 0)
+
+
 def test_a_robust_rule_undoes_what_a_liar_does_to_the_mean(tmp_path):
     settings = ("algorithm=dpsgd", "topology=full", "data.partition=iid", "rounds=6", "training.learning_rate=0.05")
     attack = ("attack={name: sign-flip, peers: [2], scale: 8.0}",)
@@ -184,6 +227,17 @@ def test_a_traced_run_repeats_to_the_last_byte(tmp_path, trace):
     overrides = (*LIGHT, "peers=12", "algorithm=gossip", f"simulation.trace={trace}")
     first, second = (simulate(tmp_path / name, *overrides) for name in ("first", "second"))
     assert digests(first) == digests(second)
+
+
+def test_training_that_is_given_up_leaves_a_run_repeatable(tmp_path):
+    """Its thread may be at anything when that happens; what the optimiser remembers of it is the same all the same."""
+    sampling = ("algorithm=modest", "peers=8", "rounds=8", "sampling={size: 4, success: 0.5}")
+    slow = ("simulation.trace=synthetic", "simulation.samples_per_second=200", "training.fresh_optimizer=false")
+    first, second = (simulate(tmp_path / name, *sampling, *slow) for name in ("first", "second"))
+    assert digests(first) == digests(second)
+    events = read(first / "events.jsonl")
+    abandoned = [event["seconds"] for event in events if event["event"] == "abandoned"]
+    assert abandoned and min(abandoned) > 0.0
 
 
 def test_each_peer_of_a_trace_trains_at_its_own_speed(tmp_path):

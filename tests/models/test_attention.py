@@ -85,6 +85,21 @@ class Transformer(nn.Module):
         return logits
 
 
+class Encoder(nn.Module):
+    """The same, all in torch's own words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, WIDTH, 4, 4)
+        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 24, activation=F.gelu, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+        return logits
+
+
 SWIN = {"patch_size": [4, 4], "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": [2, 2]}
 SWIN2 = {**SWIN, "block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
 
@@ -93,12 +108,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "three layers": lambda: Transformer(partial(Attention, fused=False)),
     "one layer": lambda: Transformer(partial(Attention, fused=True)),
     "torch's layer": lambda: Transformer(Joint),
+    "torch's encoder": Encoder,
     "vit": partial(models.VisionTransformer, SIZE, 8, 2, 4, 24, 32, num_classes=5),
     "swin": partial(models.SwinTransformer, **SWIN, num_classes=5),
     "swin v2": partial(models.SwinTransformer, **SWIN2, num_classes=5),
     "maxvit": lambda: MaxVit((SIZE, SIZE), 8, 4, [8, 16], [1, 1], 8, 0.0, num_classes=5),
 }
-TELLING = ("three layers", "one layer", "torch's layer", "vit", "swin")
+TELLING = ("three layers", "one layer", "torch's layer", "torch's encoder", "vit", "swin")
 """Networks in which random images tell all units apart."""
 
 

@@ -24,21 +24,6 @@ def units(spec: PermutationSpec) -> dict[str, int]:
     return {group.name: group.units for group in spec.groups}
 
 
-@pytest.fixture
-def lawful(scramble: Scramble, error_of: ErrorOf) -> Lawful:
-    """What is free in a network of this file, for which random permutations were seen to keep the function."""
-
-    def spec_of(model: nn.Module) -> PermutationSpec:
-        scramble(model)
-        x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
-        spec = permutation_spec(model, x)
-        for seed in range(3):
-            assert error_of(model, spec, x, seed) < 1e-9
-        return spec
-
-    return spec_of
-
-
 class Net(nn.Module):
     """A stem with 6 channels, something in between, and a head of 3 classes."""
 
@@ -119,6 +104,14 @@ FREE: dict[str, tuple[Net, dict[str, int]]] = {
     "one-dimensional": (
         Net(lambda n, x: F.max_pool1d(n.c(x.flatten(2)), 2).mean(-1), c=nn.Conv1d(6, 6, 3)),
         {"stem": 6, "c": 6},
+    ),
+    "attention of channels to channels": (
+        Net(lambda n, x: F.scaled_dot_product_attention(*[x.flatten(2)] * 3).mean(2)),
+        {"stem": 6},
+    ),
+    "an empty tensor of the same kind": (
+        Net(lambda n, x: pooled(x) * x.new_ones((x.shape[0], 1)) + torch.randn_like(pooled(x)) * 0),
+        {"stem": 6},
     ),
     "attention over channels": (Net(lambda n, x: torch.softmax(pooled(x), dim=1)), {"stem": 6}),
     "transposed twice": (
@@ -302,6 +295,14 @@ PINNED: dict[str, tuple[Net, dict[str, int]]] = {
     ),
     "a functional grouped convolution": (
         Net(lambda n, x: pooled(F.conv2d(x, n.c.weight, groups=2)), c=nn.Conv2d(6, 6, 3, groups=2)), {}),
+    "attention of channels to those before": (
+        Net(lambda n, x: F.scaled_dot_product_attention(*[x.flatten(2)] * 3, is_causal=True).mean(2)),
+        {},
+    ),
+    "attention of channels to those before, by place": (
+        Net(lambda n, x: F.scaled_dot_product_attention(*[x.flatten(2)] * 3, None, 0.0, True).mean(2)),
+        {},
+    ),
     "channels as pixels": (Net(lambda n, x: pooled(n.c(x.transpose(1, 2))), c=nn.Conv2d(4, 6, 3)), {"c": 6}),
     "pooling over channels": (Net(lambda n, x: n.fc(F.max_pool1d(pooled(x), 2)), fc=nn.Linear(3, 6)), {"fc": 6}),
     "adding what is laid out otherwise": (

@@ -12,8 +12,9 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.maxvit import MaxVit
 
-from decentral.core.permutation import PermutationSpec
+from decentral.core.permutation import PermutationSpec, random_permutation
 from decentral.models.tracing import permutation_spec
+from decentral.training.merging import permute
 
 Scramble = Callable[[nn.Module], nn.Module]
 ErrorOf = Callable[[nn.Module, PermutationSpec, Tensor, int], float]
@@ -71,7 +72,7 @@ def test_all_hidden_channels_of_a_small_network_are_free(name: str, scramble: Sc
 
 
 QUICK = {"mobilenet_v3_small": 64, "mnasnet0_5": 64, "regnet_y_400mf": 64, "shufflenet_v2_x0_5": 64}
-SLOW = {"efficientnet_b0": 64, "googlenet": 96, "inception_v3": 96, "densenet121": 64, "resnext50_32x4d": 64,
+SLOW = {"efficientnet_b0": 64, "googlenet": 96, "inception_v3": 299, "densenet121": 64, "resnext50_32x4d": 64,
         "swin_t": 64, "swin_v2_t": 64, "maxvit_t": 224, "convnext_tiny": 64, "vit_b_32": 224, "regnet_x_8gf": 64,
         "wide_resnet50_2": 64, "squeezenet1_0": 64, "alexnet": 64, "vgg11": 64}  # fmt: skip
 
@@ -95,3 +96,25 @@ def test_permuting_preserves_the_function(name: str, scramble: Scramble, error_o
 @pytest.mark.parametrize("name", SLOW)
 def test_permuting_preserves_the_function_of_larger_networks(name: str, scramble: Scramble, error_of: ErrorOf) -> None:
     check(name, SLOW[name], scramble, error_of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_compute_the_same_after_a_permutation(name: str, scramble: Scramble) -> None:
+    """Which only training uses. Layers are as in evaluation here: nothing is drawn, and no batch is normalised."""
+    torch.manual_seed(0)
+    model = scramble(models.get_model(name, weights=None, init_weights=True))
+    x = torch.randn(2, 3, SLOW[name], SLOW[name], dtype=torch.float64)
+    spec = permutation_spec(model, x[:1])
+    permuted = permute(model, spec, random_permutation(spec, torch.Generator().manual_seed(0)))
+    outputs = []
+    for network in (model, permuted):
+        for module in network.modules():
+            module.training = not type(module).__module__.startswith("torch.nn")
+        outputs.append(network(x))
+    assert len(outputs[0]) == len(outputs[1]) >= 2
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+    aside = [axis.tensor for axis in spec.axes if "aux" in axis.tensor.lower()]
+    before, after = model.state_dict(), permuted.state_dict()
+    assert any(not torch.equal(before[tensor], after[tensor]) for tensor in aside)

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from decentral.core.permutation import PermutationSpec
 from decentral.errors import Untraceable
 from decentral.models.catalogue import build_model
-from decentral.models.tracing import evaluating, permutation_spec, trace
+from decentral.models.graphs import trace
+from decentral.models.tracing import permutation_spec
 
 Scramble = Callable[[nn.Module], nn.Module]
 ErrorOf = Callable[[nn.Module, PermutationSpec, Tensor, int], float]
@@ -94,6 +95,13 @@ def hooked() -> nn.Module:
     return layer
 
 
+def patched() -> nn.Module:
+    """Another forward than its class's, as libraries put in that move weights between devices."""
+    layer = nn.Linear(6, 6)
+    layer.forward = lambda x: x.flip(1)
+    return layer
+
+
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
@@ -102,6 +110,8 @@ def hooked() -> nn.Module:
         (nn.Sequential(Writing()), r"0 \(Writing\): cannot be traced: .*item assignment"),
         (nn.Sequential(Opaque()), "0: opaque: there is no rule"),
         (nn.Sequential(hooked()), "0: 0: has hooks"),
+        (hooked(), "Linear: has hooks or a forward of its own"),
+        (nn.Sequential(patched()), "0: 0: has hooks or a forward of its own"),
         (nn.Sequential(nn.LazyLinear(6)), r"0\.weight is not built yet"),
         (nn.Sequential(nn.Sequential(nn.Linear(5, 5))), r"0\.0: 0\.0: cannot be run on the example inputs"),
         (nn.Sequential(Aliased()), "uses a tensor that shares memory with a parameter"),
@@ -319,27 +329,6 @@ def test_views_of_buffers_are_read_and_leave_nothing_behind(error_of: ErrorOf) -
     assert error_of(model, spec, x, 0) < 1e-9
 
 
-class Sleepy(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, 0.5, self.training)
-
-
-def test_dropout_is_read_in_evaluation_mode() -> None:
-    model = Sleepy().train()
-    x = torch.randn(2, 6)
-    assert torch.equal(trace(model)(x), trace(model)(x))
-    assert model.training
-
-
-def test_modes_come_back_when_the_block_fails() -> None:
-    model = nn.Sequential(nn.Dropout(), nn.Dropout()).train()
-    model[0].eval()
-    with pytest.raises(RuntimeError), evaluating(model):
-        assert not model[1].training
-        raise RuntimeError
-    assert [module.training for module in model.modules()] == [True, False, True]
-
-
 def test_taps_are_what_layers_with_weights_read() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
     spec = permutation_spec(model, torch.randn(1, 1, 4, 4))
@@ -348,6 +337,33 @@ def test_taps_are_what_layers_with_weights_read() -> None:
     described = spec.describe()
     for name in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "4.weight"):
         assert f"of {name} " in described
+
+
+def test_hooks_on_all_modules_are_untraceable() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    handle = register_module_forward_hook(lambda module, inputs, output: output)
+    try:
+        with pytest.raises(Untraceable, match="hooks on all modules"):
+            permutation_spec(model, torch.randn(2, 4))
+    finally:
+        handle.remove()
+    assert units(permutation_spec(model, torch.randn(2, 4))) == {"0": 6}
+
+
+class Remembering(nn.Linear):
+    """Saves more than its tensors."""
+
+    def get_extra_state(self) -> Tensor:
+        return self.bias.detach()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.seen = state
+
+
+def test_what_is_saved_besides_tensors_has_no_axes() -> None:
+    model = nn.Sequential(Remembering(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    spec = permutation_spec(model, torch.randn(2, 4))
+    assert {axis.tensor for axis in spec.axes} == {"0.weight", "0.bias", "2.weight"}
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=4), st.booleans(), st.integers(0, 99))

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from decentral.algorithms.catalogue import NO_AGGREGATE
 from decentral.core.attacks import ATTACKS
+from decentral.core.encodings import ENCODINGS
 from decentral.core.rules import RULES
 from decentral.errors import RecipeError
+from decentral.run.check import options_of
 from decentral.run.recipe import Attack, Choice, Recipe, load_recipe
+from decentral.training.catalogue import LEARNERS
 
 PEERS = "algorithm: dpsgd\ntopology: full\npeers: 10\n"
 
@@ -88,6 +92,8 @@ def test_a_robust_rule_is_refused_where_sums_must_be_kept(write, algorithm: str)
         (["algorithm=modest", "sampling={size: 4, success: 0.5}", "averaging.rule=median"], 2),
         (["algorithm=gossip", "averaging.rule=median"], 2),
         (["algorithm=gossip", "averaging.rule=norm-clipping"], 2),
+        (["algorithm=epidemic", "epidemic.fanout=4", "averaging.rule=median"], 1),
+        (["algorithm=epidemic", "epidemic={fanout: 1, regular: true}", "averaging.rule=median"], 2),
     ],
 )
 def test_a_rule_needs_enough_models_in_the_smallest_average(write, settings: list[str], models: int) -> None:
@@ -183,3 +189,160 @@ def test_an_impossible_sample_is_named_with_its_key_and_line(write, values: str,
 
 def test_samples_are_not_asked_of_algorithms_that_draw_none(write) -> None:
     assert load_recipe(write(PEERS), ["sampling.size=11"]).sampling.size == 11
+
+
+# ---- epidemic -------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_can_send_to_more_peers_than_there_are(write) -> None:
+    path = write(f"{PEERS}epidemic: {{fanout: 10}}\n")
+    with pytest.raises(RecipeError, match=r"epidemic\.fanout: 10 is more than the 9 other peers"):
+        load_recipe(path, ["algorithm=epidemic"])
+    assert load_recipe(path, ["algorithm=epidemic", "epidemic.fanout=9"])
+    assert load_recipe(path).epidemic.fanout == 10, "read by that algorithm alone"
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "problem"),
+    [("{fanout: 0}", "epidemic.fanout", "at least 1"), ("{fanuot: 2}", "epidemic.fanuot", "did you mean 'fanout'")],
+)
+def test_an_impossible_epidemic_is_named(write, values: str, key: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem) as caught:
+        load_recipe(write(f"{PEERS}epidemic: {values}\n"), ["algorithm=epidemic"])
+    assert caught.value.key == key
+
+
+# ---- exchange.compression and averaging.outer ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENCODINGS.names())
+@pytest.mark.parametrize("algorithm", ["dpsgd", "fedavg", "gossip", "epidemic", "modest", "isolated"])
+def test_every_compression_goes_with_every_algorithm_that_averages_what_it_reads(write, algorithm, name) -> None:
+    recipe = load_recipe(write(PEERS), [f"algorithm={algorithm}", f"exchange.compression={name}"])
+    assert recipe.exchange.compression == Choice(name=name)
+    plain = load_recipe(write(PEERS), [f"algorithm={algorithm}"])
+    assert (recipe.hash == plain.hash) == (name == "none"), "peers that write differently do not meet"
+
+
+def test_models_that_have_to_be_whole_can_be_rounded(write) -> None:
+    for name in ("bfloat16", "int8"):
+        assert load_recipe(write(PEERS), ["algorithm=dimat", f"exchange.compression={name}"])
+    with pytest.raises(RecipeError, match="'top-k' does not go with algorithm 'dimat': units are matched") as caught:
+        load_recipe(write(PEERS), ["algorithm=dimat", "exchange.compression=top-k"])
+    assert caught.value.key == "exchange.compression"
+
+
+@pytest.mark.parametrize("algorithm", ["sgp", "gradient-tracking"])
+@pytest.mark.parametrize("name", [name for name in ENCODINGS.names() if name != "none"])
+def test_where_sums_must_be_kept_nothing_is_rounded(write, algorithm: str, name: str) -> None:
+    path = write(f"{PEERS}exchange: {{compression: {name}}}\n")
+    with pytest.raises(RecipeError, match="what is sent is what arrives") as caught:
+        load_recipe(path, [f"algorithm={algorithm}"])
+    assert caught.value.key == "exchange.compression" and caught.value.line is not None
+    assert load_recipe(path, [f"algorithm={algorithm}", "exchange.compression=none"])
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "problem"),
+    [
+        ("exchange: {compression: bfloat}", "exchange.compression.name", "did you mean 'bfloat16'"),
+        ("exchange: {compression: {name: top-k, share: 2}}", "exchange.compression", "less than 1, not 2"),
+        ("exchange: {compression: {name: top-k, share: few}}", "exchange.compression.share", "a number is needed"),
+        ("exchange: {compression: {name: top-k, whole: int4}}", "exchange.compression", "did you mean 'int8'"),
+        ("exchange: {compression: {name: int8, share: 0.1}}", "exchange.compression.share", "it has no options"),
+        ("exchange: {compresion: int8}", "exchange.compresion", "did you mean 'compression'"),
+        ("averaging: {outer: nestrov}", "averaging.outer.name", "did you mean 'nesterov'"),
+        ("averaging: {outer: {name: nesterov, momentum: 1.0}}", "averaging.outer", "less than 1, not 1.0"),
+        ("averaging: {outer: {name: nesterov, rate: 1.0}}", "averaging.outer.rate", "unknown option"),
+    ],
+)
+def test_an_exchange_that_cannot_be_is_named_with_its_key_and_line(write, text: str, key: str, problem: str) -> None:
+    path = write(f"{PEERS}{text}\n")
+    with pytest.raises(RecipeError, match=problem) as caught:
+        load_recipe(path, ["algorithm=fedavg"])
+    assert caught.value.key == key
+    assert caught.value.line is not None
+
+
+def test_an_outer_optimiser_needs_an_aggregate(write) -> None:
+    path = write(f"{PEERS}averaging: {{outer: {{name: nesterov, learning_rate: 0.5}}}}\n")
+    assert load_recipe(path, ["algorithm=fedavg"]).averaging.outer == Choice(
+        name="nesterov", options={"learning_rate": 0.5}
+    )
+    assert load_recipe(path, ["algorithm=modest"]).averaging.outer is not None
+    for algorithm in sorted(NO_AGGREGATE):
+        with pytest.raises(RecipeError, match=f"'nesterov' does not go with algorithm '{algorithm}'") as caught:
+            load_recipe(path, [f"algorithm={algorithm}"])
+        assert caught.value.key == "averaging.outer"
+
+
+@pytest.mark.parametrize("setting", ["exchange.compression=top-k", "averaging.outer=nesterov"])
+def test_what_one_participant_hands_on_no_rule_can_judge(write, setting: str) -> None:
+    with pytest.raises(RecipeError, match="and rule 'median': an aggregator hears of the last aggregate from one"):
+        load_recipe(write(PEERS), ["algorithm=modest", setting, "averaging.rule=median"])
+    assert load_recipe(write(PEERS), ["algorithm=fedavg", setting, "averaging.rule=median"])
+
+
+@pytest.mark.parametrize("setting", ["exchange.compression=top-k", "averaging.outer=nesterov"])
+@pytest.mark.parametrize("start", ["initialisation=separate", "pretrain_epochs=1", "start_from=elsewhere"])
+def test_a_step_from_a_common_model_needs_one_to_begin_with(write, setting: str, start: str) -> None:
+    with pytest.raises(RecipeError, match="all peers have to begin with the same model") as caught:
+        load_recipe(write(PEERS), ["algorithm=fedavg", setting, f"training.{start}"])
+    assert caught.value.key == f"training.{start.partition('=')[0]}"
+    assert load_recipe(write(PEERS), ["algorithm=fedavg", f"training.{start}"])
+
+
+def test_a_model_that_is_not_there_cannot_be_compressed(write) -> None:
+    with pytest.raises(RecipeError, match=r"exchange\.compression: the learner 'null' has no model"):
+        load_recipe(write(PEERS), ["learner=null", "exchange.compression=int8"])
+
+
+# ---- experts --------------------------------------------------------------------------------------------------------
+
+EXPERTS = "algorithm: experts\npeers: 5\nmodel: unet\nlearner: diffusion\ndata: {partition: clusters}\n"
+
+
+def test_experts_may_be_as_many_as_a_pipeline_has_room_for(write) -> None:
+    path = write(EXPERTS)
+    assert load_recipe(path).router == 4 and load_recipe(path, ["peers=17"]).router == 16
+    for peers in (1, 18):
+        with pytest.raises(RecipeError, match=f"{peers}: one peer trains the router") as caught:
+            load_recipe(path, [f"peers={peers}"])
+        assert caught.value.key == "peers"
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "problem"),
+    [
+        ("model=mlp", "model.name", "'diffusion' trains dit and unet, not 'mlp'"),
+        ("learner=classifier", "learner.name", "algorithm 'experts' needs the learner 'diffusion'"),
+        ("attack={name: sign-flip, peers: [1]}", "attack", "nothing that could be defended"),
+        ("exchange.compression=int8", "exchange.compression", "it will be served"),
+        ("averaging.outer=nesterov", "averaging.outer", "nothing is averaged"),
+        ("learner.emma=0.9", "learner.emma", "did you mean 'ema'"),
+        ("learner.assignment=x", "learner.assignment", "unknown option"),
+        ("data.partition.look=1", "data.partition.look", "unknown option of 'clusters'"),
+        ("data.partition.fine=many", "data.partition.fine", "a whole number is needed"),
+        ("model.chanels=[8]", "model.chanels", "did you mean 'channels'"),
+    ],
+)
+def test_what_experts_cannot_be_is_named(write, setting: str, key: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem) as caught:
+        load_recipe(write(EXPERTS), [setting])
+    assert caught.value.key == key
+
+
+def test_a_denoiser_classifies_nothing(write) -> None:
+    with pytest.raises(RecipeError, match="the model 'unet' needs the learner 'diffusion'"):
+        load_recipe(write(PEERS), ["model=unet"])
+    assert load_recipe(write(PEERS), ["model=unet", "learner=diffusion"]).algorithm == "dpsgd"
+
+
+@pytest.mark.parametrize("learner", ["diffusion", "classifier"])
+def test_options_are_the_same_once_a_learner_has_been_imported(learner: str) -> None:
+    made = LEARNERS.resolve(learner)
+    read, seen = options_of(f"{made.__module__}:{made.__name__}", 0), options_of(made, 0)
+    assert read is not None and seen is not None and read.keys() == seen.keys()
+    assert {name: option.required for name, option in read.items()} == {
+        n: option.required for n, option in seen.items()
+    }

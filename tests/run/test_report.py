@@ -15,10 +15,8 @@ from decentral.run import charts
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal, merge
 from decentral.run.recipe import Recipe
-from decentral.run.report import readable_bytes, render, write_report
+from decentral.run.report import render, write_report
 from decentral.run.summary import write_summary
-
-VOID = {"meta", "path", "circle", "br"}
 
 
 class Page(HTMLParser):
@@ -184,7 +182,28 @@ def test_whole_ticks_are_few_and_within(first: int, width: int) -> None:
     assert all(first <= tick <= first + width for tick in ticks)
 
 
-def test_sizes_are_read_in_powers_of_a_thousand() -> None:
-    assert [readable_bytes(size) for size in (0, 999, 1000, 1_500_000, 2e9, 3e12)] == [
-        "0 B", "999 B", "1.0 kB", "1.5 MB", "2.0 GB", "3000.0 GB"
-    ]  # fmt: skip
+SAMPLED = {"algorithm": "modest", "peers": 5, "sampling": {"size": 2}}
+
+
+def test_where_samples_are_drawn_rounds_take_the_place_of_the_topology(
+    tmp_path: Path, write_run: Callable[..., RunDirectory]
+) -> None:
+    run = write_run(tmp_path / "run", Recipe.model_validate(SAMPLED), "sim")
+    text = Page(write_report(run).read_text()).text
+    assert "Of the aggregate of a round on the common test set" in text
+    assert "What each peer was at." in text and "averages and hands out" in text and "peer-3 crashed" in text
+    assert "spectral gap" not in text
+
+
+def test_the_page_says_what_the_accuracy_has_cost(run: RunDirectory) -> None:
+    text = Page(write_report(run).read_text()).text
+    for expected in ("What it cost", "time (s)", "sent by all peers (MB)", "training images (thousands)", "all peers"):
+        assert expected in text
+
+
+@pytest.mark.parametrize("peers", [5, 1000])
+def test_a_page_of_samples_stays_small(tmp_path: Path, peers: int, write_run: Callable[..., RunDirectory]) -> None:
+    recipe = Recipe.model_validate({**SAMPLED, "peers": peers, "rounds": 3})
+    page = write_report(write_run(tmp_path / "run", recipe, "sim")).read_text()
+    assert "Rounds" in Page(page).text
+    assert len(page) < 200_000

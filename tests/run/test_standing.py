@@ -64,3 +64,19 @@ def test_where_peers_are_drawn_the_first_to_end_a_round_tells_how_far_the_run_is
     standings = Standings(3)
     standings.take_all([ended(0, 1), ended(1, 7)])
     assert standings.ended == 7
+
+
+def test_where_peers_are_drawn_the_accuracy_is_that_of_the_newest_aggregate():
+    standings = Standings(3)
+    standings.take_all([event(0, "evaluated", round=5, accuracy=0.25), event(1, "evaluated", round=10, accuracy=0.75)])
+    assert standings.accuracy == 0.5
+    standings.take(ended(0, 5))
+    assert standings.accuracy == 0.75
+
+
+def test_a_sample_drawn_for_the_next_round_does_not_move_a_peer_on():
+    standings = Standings(1)
+    standings.take_all(
+        [event(0, "phase", round=4, phase="train"), event(0, "sampled", round=5), event(0, "sent", round=3)]
+    )
+    assert standings.peers[0].round == 4

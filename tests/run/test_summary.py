@@ -164,3 +164,18 @@ def test_what_a_launcher_needs_is_free_of_torch(root: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=root).returncode == 0
+
+
+def test_a_router_is_measured_by_other_things_and_stands_apart() -> None:
+    recipe = Recipe(algorithm="experts", peers=3, rounds=1)
+    assert (recipe.router, recipe.aside) == (2, (2,)) and Recipe(peers=3).router is None
+    events = [
+        event(1.0, 0, "evaluated", round=1, accuracy=None, loss=0.2, seconds=0.1),
+        event(1.0, 1, "evaluated", round=1, accuracy=None, loss=0.4, seconds=0.1),
+        event(1.0, 2, "evaluated", round=1, accuracy=0.9, loss=7.0, seconds=0.1),
+    ]
+    summary = summarise(recipe, "sim", events)
+    assert summary["loss"] == pytest.approx(0.3) and summary["accuracy"]["mean"] is None
+    assert summary["router"] == {"accuracy": 0.9, "loss": 7.0}
+    assert summarise(recipe, "sim", events[:2])["router"] == {"accuracy": None, "loss": None}
+    assert "router" not in summarise(Recipe(peers=3), "sim", events)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from decentral.core.matching import activation_matching
 from decentral.core.permutation import (
@@ -237,3 +238,51 @@ def test_half_precision_is_compared_in_float32() -> None:
     left = planted.compose(activation_matching(spec, likeness))
     assert ambiguous_units(model, spec, [images(200).bfloat16()]).allows(left)
     assert not planted.is_identity
+
+
+class Leaving(TorchDispatchMode):
+    """Writes down what is copied from a GPU to the host, but for single numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copied: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = [arg for arg in args if isinstance(arg, Tensor)]
+        if isinstance(result, Tensor) and result.device.type == "cpu" and result.numel() > 1:
+            self.copied += [str(func) for tensor in given if tensor.is_cuda and tensor.numel() > 1][:1]
+        return result
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_activations_and_correlations_stay_on_the_device() -> None:
+    """Images come to it once; of what was computed, nothing leaves but numbers that say how to go on."""
+    model = cnn(0).cuda()
+    spec = spec_of(cnn(0))
+    others = [{name: tensor.cuda() for name, tensor in cnn(seed).state_dict().items()} for seed in (1, 2)]
+    with Leaving() as leaving:
+        found = compare(model, others, spec, images(200).split(64))
+    assert leaving.copied == []
+    assert {scores.device.type for likeness in found for scores in likeness.correlation} == {"cuda"}
+    here = compare(cnn(0), [cnn(seed).state_dict() for seed in (1, 2)], spec, images(200).split(64))
+    for ours, theirs in zip(found, here, strict=True):
+        for one, other in zip(ours.correlation, theirs.correlation, strict=True):
+            torch.testing.assert_close(one.cpu(), other, atol=1e-3, rtol=1e-3)
+    with Leaving() as leaving:
+        ActivationReader(model, spec).read(images())[0].cpu()
+    assert len(leaving.copied) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_planted_permutation_is_found_on_a_device() -> None:
+    model = cnn(0).cuda()
+    spec = permutation_spec(model, images(2).cuda())
+    state, planted = permuted(model, spec)
+    (likeness,) = compare(model, [state], spec, images(300).split(100))
+    left = planted.compose(activation_matching(spec, likeness))
+    assert ambiguous_units(model, spec, [images(300)]).allows(left)

@@ -129,3 +129,12 @@ def test_a_restarted_attacker_goes_on_as_one_that_never_stopped() -> None:
     after.load_optimizer(before.optimizer_state())
     after.train(2)
     assert same(whole.lie, after.lie)
+
+
+def test_who_stops_training_has_no_lie_of_that_round() -> None:
+    liar = attacking("sign-flip")
+    liar.train(1)
+    assert liar.lie is not None
+    assert liar.train(2, stop=lambda: True).steps == 0 and liar.lie is None
+    early = attacking("sign-flip", from_round=3)
+    assert early.train(1, stop=lambda: True).steps == 0 and early.lie is None

@@ -360,3 +360,14 @@ def test_an_accelerator_trains_to_the_same_parameters() -> None:
         assert tensor.device.type == "cpu"
         torch.testing.assert_close(tensor, here.parameters()[name], rtol=1e-4, atol=1e-5)
     assert there.evaluate().accuracy == here.evaluate().accuracy
+
+
+def test_training_stops_between_two_batches_when_it_is_told_to() -> None:
+    answers = iter([False, False, True])
+    ours, whole = learner(batch_size=8), learner(batch_size=8)
+    report = ours.train(1, stop=lambda: next(answers))
+    assert (report.samples, report.steps) == (16, 2)
+    assert whole.train(1, stop=lambda: False).steps == 5
+    assert not same(ours.parameters(), whole.parameters())
+    ours.load(learner().parameters())
+    assert ours.train(1).steps == 5 and same(ours.parameters(), whole.parameters()), "as if it had not been"

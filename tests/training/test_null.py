@@ -55,3 +55,9 @@ def test_it_has_no_optimiser_and_says_so() -> None:
 def test_an_impossible_option_is_refused(option) -> None:
     with pytest.raises(UserError):
         NullLearner(0, 0, **option)
+
+
+def test_training_that_is_for_nothing_changes_nothing() -> None:
+    learner = NullLearner(0, 0)
+    assert learner.train(1, stop=lambda: True).samples == 0
+    assert learner.view()[NAME].tolist() == [0.0]

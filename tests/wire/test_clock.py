@@ -86,3 +86,38 @@ async def test_the_wall_clock_never_blocks_the_loop_nor_overlaps_the_work_of_one
     assert clock.now() > before
     assert overlapped == [False] * 3
     clock.close()
+
+
+def test_virtual_work_that_is_given_up_has_been_done_whatever_its_thread_was_at() -> None:
+    done: list[str] = []
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as worker:
+            clock = VirtualClock(worker)
+            busy = asyncio.ensure_future(clock.work(lambda: time.sleep(0.05), 9.0))
+            queued = asyncio.ensure_future(clock.work(lambda: done.append("queued"), 9.0))
+            await clock.sleep(1.0)
+            queued.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await queued
+            assert (done, clock.now()) == (["queued"], 1.0)
+            await busy
+
+    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
+        runner.run(scenario())
+
+
+def test_work_that_nobody_will_do_any_more_holds_nobody_up() -> None:
+    async def scenario() -> None:
+        worker = ThreadPoolExecutor(1)
+        clock = VirtualClock(worker)
+        jobs = [asyncio.ensure_future(clock.work(lambda: time.sleep(0.05), 9.0)) for _ in range(3)]
+        await clock.sleep(1.0)
+        worker.shutdown(wait=False, cancel_futures=True)
+        for job in jobs:
+            job.cancel()
+        await asyncio.wait(jobs)
+        assert all(job.cancelled() for job in jobs)
+
+    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
+        runner.run(scenario())

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decentral.errors import Malformed, Refusal
+from decentral.wire.elements import schema_hash
 from decentral.wire.limits import CHUNK_BYTES, Limits
 from decentral.wire.messages import Model
-from decentral.wire.tensors import ModelDecoder, encoded, schema_hash
+from decentral.wire.tensors import ModelDecoder, encoded
 from decentral.wire.v1 import exchange_pb2
 from decentral.wire.v1 import messages_pb2 as pb
 
@@ -70,6 +71,18 @@ def test_a_model_comes_back(tensors: dict[str, torch.Tensor]) -> None:
     model = decode(frames, Limits(schema=schema_hash(tensors)))
     assert (model.round, model.samples, model.tag, model.tensors.keys()) == (1, 2, "local", tensors.keys())
     assert all(torch.equal(model.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_packed_forms_of_a_model_are_taken_beside_it_and_no_others() -> None:
+    whole = {"w": torch.ones(4, 3)}
+    packed = {"w": torch.ones(4, 3, dtype=torch.int8), "w@largest": torch.ones(4)}
+    limits = Limits(schema=schema_hash(whole), packed=frozenset({schema_hash(packed)}))
+    for form in (whole, packed):
+        assert decode(frames_of(form), limits).tensors.keys() == form.keys()
+    for form in ({"w": packed["w"]}, {"w": whole["w"].bfloat16()}, {**packed, "w@largest": torch.ones(5)}):
+        with pytest.raises(Malformed) as refused:
+            decode(frames_of(form), limits)
+        assert refused.value.reason is Refusal.SCHEMA
 
 
 @given(st.dictionaries(st.text(max_size=20), TENSORS, max_size=6))

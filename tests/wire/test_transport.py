@@ -10,6 +10,7 @@ import torch
 
 from decentral.errors import Refusal, Refused, Unreachable
 from decentral.wire.codec import message_size
+from decentral.wire.elements import schema_hash
 from decentral.wire.identity import Identity
 from decentral.wire.limits import CHUNK_BYTES, Limits
 from decentral.wire.messages import (
@@ -24,7 +25,6 @@ from decentral.wire.messages import (
     Traffic,
     Welcome,
 )
-from decentral.wire.tensors import schema_hash
 
 RECORD = Identity.from_seed(b"somebody").record(MembershipStatus.JOIN, 3, "127.0.0.1:7000", 5)
 LEAVING = Identity.from_seed(b"somebody").record(MembershipStatus.LEAVE, 4, "127.0.0.1:7000", 9)

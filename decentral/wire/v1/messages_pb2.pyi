@@ -22,6 +22,7 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_BUSY: _ClassVar[Refusal]
     REFUSAL_TOKEN: _ClassVar[Refusal]
     REFUSAL_EXPIRED: _ClassVar[Refusal]
+    REFUSAL_MODEL: _ClassVar[Refusal]
 
 class MembershipStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -55,6 +56,7 @@ REFUSAL_STALE: Refusal
 REFUSAL_BUSY: Refusal
 REFUSAL_TOKEN: Refusal
 REFUSAL_EXPIRED: Refusal
+REFUSAL_MODEL: Refusal
 MEMBERSHIP_STATUS_UNSPECIFIED: MembershipStatus
 MEMBERSHIP_STATUS_JOIN: MembershipStatus
 MEMBERSHIP_STATUS_LEAVE: MembershipStatus
@@ -95,16 +97,16 @@ class MembershipRecord(_message.Message):
     def __init__(self, public_key: _Optional[bytes] = ..., status: _Optional[_Union[MembershipStatus, str]] = ..., counter: _Optional[int] = ..., address: _Optional[str] = ..., first_round: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class News(_message.Message):
-    __slots__ = ("records", "gaps", "ages", "recipe_hash")
+    __slots__ = ("records", "seen", "ages", "recipe_hash")
     RECORDS_FIELD_NUMBER: _ClassVar[int]
-    GAPS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
     AGES_FIELD_NUMBER: _ClassVar[int]
     RECIPE_HASH_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[MembershipRecord]
-    gaps: _containers.RepeatedScalarFieldContainer[int]
-    ages: _containers.RepeatedScalarFieldContainer[int]
+    seen: bytes
+    ages: bytes
     recipe_hash: str
-    def __init__(self, records: _Optional[_Iterable[_Union[MembershipRecord, _Mapping]]] = ..., gaps: _Optional[_Iterable[int]] = ..., ages: _Optional[_Iterable[int]] = ..., recipe_hash: _Optional[str] = ...) -> None: ...
+    def __init__(self, records: _Optional[_Iterable[_Union[MembershipRecord, _Mapping]]] = ..., seen: _Optional[bytes] = ..., ages: _Optional[bytes] = ..., recipe_hash: _Optional[str] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("protocol_version", "recipe_hash", "schema_hash", "record", "only_deliver")

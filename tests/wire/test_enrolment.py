@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from decentral.errors import Refused, Unreachable, UserError
-from decentral.launch import enrolment
-from decentral.launch.enrolment import INVITATION, credentials_for, invite
+from decentral.wire import enrolment
 from decentral.wire.authority import Authority
+from decentral.wire.enrolment import INVITATION, credentials_for, invite
 from decentral.wire.identity import Identity
 
 

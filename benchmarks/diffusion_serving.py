@@ -1,0 +1,264 @@
+"""What it costs that experts are peers: sampling over gRPC beside one process, and the best of K beside one model.
+
+    python -m benchmarks.diffusion_serving [--run DIR] [--num 256] [--steps 20] [--repeat 3] [--json FILE]
+
+Networks are those of recipes/diffusion-digits.yaml with random weights, since only time is measured: four experts,
+each a process of its own behind mutual TLS, and the pipeline with the same experts in this process, one torch thread
+each. `one core` holds client and peers on a single core, which is what the floor has; `all cores` lets them spread.
+Images must be the same bits. Then the best expert of eight (`top-1`, router included) beside one dense model of an
+expert's size, by images per expert. With `--run DIR`, a finished run of diffusion-digits, an expert is killed half-way
+and the images are compared with those of a sampling that lost nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from benchmarks.digit_judge import distance, floor, pixels, recognised
+from benchmarks.measure import busy
+from decentral.core.gating import gate
+from decentral.launch.background import start_serving, stop
+from decentral.launch.cluster import LOCK
+from decentral.launch.serving import DIGEST, EXPERT
+from decentral.models.catalogue import build_model
+from decentral.models.experts import Router
+from decentral.run.directory import RunDirectory, peer_name
+from decentral.run.recipe import Recipe, load_recipe
+from decentral.serving.access import access
+from decentral.serving.denoising import Plan, Roster, batches, denoise
+from decentral.serving.ensemble import denoise_remotely, remote_experts
+from decentral.serving.expert import digest_of
+from decentral.serving.generation import PIPELINE, Wish, generate
+from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+
+EXPERTS, MANY = 4, 8
+SHAPE, CLASSES = (1, 8, 8), 10
+REMOTE, SPARSE = 1.15, 1.15
+"""At most: sampling through peers to the same in one process; the best of eight experts to one dense model."""
+FULL = 64
+"""Images per expert from which the second holds."""
+
+
+def network(recipe: Recipe, seed: int, outputs: int | None = None) -> Any:
+    """An expert, or with `outputs` a router, as the recipe has them."""
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {**recipe.model.options}
+    if outputs is not None:
+        asked = cast(dict[str, Any], recipe.learner.options.get("router", {}))
+        options.update({key: asked[key] for key in ("channels", "layers") if key in asked}, outputs=outputs)
+    return build_model(recipe.model.name, SHAPE, CLASSES, **options).eval()
+
+
+def ensemble(recipe: Recipe, count: int) -> DecentralizedDiffusionPipeline:
+    experts = {f"expert_{number}": network(recipe, number) for number in range(count)}
+    made: Any = DecentralizedDiffusionPipeline(router=network(recipe, 99, outputs=count), **experts)
+    made.set_progress_bar_config(disable=True)
+    return cast(DecentralizedDiffusionPipeline, made)
+
+
+def untrained_run(folder: Path, recipe: Recipe, pipeline: DecentralizedDiffusionPipeline) -> RunDirectory:
+    """A run directory as a finished run leaves it, with these experts."""
+    with RunDirectory.create(folder, recipe, "local") as run:
+        for number, expert in pipeline.experts.items():
+            place = run.node(peer_name(number)) / EXPERT
+            cast(Any, expert).save_pretrained(place)
+            (place / DIGEST).write_text(digest_of(expert))
+        pipeline.save_pretrained(folder / PIPELINE)
+    return RunDirectory.open(folder)
+
+
+@contextmanager
+def up(run: RunDirectory, cores: set[int]) -> Iterator[None]:
+    """The run's peers serve, on these cores, and so does whoever asks them here."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        start_serving(run)
+        yield
+    finally:
+        stop(run)
+        os.sched_setaffinity(0, before)
+
+
+def median_seconds(repeat: int, sample: Callable[[], Any]) -> tuple[float, Any]:
+    """After one sampling that does not count; and what the last one gave."""
+    seconds, made = [], sample()
+    for _ in range(repeat):
+        began = time.perf_counter()
+        made = sample()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), made
+
+
+def started(pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, experts: str, size: int) -> Any:
+    return pipeline.start(
+        num_images=number,
+        num_inference_steps=steps,
+        class_labels=[place % CLASSES for place in range(number)],
+        experts=experts,
+        generator=torch.Generator().manual_seed(0),
+        micro_batch=size,
+    )
+
+
+def sampled(pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, experts: str, size: int) -> torch.Tensor:
+    """In this process."""
+    return denoise(started(pipeline, number, steps, experts, size).batches, pipeline.evaluate)
+
+
+async def remote_seconds(folder: Path, repeat: int, sample: Callable[[], Any]) -> tuple[float, torch.Tensor]:
+    async with access(folder) as cluster, remote_experts(cluster) as (experts, _):
+        seconds = []
+        for turn in range(repeat + 1):
+            began = time.perf_counter()
+            latents = await denoise_remotely(sample().batches, experts)
+            if turn:
+                seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), latents
+
+
+def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> list[dict[str, Any]]:
+    pipeline, rows = ensemble(recipe, EXPERTS), []
+    size = -(-number // 2)
+    with tempfile.TemporaryDirectory() as folder:
+        run = untrained_run(Path(folder) / "run", recipe, pipeline)
+        for choice in ("top-1", "full"):
+            before = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {min(before)})
+            floor, expected = median_seconds(repeat, partial(sampled, pipeline, number, steps, choice, size))
+            os.sched_setaffinity(0, before)
+            for name, cores in {"one core": {min(before)}, "all cores": before}.items():
+                with up(run, cores):
+                    sample = partial(started, pipeline, number, steps, choice, size)
+                    seconds, latents = asyncio.run(remote_seconds(run.path, repeat, sample))
+                rows.append(
+                    {
+                        "experts": choice,
+                        "cores": name,
+                        "floor": floor,
+                        "seconds": seconds,
+                        "ratio": seconds / floor,
+                        "same bits": bool(torch.equal(latents, expected)),
+                    }
+                )
+    return rows
+
+
+class Even:
+    """The router's logits, and so its cost, but every expert gets the same share of the samples."""
+
+    conditional = False
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def __call__(self, x: torch.Tensor, t: float, labels: torch.Tensor | None) -> torch.Tensor:
+        logits = self._router(x, t, labels)
+        turn = torch.arange(len(x)) % logits.shape[1]
+        return logits.index_put((torch.arange(len(x)), turn), torch.tensor(1e6))
+
+
+def sparse_beside_dense(recipe: Recipe, steps: int, repeat: int) -> list[dict[str, Any]]:
+    many, rows = ensemble(recipe, MANY), []
+    for share in (4, 8, 16, 32, FULL, 2 * FULL):
+        noise = torch.randn(share * MANY, *SHAPE, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(len(noise)) % CLASSES
+
+        def sample(count: int, route: Even | None, noise: torch.Tensor = noise, labels: torch.Tensor = labels) -> Any:
+            plan = Plan(many.scheduler, steps, gate("top-1"), route)
+            return denoise(batches(plan, Roster.of(count, range(count)), noise, labels), many.evaluate)
+
+        floor, _ = median_seconds(repeat, partial(sample, 1, None))
+        seconds, _ = median_seconds(repeat, partial(sample, MANY, Even(Router(many.router))))
+        rows.append({"images per expert": share, "floor": floor, "seconds": seconds, "ratio": seconds / floor})
+    return rows
+
+
+def one_is_killed(folder: Path, number: int, steps: int) -> dict[str, Any]:
+    """The peers of a finished run; that of expert 1 is killed when half of the steps are done."""
+    run, wish = RunDirectory.open(folder), Wish(number, steps, "top-1", 2.0, (), 0)
+    killed = False
+
+    def kill(batch: int, step: int) -> None:
+        nonlocal killed
+        if step >= steps // 2 and not killed:
+            killed = True
+            os.kill(process_of(run, peer_name(1)), signal.SIGKILL)
+
+    start_serving(run, restarts=0)
+    try:
+        whole = asyncio.run(generate(folder, wish))
+        hurt = asyncio.run(generate(folder, wish, kill))
+    finally:
+        stop(run)
+    pairs = zip(whole.images, hurt.images, strict=True)
+    rows = {"nobody lost": whole, "one killed": hurt}
+    return {
+        "images": number,
+        "absent": hurt.absent,
+        "share of images that differ": sum(one.tobytes() != other.tobytes() for one, other in pairs) / number,
+        "Frechet distance": {"floor": floor()} | {name: distance(pixels(made.images)) for name, made in rows.items()},
+        "recognised": {name: recognised(pixels(made.images), made.labels or []) for name, made in rows.items()},
+    }
+
+
+def process_of(run: RunDirectory, name: str) -> int:
+    """The process that has the node's lock open, as the kernel knows it."""
+    lock = (run.nodes / name / LOCK).resolve()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink() == lock:
+                return int(link.parts[2])
+    raise ProcessLookupError(name)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, metavar="DIR", help="a finished run of diffusion-digits: kill one there")
+    parser.add_argument("--num", type=int, default=256, help="images")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe = load_recipe("diffusion-digits")
+    print(f"networks of diffusion-digits; {arguments.num} images, {arguments.steps} steps; busy cores: {busy():.1f}")
+    network_rows = over_the_network(recipe, arguments.num, arguments.steps, arguments.repeat)
+    print(f"\n{'':<28}{'one process s':>14}{'peers s':>10}{'ratio':>8}  same bits")
+    for row in network_rows:
+        name = f"{row['experts']}, {row['cores']}"
+        print(f"{name:<28}{row['floor']:>14.2f}{row['seconds']:>10.2f}{row['ratio']:>8.2f}  {row['same bits']}")
+    print(f"on one core at most {REMOTE} wanted")
+    sparse = sparse_beside_dense(recipe, arguments.steps, arguments.repeat)
+    print(f"\n{'images per expert':<28}{'dense s':>14}{'top-1 of 8':>12}{'ratio':>8}")
+    for row in sparse:
+        print(f"{row['images per expert']:<28}{row['floor']:>14.2f}{row['seconds']:>12.2f}{row['ratio']:>8.2f}")
+    print(f"from {FULL} images per expert on at most {SPARSE} wanted")
+    figures: dict[str, Any] = {"network": network_rows, "sparse": sparse}
+    if arguments.run is not None:
+        figures["killed"] = one_is_killed(arguments.run, arguments.num, arguments.steps)
+        print("\n" + "\n".join(f"{name:<28}{value}" for name, value in figures["killed"].items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    fast = all(row["ratio"] <= REMOTE and row["same bits"] for row in network_rows if row["cores"] == "one core")
+    lean = all(row["ratio"] <= SPARSE for row in sparse if row["images per expert"] >= FULL)
+    return 0 if fast and lean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""`decentral serve`: what a finished run has trained, at the service of clients until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+
+from decentral.cli.output import JsonOption, PluginOption, RunArgument, load_plugins, note, say_json
+from decentral.cli.run import PortOption, RestartOption
+
+
+def serve(
+    directory: RunArgument,
+    plugins: PluginOption = None,
+    restart: RestartOption = 3,
+    port: PortOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a finished run in the foreground; `decentral up` does it in the background."""
+    from decentral.launch.background import note_launcher
+    from decentral.launch.serving import ServingRun, parts_of
+    from decentral.run.directory import RunDirectory
+
+    load_plugins(plugins)
+    files = tuple(str(plugin.resolve()) for plugin in plugins or ())
+    with RunDirectory.resume(directory, RunDirectory.open(directory).recipe) as run:
+        note_launcher(run)
+        parts = parts_of(run)
+        if as_json:
+            say_json({"dir": str(directory), "parts": [part.name for part in parts]})
+        else:
+            note(f"{len(parts)} peers of {directory} serve; Ctrl-C ends them")
+        try:
+            asyncio.run(ServingRun(run, parts, plugins=files, restarts=restart, port=port).run())
+        except asyncio.CancelledError:  # SIGTERM, which `down` sends
+            return

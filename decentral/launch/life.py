@@ -1,0 +1,131 @@
+"""The life of a node's process: what it finds when it starts, how it listens, how it ends and what its exit code says.
+
+The programs in `nodes/` differ in what they do in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decentral.algorithms.presence import Member
+from decentral.errors import DecentralError, UserError, leading
+from decentral.launch.cluster import Cluster, node_lock
+from decentral.launch.renewal import Renewal
+from decentral.registry import load_entry_points, load_plugin
+from decentral.run.directory import RunDirectory
+from decentral.run.journal import Journal
+from decentral.wire.certificate import Credentials
+from decentral.wire.clock import WallClock
+from decentral.wire.enrolment import credentials_for
+from decentral.wire.grpc_transport import GrpcTransport
+from decentral.wire.identity import Identity
+from decentral.wire.limits import Limits
+from decentral.wire.messages import PeerId
+from decentral.wire.sessions import Serve
+
+CANNOT, FAILED, TOLD = 2, 1, 128 + signal.SIGTERM
+"""Exit codes: what it was given cannot be used; it broke; it was told to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a node has in hand: its folder, who it is, and who else takes part."""
+
+    directory: RunDirectory
+    cluster: Cluster
+    member: Member
+    folder: Path
+    clock: WallClock
+    journal: Journal
+    identity: Identity
+    credentials: Credentials
+
+    @asynccontextmanager
+    async def listening(
+        self, limits: Limits, *, members: Callable[[PeerId], bool] = lambda peer: True, serve: Serve | None = None
+    ) -> AsyncIterator[GrpcTransport]:
+        """Listens at the node's address, and renews its certificate in time. See `GrpcTransport.serve`."""
+        async with (
+            GrpcTransport.serve(
+                self.member.address,
+                self.identity,
+                self.credentials,
+                limits=limits,
+                members=members,
+                call_deadline=self.directory.recipe.deadlines.call,
+                serve=serve,
+            ) as transport,
+            Renewal(
+                transport,
+                self.identity,
+                self.credentials,
+                folder=self.folder,
+                authority=lambda: Cluster.load(self.directory.path).authority,
+                journal=self.journal,
+            ).running(),
+        ):
+            yield transport
+
+
+@asynccontextmanager
+async def entered(path: Path, index: int) -> AsyncIterator[Node]:
+    """Node `index` of a run directory, which nobody else is meanwhile; what ends it is written to its journal.
+
+    Raises UserError for what it cannot use.
+    """
+    directory, cluster = RunDirectory.open(path), Cluster.load(path)
+    if not 0 <= index < len(cluster.members):
+        raise UserError(f"--index {index}: this run has the nodes 0 to {len(cluster.members) - 1}")
+    load_entry_points()
+    for plugin in cluster.plugins:
+        load_plugin(plugin)
+    member = cluster.members[index]
+    folder = directory.node(member.name)
+    clock = WallClock(elapsed=time.time() - cluster.epoch)
+    with node_lock(folder), Journal(directory.journal_file(member.name), index, clock.now) as journal:
+        try:
+            identity = Identity.load(folder / "identity.key")
+            credentials = await credentials_for(identity, folder)
+            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials)
+        except (DecentralError, BaseExceptionGroup) as raised:
+            problem = leading(raised) if isinstance(raised, BaseExceptionGroup) else raised
+            journal.record("failed", problem=str(problem or raised), user=isinstance(problem, UserError))
+            raise problem or raised from None
+        finally:
+            clock.close()
+
+
+def node_arguments(description: str) -> argparse.ArgumentParser:
+    """What every program of `nodes/` is started with."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, required=True, help="the run directory")
+    parser.add_argument("--index", type=int, required=True, help="which node to be")
+    return parser
+
+
+def live(work: Coroutine[Any, Any, None]) -> int:
+    """Runs a node to its end, with an exit code. SIGTERM and Ctrl-C cancel it, so that it can say goodbye."""
+    return asyncio.run(_supervise(work))
+
+
+async def _supervise(work: Coroutine[Any, Any, None]) -> int:
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return TOLD
+    except DecentralError as error:
+        print(error, file=sys.stderr)  # noqa: T201  a node's log
+        return CANNOT if isinstance(error, UserError) else FAILED
+    return 0

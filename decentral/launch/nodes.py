@@ -1,0 +1,226 @@
+"""Nodes as processes of this machine: who they are, where they listen, how they get in, and how they are started.
+
+The launcher holds no model and imports no torch. It makes identities, reserves ports, lets every node enrol with the
+cluster's authority, and has a fork server start the programs of `nodes/`. When it ends, for whatever reason, its fork
+server ends every child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from decentral import locate
+from decentral.algorithms.catalogue import SERVED
+from decentral.algorithms.presence import Member
+from decentral.errors import DecentralError, UserError
+from decentral.launch.cluster import Cluster
+from decentral.run.directory import RunDirectory
+from decentral.run.recipe import Recipe
+from decentral.trust.anchors import FILE, Anchor, Anchors
+from decentral.wire import enrolment
+from decentral.wire.authority import Authority
+from decentral.wire.identity import Identity
+
+HOST = "127.0.0.1"
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""glibc keeps what a node frees, for all its threads: gradients of tens of megabytes are otherwise paged in anew at
+every step, and messages at every arrival."""
+STOPPING = 8.0
+"""Seconds that nodes get to end by themselves."""
+PRELOADING = 120.0
+"""Seconds that the fork server gets to import torch on a slow machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one node serves: its name, the program that serves it, the part's name and digest (hexadecimal)."""
+
+    node: str
+    script: str
+    name: str
+    digest: str
+
+
+class ForkServer:
+    """Our end of `decentral.launch.forkserver`: starts scripts in forked processes and learns when they end."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._starting: deque[asyncio.Future[int]] = deque()
+        self._endings: dict[int, asyncio.Future[int]] = {}
+        self._problem: DecentralError | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, log: Path, preloaded: Sequence[str] = ()) -> AsyncIterator[ForkServer]:
+        """`preloaded`: modules that all nodes need beside the usual ones.
+
+        Raises DecentralError with the end of its log if it cannot start.
+        """
+        environment = {**KEEP_MEMORY, **os.environ, "PYTHONUNBUFFERED": "1"}
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "decentral.launch.forkserver",
+                *preloaded,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=output,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the launcher alone, which ends the nodes in order
+            )
+        server = cls(process)
+        listening = asyncio.create_task(server._listen(log))
+        try:
+            yield server
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                async with asyncio.timeout(STOPPING):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+            listening.cancel()
+
+    async def _listen(self, log: Path) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            reply = json.loads(line)
+            if "pid" in reply:
+                self._endings[reply["pid"]] = asyncio.get_running_loop().create_future()
+                settle(self._starting.popleft(), reply["pid"])
+            elif "exited" in reply:
+                settle(self._endings[reply["exited"]], reply["code"])
+        self._problem = DecentralError(f"the fork server ended; the end of its log ({log}):\n{read_end(log)}")
+        for ending in (*self._starting, *self._endings.values()):
+            if not ending.done():
+                ending.set_exception(self._problem)
+
+    def _ask(self, request: Mapping[str, object]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+
+    async def fork(self, argv: list[str], log: Path) -> asyncio.Future[int]:
+        """Starts a node; the future is its exit code, negative for a signal."""
+        if self._problem is not None:
+            raise self._problem
+        self._ask({"fork": argv, "log": str(log)})
+        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._starting.append(started)
+        try:
+            async with asyncio.timeout(PRELOADING):
+                return self._endings[await started]
+        except TimeoutError:
+            raise DecentralError(f"the fork server did not start {argv[0]} within {PRELOADING:.0f} s") from None
+
+
+class Nodes:
+    """The nodes of one run directory, by index. Made by `open_nodes`."""
+
+    def __init__(
+        self, directory: RunDirectory, members: Sequence[Member], authority: Authority, address: str, forks: ForkServer
+    ) -> None:
+        self._members, self._directory, self._forks = members, directory, forks
+        self._authority, self._address = authority, address
+
+    def invite(self, folder: Path) -> None:
+        """Whoever reads that folder may get a certificate, once."""
+        enrolment.invite(self._authority, self._address, folder)
+
+    async def start(self, index: int, script: str, *arguments: str) -> asyncio.Future[int]:
+        """Starts a program of `nodes/` as one node; the future is its exit code, negative for a signal."""
+        name = self._members[index].name
+        self.invite(self._directory.node(name))
+        argv = [str(locate.folder("nodes") / script), "--dir", str(self._directory.path), "--index", str(index)]
+        return await self._forks.fork([*argv, *arguments], self._directory.log_file(name))
+
+
+def preloaded_for(recipe: Recipe) -> tuple[str, ...]:
+    """What takes a node seconds to import, and the fork server once."""
+    return ("decentral.launch.publish", "sklearn.cluster") if recipe.algorithm in SERVED else ()
+
+
+@contextlib.asynccontextmanager
+async def open_nodes(
+    directory: RunDirectory,
+    members: tuple[Member, ...],
+    epoch: float,
+    plugins: tuple[str, ...],
+    parts: Sequence[Part] = (),
+) -> AsyncIterator[Nodes]:
+    """A fork server and the cluster's authority, for as long as the body runs; writes down who takes part.
+
+    `parts`: what each member serves, if they do.
+    """
+    authority = Authority.open(directory.authority)
+    served = [(part.name, part.digest) for part in parts] or [("", "")] * len(members)
+    anchors = (Anchor(one.name, one.id, one.address, *part) for one, part in zip(members, served, strict=True))
+    Anchors(authority.pem, tuple(anchors)).save(directory.path / FILE)
+    async with (
+        ForkServer.open(directory.log_file("launcher"), preloaded_for(directory.recipe)) as forks,
+        authority.serve(f"{HOST}:0") as address,  # until the last node has ended: they renew their certificates
+    ):
+        Cluster(members, epoch, plugins, address).save(directory.path)
+        yield Nodes(directory, members, authority, address, forks)
+
+
+@contextlib.contextmanager
+def introduced(directory: RunDirectory, names: Sequence[str], port: int | None) -> Iterator[tuple[Member, ...]]:
+    """Members with identities, made where there are none yet, and with ports that are held while the body runs."""
+    with contextlib.ExitStack() as held:
+        ports = [held.enter_context(taken) for taken in reserve_ports(len(names), port)]
+        members = []
+        for index, (name, taken) in enumerate(zip(names, ports, strict=True)):
+            identity = Identity.open(directory.node(name) / "identity.key")
+            members.append(Member(index, name, identity.id, f"{HOST}:{taken.getsockname()[1]}"))
+        yield tuple(members)
+
+
+def settle(future: asyncio.Future[int], value: int) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def read_end(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
+
+
+def reserve_ports(count: int, first: int | None) -> list[socket.socket]:
+    """Ports of this machine, held by sockets that do not listen until the nodes take them (SO_REUSEPORT).
+
+    `first` asks for that port and those after it. Raises UserError naming the port that is busy.
+    """
+    held: list[socket.socket] = []
+    try:
+        for offset in range(count):
+            port = first + offset if first is not None else 0
+            if port:
+                with socket.socket() as probe:  # without SO_REUSEPORT: fails where anybody else is
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind((HOST, port))
+            taken = socket.socket()
+            held.append(taken)
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            taken.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        for taken in held:
+            taken.close()
+        raise UserError(f"port {port} of {HOST} cannot be taken ({error}); choose another with --port") from error
+    return held

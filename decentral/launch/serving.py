@@ -1,0 +1,110 @@
+"""A standing cluster of nodes that answer clients, until the launcher is told to end.
+
+Each node is a peer of a finished run and serves the part of the model that it has. A node that crashes is started
+again a few times, each time after a longer pause; its clients go on with the others meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Sequence
+
+from decentral.errors import DecentralError, UserError, leading
+from decentral.launch.local import last_time
+from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
+from decentral.run.directory import RunDirectory, peer_name
+from decentral.run.journal import Journal, Observer, Tail
+
+EXPERT, DIGEST = "expert", "digest"
+"""A node's folder of the expert that it has trained, and the file there with the digest of that model."""
+POLL = 0.05
+"""Seconds between looks at the journals."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+"""Seconds before a crashed node is started again, doubled each time."""
+
+
+class ServingRun:
+    """The launcher's view of a standing cluster."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        parts: Sequence[Part],
+        *,
+        plugins: tuple[str, ...] = (),
+        restarts: int = 3,
+        port: int | None = None,
+        observe: Observer = lambda event: None,
+    ) -> None:
+        self.directory, self.parts = directory, parts
+        self._plugins, self._restarts, self._port, self._observe = plugins, restarts, port, observe
+        self._tail = Tail(directory.path)
+        self._tail.poll()  # what the run wrote is known
+        self._failed: dict[int, str] = {}
+
+    async def run(self) -> None:
+        """Serves until it is cancelled or SIGTERM comes.
+
+        Raises UserError if a node could not use what it was given, and DecentralError when none is left.
+        """
+        this = asyncio.current_task()
+        assert this is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        epoch = time.time() - last_time(self.directory.path)
+        names = [part.node for part in self.parts]
+        with (
+            introduced(self.directory, names, self._port) as members,
+            Journal(self.directory.journal_file("launcher"), None, lambda: time.time() - epoch) as self._journal,
+        ):
+            async with open_nodes(self.directory, members, epoch, self._plugins, self.parts) as nodes:
+                nodes.invite(self.directory.client)
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        following = tasks.create_task(self._follow())
+                        async with asyncio.TaskGroup() as lives:
+                            for index, part in enumerate(self.parts):
+                                lives.create_task(self._keep(nodes, index, part))
+                        following.cancel()
+                except BaseExceptionGroup as group:
+                    raise leading(group) or group from None
+        raise DecentralError(f"no node is left; their logs are under {self.directory.nodes}")
+
+    async def _keep(self, nodes: Nodes, index: int, part: Part) -> None:
+        """One node from its first start to its last end."""
+        pause = FIRST_PAUSE
+        for attempt in range(self._restarts + 1):
+            if attempt:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            code = await (await nodes.start(index, part.script))
+            self._drain()
+            if index in self._failed:
+                raise UserError(f"{part.node}: {self._failed[index]}")
+            self._journal.record("crashed", other=index, code=code)
+
+    async def _follow(self) -> None:
+        while True:
+            self._drain()
+            await asyncio.sleep(POLL)
+
+    def _drain(self) -> None:
+        for event in self._tail.poll():
+            self._observe(event)
+            if event["event"] == "failed" and event["user"] and event["peer"] is not None:
+                self._failed[event["peer"]] = event["problem"]
+
+
+def parts_of(run: RunDirectory) -> list[Part]:
+    """What the peers of a finished run serve. Raises UserError where there is nothing to serve."""
+    if run.recipe.algorithm != "experts":
+        raise UserError(f"{run.path}: peers of {run.recipe.algorithm!r} have nothing to serve once they have trained")
+    parts = []
+    for index in range(run.recipe.peers - 1):
+        node = peer_name(index)
+        file = run.nodes / node / EXPERT / DIGEST
+        if not file.is_file():
+            raise UserError(f"{file}: is not there: this run did not come to its end; go on with it by --resume")
+        parts.append(Part(node, "expert.py", f"expert-{index}", file.read_text().strip()))
+    return parts

@@ -1,0 +1,1 @@
+"""Inference by several: experts that sample as one."""

@@ -1,0 +1,57 @@
+"""How a client of a standing cluster comes to its peers: from the folder of the cluster, or a copy of what it trusts.
+
+The client has an identity and a certificate of its own, like every peer; it believes who the trust file names, and
+nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from decentral.errors import UserError
+from decentral.trust.anchors import FILE, Anchor, Anchors
+from decentral.wire.enrolment import credentials_for
+from decentral.wire.identity import Identity
+from decentral.wire.links import Links
+
+CLIENT = "client"
+"""The folder of this client's keys, in that of the cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Connections to the peers that the trust file names."""
+
+    links: Links
+    anchors: Anchors
+
+    def serving(self, kind: str) -> dict[int, Anchor]:
+        """The peers that serve parts called `kind-0`, `kind-1`, ..., by number."""
+        found = {}
+        for peer in self.anchors.peers:
+            name, _, number = peer.part.rpartition("-")
+            if name == kind and number.isdecimal():
+                found[int(number)] = peer
+        return found
+
+
+@asynccontextmanager
+async def access(directory: Path) -> AsyncIterator[Access]:
+    """Raises UserError where there is no cluster to ask, or no way in, and TransportError if the authority is gone."""
+    anchors = Anchors.load(directory / FILE)
+    folder = directory / CLIENT
+    folder.mkdir(mode=0o700, exist_ok=True)
+    identity = Identity.open(folder / "identity.key")
+    credentials = await credentials_for(identity, folder)
+    if credentials.authority != anchors.authority:
+        raise UserError(f"{folder}: this client's certificate is of another authority than {directory / FILE} names")
+    links = Links(credentials)
+    for peer in anchors.peers:
+        links.introduce(peer.id, peer.address)
+    try:
+        yield Access(links, anchors)
+    finally:
+        await links.close()

@@ -1,0 +1,78 @@
+"""One expert at the service of clients: tasks of noisy samples become velocities.
+
+What comes is checked against the model before it is computed with; computing is off the event loop, one task after
+another, so that a client who asks for much waits for others and not they for it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decentral.errors import Malformed, Refusal
+from decentral.models.experts import classes, config, image_size, velocity
+from decentral.training.digest import described, model_digest
+from decentral.wire.conversation import Output, Task
+from decentral.wire.sessions import Client
+
+Work = Callable[[Callable[[], Tensor]], Awaitable[Tensor]]
+"""Runs a blocking computation off the event loop."""
+
+
+def digest_of(model: nn.Module) -> str:
+    """Of a diffusers model, in hexadecimal."""
+    kind = {"_class_name": type(model).__name__}  # which diffusers writes into a configuration once it was saved
+    return model_digest(described({**config(model), **kind}), model.state_dict())
+
+
+class ExpertService:
+    """Answers tasks for one part; `work` runs the model."""
+
+    def __init__(self, model: nn.Module, part: str, work: Work) -> None:
+        self.part, self.digest = part, digest_of(model)
+        self._model, self._work = model, work
+        self._shape = (int(config(model)["in_channels"]), *image_size(model))
+        self._classes = classes(model)
+
+    async def __call__(self, task: Task, client: Client) -> None:
+        """Raises Malformed for a task that is not for this model."""
+        if task.part != self.part or task.digest.hex() != self.digest:
+            raise Malformed(Refusal.MODEL, f"this is {self.part} with the digest {self.digest}")
+        x, t, labels = self._inputs(dict(task.tensors))
+
+        @torch.no_grad()
+        def compute() -> Tensor:
+            return velocity(self._model, x, t, labels)
+
+        await client.say(Output({"v": await self._work(compute)}))
+
+    def _inputs(self, given: dict[str, Tensor]) -> tuple[Tensor, float, Tensor | None]:
+        """x float32 (n, c, h, w), t float64 (), and labels int64 (n,) if there are any."""
+        x, t, labels = given.pop("x", None), given.pop("t", None), given.pop("labels", None)
+        if given or x is None or t is None:
+            raise Malformed(Refusal.SCHEMA, "the inputs are x, t and, where there are classes, labels")
+        if x.dtype != torch.float32 or x.ndim != 4 or not len(x) or tuple(x.shape[1:]) != self._shape:
+            raise Malformed(Refusal.SCHEMA, f"x is {x.dtype} {tuple(x.shape)}, not float32 (n, *{self._shape})")
+        if t.dtype != torch.float64 or t.ndim or not 0 <= t.item() <= 1:
+            raise Malformed(Refusal.SCHEMA, "t is a float64 number in [0, 1]")
+        if not x.isfinite().all():
+            raise Malformed(Refusal.MALFORMED, "x is not finite")
+        if labels is not None:
+            if not self._classes or labels.dtype != torch.int64 or labels.shape != x.shape[:1]:
+                raise Malformed(Refusal.SCHEMA, "labels are int64, one for each sample of a model that knows classes")
+            if bool((labels < 0).any()) or bool((labels > self._classes).any()):
+                raise Malformed(Refusal.SCHEMA, f"labels are at least 0 and at most {self._classes}, no class")
+        return x, float(t.item()), labels
+
+
+def served_by(clock: Any) -> Work:
+    """The worker of a node's clock."""
+
+    async def work(fn: Callable[[], Tensor]) -> Tensor:
+        result: Tensor = await clock.work(fn, 0.0)
+        return result
+
+    return work

@@ -1,0 +1,1 @@
+"""Evidence and its verification: what a client knows beforehand, and what it makes of what it is shown."""

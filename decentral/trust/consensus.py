@@ -1,0 +1,181 @@
+"""From what replicas sent to whose answer counts, and to who is to blame for what.
+
+A replica that breaks the rules of commit and reveal has no vote. Of the others the vote (`core.agreement`) decides. It
+tells who is outvoted; who lied is told by computing the answer again, since a quorum may be the liars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from decentral.core.agreement import Outcome, Sizes, Vote, distance, distances, exact_distances, vote
+from decentral.errors import Malformed
+from decentral.trust.evidence import (
+    Claim,
+    Fault,
+    FaultKind,
+    Finding,
+    Kind,
+    Question,
+    Reply,
+    SignedClaim,
+    commitment,
+    tensors_digest,
+)
+from decentral.wire.messages import PeerId
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """A replica's answer that keeps all rules, with its signature."""
+
+    node: PeerId
+    signed: SignedClaim
+    tensors: Tensors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """`answer`: the one that counts, if a quorum agrees on it and nothing contradicts it."""
+
+    finding: Finding
+    faults: tuple[Fault, ...]
+    answer: Answer | None
+    vote: Vote
+
+
+def judge(
+    question: Question,
+    asked: Sequence[PeerId],
+    replies: Mapping[PeerId, Reply],
+    sizes: Sizes,
+    tolerance: float,
+    *,
+    exact: bool = False,
+    reference: Tensors | None = None,
+) -> Judgement:
+    """What a part's replicas agree on. `asked`: who was drawn; what others sent is left aside.
+
+    `replies` are under the authenticated name of who sent them, and hold what had come when the deadlines ended.
+    `exact`: the part computes the same bits everywhere. `reference`: the answer as the verifier has computed it, on any
+    device and in any precision: who signed one farther away than the tolerance has lied, and such an answer does not
+    count even if a quorum shares it. Raises ValueError for a replica that was asked twice.
+    """
+    if len(set(asked)) < len(asked):
+        raise ValueError("a replica was asked twice")
+    answers: dict[PeerId, Answer] = {}
+    faults: list[Fault] = []
+    for node in asked:
+        try:
+            answers[node] = _checked(question, node, replies.get(node, Reply()))
+        except _Breach as breach:
+            faults.append(Fault(node, question.part, breach.kind, breach.detail))
+    if exact:
+        apart = exact_distances([answer.signed.claim.output for answer in answers.values()])
+    else:
+        apart = distances([answer.tensors for answer in answers.values()])
+    ruling = vote(list(answers), apart, 0.0 if exact else tolerance, sizes.quorum)
+    wrong = {node for node, answer in answers.items() if reference is not None and _off(answer, reference) > tolerance}
+    for node in asked:
+        if node in wrong:
+            detail = "computed again, its part comes to something else"
+            faults.append(Fault(node, question.part, FaultKind.LIED, detail, (answers[node].signed,)))
+        elif node in ruling.far and reference is None and ruling.outcome is Outcome.AGREED:
+            detail = "a quorum came to something else"
+            faults.append(Fault(node, question.part, FaultKind.DISAGREED, detail, (answers[node].signed,)))
+    winner = answers.get(PeerId(ruling.winner)) if ruling.winner is not None else None
+    agreed = len(ruling.near) if winner is not None else 0
+    if winner is not None and winner.node in wrong:
+        winner, detail = None, f"{agreed} of {len(asked)} agree on an answer that is wrong"
+    else:
+        detail = f"{ruling.outcome.value}: {len(ruling.near)} of {len(asked)}, {sizes.quorum} needed"
+    finding = Finding(Kind.CONSENSUS, question.part, winner is not None, detail, float(agreed))
+    return Judgement(finding, tuple(faults), winner, ruling)
+
+
+def equivocation(
+    one: SignedClaim, other: SignedClaim, apart: float | None = None, tolerance: float = 0.0
+) -> Fault | None:
+    """The fault of a replica that has signed two answers to the same inputs that cannot both be right; else None.
+
+    Two outputs for one question: no replica answers twice. Two clients' questions with the same part, model and inputs:
+    if the outputs' distance is known and exceeds the tolerance. Raises Malformed for signatures that do not verify.
+    """
+    if (node := one.signer()) != other.signer() or one.claim.output == other.claim.output:
+        return None
+    first, second = one.claim.question, other.claim.question
+    same = (first.part, first.model, first.inputs) == (second.part, second.model, second.inputs)
+    if first == second:
+        detail = "two answers to one question"
+    elif same and apart is not None and not apart <= tolerance:
+        detail = f"answers to two clients that are {apart:.2g} apart"
+    else:
+        return None
+    return Fault(node, first.part, FaultKind.EQUIVOCATED, detail, (one, other))
+
+
+def linked(question: Question, given: bytes) -> Finding:
+    """Whether a part was asked about the digest that the part before it answered (or that the client has asked)."""
+    passed = question.inputs == given
+    detail = "was given what came before" if passed else "was given something else than what came before"
+    return Finding(Kind.LINK, question.part, passed, detail)
+
+
+def pinned(question: Question, digest: str) -> Finding:
+    """Whether a part is the one whose digest (hexadecimal) the verifier has pinned."""
+    passed = question.model.hex() == digest
+    detail = "is the model that is pinned" if passed else f"is {question.model.hex()[:12]}…, not {digest[:12]}…"
+    return Finding(Kind.MODEL, question.part, passed, detail)
+
+
+def fresh(question: Question, epoch: int) -> Finding:
+    """Whether a question is of the epoch that the verifier knows."""
+    detail = f"of epoch {question.epoch}, which is {'' if question.epoch == epoch else f'over: it is {epoch} '}now"
+    return Finding(Kind.FRESH, question.part, question.epoch == epoch, detail)
+
+
+class _Breach(Exception):
+    """A reply that has no vote: what its sender did, and in which way."""
+
+    def __init__(self, kind: FaultKind, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+def _checked(question: Question, node: PeerId, reply: Reply) -> Answer:
+    """Raises _Breach unless the reply keeps all rules."""
+    if reply.commitment is None:
+        raise _Breach(FaultKind.UNRESPONSIVE, "made no commitment")
+    if (reveal := reply.reveal) is None:
+        raise _Breach(FaultKind.UNRESPONSIVE, "committed, and revealed nothing")
+    signed = SignedClaim(reveal.public_key, Claim(question, reveal.output), reveal.signature)
+    try:
+        signer = signed.signer()
+    except Malformed:
+        raise _Breach(FaultKind.INVALID, "what it revealed is not signed for this question") from None
+    if signer != node:
+        raise _Breach(FaultKind.INVALID, "what it revealed is signed by another peer")
+    if commitment(signed.claim, node, reveal.salt) != reply.commitment:
+        raise _Breach(FaultKind.BROKE_COMMITMENT, "revealed something else than it had committed to")
+    if reply.tensors is None:
+        raise _Breach(FaultKind.UNRESPONSIVE, "revealed, and did not send its answer")
+    if tensors_digest(reply.tensors) != reveal.output:
+        raise _Breach(FaultKind.BROKE_COMMITMENT, "sent other tensors than it had committed to")
+    return Answer(node, signed, reply.tensors)
+
+
+def _off(answer: Answer, reference: Tensors) -> float:
+    """Their distance, whatever the precision of the reference."""
+
+    def plain(tensors: Tensors) -> dict[str, Tensor]:
+        return {n: t.detach().cpu().double() if t.is_floating_point() else t.cpu() for n, t in tensors.items()}
+
+    dtypes = {name: tensor.dtype.is_floating_point for name, tensor in answer.tensors.items()}
+    if dtypes != {name: tensor.dtype.is_floating_point for name, tensor in reference.items()}:
+        return float("inf")
+    return distance(plain(answer.tensors), plain(reference))

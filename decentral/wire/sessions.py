@@ -1,0 +1,324 @@
+"""Both ends of a session: conversations over one stream that a client holds open to a server.
+
+A server bounds how many conversations a session has and how many bytes the tasks of all sessions take; what exceeds
+that is refused with BUSY, and the client tries again or elsewhere. When a connection breaks, all that is said over it
+ends as Unreachable; nothing is said twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
+from decentral.wire import rpc
+from decentral.wire.conversation import Hearing, Output, Over, Said, Task, announced_bytes, frames, parse
+from decentral.wire.limits import Limits
+from decentral.wire.links import Links
+from decentral.wire.messages import PeerId
+from decentral.wire.v1 import serving_pb2
+
+METHOD = "Session"
+
+
+class _Stream:
+    """What both ends do alike: frames of several conversations, written in turn and put together again."""
+
+    def __init__(self, write: Callable[[bytes], Awaitable[Any]], limits: Limits) -> None:
+        self.sent = self.received = 0
+        self._write, self._limits = write, limits
+        self._turn = asyncio.Lock()  # gRPC takes one message of a stream at a time
+        self._hearing: dict[int, Hearing] = {}
+
+    async def say(self, conversation: int, said: Said) -> None:
+        for frame in frames(conversation, said):
+            async with self._turn:
+                await self._write(frame)
+            self.sent += len(frame)
+
+    def hear(self, frame: serving_pb2.SessionFrame) -> Said | None:
+        """A message, once all of it has come. Raises Malformed."""
+        number = frame.conversation
+        if number in self._hearing:
+            self._hearing[number].feed(frame)
+        else:
+            self._hearing[number] = Hearing(frame, self._limits)
+        return self._hearing.pop(number).message() if self._hearing[number].complete else None
+
+    def forget(self, conversation: int) -> None:
+        self._hearing.pop(conversation, None)
+
+
+class Conversation:
+    """The client's side of a conversation. It ends with an output, or an error."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self._session, self._number = session, number
+        self._heard: asyncio.Queue[Said | TransportError] = asyncio.Queue()
+
+    async def say(self, said: Said) -> None:
+        """Returns once it has left. Raises Unreachable."""
+        await self._session.write(self._number, said)
+
+    async def hear(self) -> Said:
+        """What the server says next. Raises Refused, Unreachable."""
+        heard = await self._heard.get()
+        if isinstance(heard, TransportError):
+            raise heard
+        return heard
+
+    def take(self, heard: Said | TransportError) -> None:
+        self._heard.put_nowait(heard)
+
+
+class Session:
+    """The client's end: conversations with the server `to`. Made by `open_session`."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes], to: PeerId, limits: Limits) -> None:
+        self.to = to
+        self._stream = _Stream(call.write, limits)
+        self._open: dict[int, Conversation] = {}
+        self._begun = 0
+        self._broken: TransportError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def sent(self) -> int:
+        """Bytes of frames."""
+        return self._stream.sent
+
+    @property
+    def received(self) -> int:
+        return self._stream.received
+
+    async def ask(self, task: Task, deadline: float) -> Output:
+        """What comes of a task, within `deadline` seconds. Raises Refused, Unreachable."""
+        try:
+            async with asyncio.timeout(deadline), self.converse() as conversation:
+                await conversation.say(task)
+                heard = await conversation.hear()
+        except TimeoutError:
+            raise Unreachable(f"{self.to}: no answer within {deadline:g} s") from None
+        if not isinstance(heard, Output):
+            raise Unreachable(f"{self.to}: its answer breaks the protocol ({type(heard).__name__})")
+        return heard
+
+    @asynccontextmanager
+    async def converse(self) -> AsyncIterator[Conversation]:
+        """A new conversation; one that is left before its end is called off."""
+        self._begun += 1
+        number = self._begun
+        self._open[number] = conversation = Conversation(self, number)
+        try:
+            yield conversation
+        finally:
+            self._stream.forget(number)
+            if self._open.pop(number, None) is not None and self._broken is None:
+                task = asyncio.ensure_future(self._call_off(number))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def write(self, number: int, said: Said) -> None:
+        if self._broken is not None:
+            raise self._broken
+        try:
+            await self._stream.say(number, said)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+            raise self._broken or Unreachable(f"{self.to}: the connection broke") from error
+
+    async def _call_off(self, number: int) -> None:
+        with suppress(TransportError):
+            await self.write(number, Over())
+
+    def take(self, data: bytes) -> None:
+        """A frame of the server; those of conversations that are over are dropped. Raises Malformed."""
+        self._stream.received += len(data)
+        frame = parse(data)
+        conversation = self._open.get(frame.conversation)
+        said = self._stream.hear(frame) if conversation is not None else None
+        if conversation is None or said is None:
+            return
+        if isinstance(said, Output | Over | Refused):
+            del self._open[frame.conversation]
+        conversation.take(Unreachable(f"{self.to}: it hung up") if isinstance(said, Over) else said)
+
+    async def end(self, why: TransportError) -> None:
+        """All conversations end with this."""
+        self._broken = why
+        for conversation in self._open.values():
+            conversation.take(why)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def open_session(
+    links: Links, to: PeerId, *, limits: Limits | None = None, deadline: float = 10.0
+) -> AsyncIterator[Session]:
+    """A session with a server, for as long as the body runs. Raises Refused, Unreachable within `deadline` seconds."""
+    opened: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+
+    async def hold(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> None:
+        call = channel.stream_stream(f"/{rpc.SERVING}/{METHOD}", None, None)(None)
+        session = Session(call, to, limits or Limits())
+        why: TransportError = Unreachable(f"{to}: the connection broke")
+        try:
+            if not await rpc.has_go_ahead(call):
+                await call.read()  # raises what the call ended with
+                raise Unreachable(f"{to}: it opened no session")
+            patience.reschedule(None)
+            opened.set_result(session)
+            async for data in call:
+                session.take(data)
+        except Malformed as error:
+            why = Unreachable(f"{to}: what it says breaks the protocol ({error})")
+        except grpc.aio.AioRpcError as error:
+            if not opened.done():
+                raise
+            why = rpc.failure(error, to)
+        finally:
+            call.cancel()
+            await session.end(why)
+
+    async def keep() -> None:
+        try:
+            await links.call(to, hold, deadline)
+        except TransportError as error:
+            if not opened.done():
+                opened.set_exception(error)
+
+    holding = asyncio.create_task(keep())
+    try:
+        yield await opened
+    finally:
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+
+
+class Room:
+    """How many bytes the unfinished tasks of all sessions of one server may still take."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, size: int) -> bool:
+        """Whether there was room."""
+        fits = size <= self._left
+        self._left -= size if fits else 0
+        return fits
+
+    def give_back(self, size: int) -> None:
+        self._left += size
+
+
+class Client:
+    """The server's side of one conversation: whose it is, and a way to answer."""
+
+    def __init__(self, sender: PeerId, say: Callable[[Said], Awaitable[None]]) -> None:
+        self.sender, self.say = sender, say
+        self._heard: asyncio.Queue[Said] = asyncio.Queue()
+
+    async def hear(self) -> Said:
+        """What the client says after its task."""
+        return await self._heard.get()
+
+    def take(self, said: Said) -> None:
+        self._heard.put_nowait(said)
+
+
+Serve = Callable[[Task, Client], Awaitable[None]]
+"""Answers one task, with an output at the end. What it raises as Malformed, the client is told."""
+
+
+class Service:
+    """The server's ends of all sessions."""
+
+    def __init__(self, serve: Serve, limits: Limits) -> None:
+        self._serve, self._limits = serve, limits
+        self._room = Room(limits.held)
+
+    async def session(
+        self, incoming: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[Any]], sender: PeerId
+    ) -> None:
+        """One session, until the client ends it. Raises Malformed where what comes is none."""
+        stream = _Stream(write, self._limits)
+        arriving = _Arriving(stream, self._room, self._limits.conversations)
+        running: dict[int, tuple[Client, asyncio.Task[None]]] = {}
+
+        async def answer(number: int, client: Client, task: Task, size: int) -> None:
+            try:
+                await self._answer(task, client)
+            finally:
+                self._room.give_back(size)
+                running.pop(number, None)
+                stream.forget(number)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                async for data in incoming:
+                    frame = parse(data)
+                    number = frame.conversation
+                    if number in running:
+                        client, task = running[number]
+                        if frame.WhichOneof("said") == "over":
+                            task.cancel()
+                        elif (said := stream.hear(frame)) is not None:
+                            client.take(said)
+                    elif (given := await arriving.take(frame, len(running))) is not None:
+                        client = Client(sender, partial(stream.say, number))
+                        task = tasks.create_task(answer(number, client, given, arriving.pop(number)))
+                        running[number] = client, task
+                for _, task in running.values():
+                    task.cancel()
+        finally:
+            arriving.drop()
+
+    async def _answer(self, task: Task, client: Client) -> None:
+        try:
+            await self._serve(task, client)
+        except Malformed as error:
+            await client.say(Refused(error.reason, error.detail))
+
+
+class _Arriving:
+    """A session's tasks of which more is to come."""
+
+    def __init__(self, stream: _Stream, room: Room, most: int) -> None:
+        self._stream, self._room, self._most = stream, room, most
+        self._sizes: dict[int, int] = {}
+        self._newest = 0
+
+    async def take(self, frame: serving_pb2.SessionFrame, running: int) -> Task | None:
+        """The task, once all of it is here; it is refused where too much is under way. Raises Malformed."""
+        number, kind = frame.conversation, frame.WhichOneof("said")
+        if number > self._newest:
+            self._newest, size = number, announced_bytes(frame)
+            if kind != "task":
+                raise Malformed(Refusal.MALFORMED, "a conversation that does not begin with a task")
+            if len(self._sizes) + running >= self._most or not self._room.take(size):
+                await self._stream.say(number, Refused(Refusal.BUSY, "too much is under way"))
+                return None
+            self._sizes[number] = size
+        elif number not in self._sizes:
+            return None  # it was refused, or is over
+        elif kind == "over":
+            self._room.give_back(self.pop(number))
+            self._stream.forget(number)
+            return None
+        said = self._stream.hear(frame)
+        return said if isinstance(said, Task) else None
+
+    def pop(self, number: int) -> int:
+        """The bytes of a task that has come."""
+        return self._sizes.pop(number)
+
+    def drop(self) -> None:
+        for size in self._sizes.values():
+            self._room.give_back(size)

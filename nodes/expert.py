@@ -1,0 +1,44 @@
+"""One peer of a standing cluster that serves the expert which it has trained.
+
+    python nodes/expert.py --dir RUN --index 2
+
+It reads the run directory, gets a certificate from the authority if it has none (and another one in time), and answers
+clients until it is told to end. Started again after a crash, it serves the same model. Every launcher starts this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import torch
+
+from decentral.launch.life import entered, live, node_arguments
+from decentral.launch.serving import EXPERT
+from decentral.models.experts import load_denoiser
+from decentral.serving.expert import ExpertService, served_by
+from decentral.wire.limits import Limits
+
+MOST = 64 << 20
+"""Bytes of one task, and of its answer."""
+
+
+async def serve(path: Path, index: int) -> None:
+    """From the run directory until it is cancelled."""
+    async with entered(path, index) as node:
+        torch.set_num_threads(node.directory.recipe.threads)
+        model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
+        service = ExpertService(model, f"expert-{index}", served_by(node.clock))
+        async with node.listening(Limits(model_bytes=MOST), serve=service):
+            node.journal.record("serving", part=service.part, digest=service.digest)
+            await asyncio.Event().wait()
+
+
+def main() -> int:
+    arguments = node_arguments(__doc__).parse_args()
+    return live(serve(arguments.dir, arguments.index))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

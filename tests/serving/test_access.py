@@ -1,0 +1,55 @@
+"""A client gets in by the invitation that was left for it, once, and believes who the trust file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from decentral.errors import UserError
+from decentral.serving.access import CLIENT, Access, access
+from decentral.trust.anchors import FILE, Anchor, Anchors
+from decentral.wire.authority import Authority
+from decentral.wire.enrolment import invite
+from decentral.wire.identity import Identity
+
+
+def anchor(name: str, part: str) -> Anchor:
+    return Anchor(name, Identity.from_seed(name.encode()).id, "127.0.0.1:1", part)
+
+
+async def test_one_invitation_makes_a_client_that_comes_back_without_another(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "authority")
+    Anchors(authority.pem, (anchor("a", "expert-0"),)).save(tmp_path / FILE)
+    with pytest.raises(UserError, match="neither a certificate nor an invitation"):
+        async with access(tmp_path):
+            raise AssertionError("somebody got in without being asked")
+    async with authority.serve("127.0.0.1:0") as address:
+        invite(authority, address, tmp_path / CLIENT)
+        async with access(tmp_path) as cluster:
+            assert [peer.name for peer in cluster.anchors.peers] == ["a"]
+    async with access(tmp_path):  # the authority is gone, and not needed
+        assert (tmp_path / CLIENT).stat().st_mode & 0o077 == 0
+
+
+async def test_a_certificate_of_another_authority_is_no_way_in(tmp_path: Path) -> None:
+    ours, theirs = Authority.create(tmp_path / "ours"), Authority.create(tmp_path / "theirs")
+    Anchors(ours.pem, ()).save(tmp_path / FILE)
+    (tmp_path / CLIENT).mkdir(mode=0o700)
+    async with theirs.serve("127.0.0.1:0") as address:
+        invite(theirs, address, tmp_path / CLIENT)
+        with pytest.raises(UserError, match="another authority"):
+            async with access(tmp_path):
+                raise AssertionError("a foreign certificate was taken")
+
+
+async def test_where_there_is_no_cluster_the_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=FILE):
+        async with access(tmp_path / "nothing"):
+            raise AssertionError("nothing was opened")
+
+
+def test_parts_are_found_by_kind_and_number() -> None:
+    peers = (anchor("a", "expert-0"), anchor("b", "expert-10"), anchor("c", "stage-1"), anchor("d", ""))
+    cluster = Access(None, Anchors(b"", peers))  # type: ignore[arg-type]
+    assert {number: peer.name for number, peer in cluster.serving("expert").items()} == {0: "a", 10: "b"}

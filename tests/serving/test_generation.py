@@ -1,0 +1,30 @@
+"""Grids show every image once, large enough to be seen; what cannot be asked is refused before anybody is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from decentral.errors import UserError
+from decentral.serving.generation import GAP, TILE, Wish, generate, grid
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 17])
+def test_a_grid_shows_every_image_once(count: int) -> None:
+    images = [Image.new("L", (8, 8), 10 + place) for place in range(count)]
+    sheet = np.asarray(grid(images))
+    tiles = {value: int((sheet[..., 0] == value).sum()) for value in np.unique(sheet) if value != 255}
+    assert tiles == {10 + place: TILE * TILE for place in range(count)}
+
+
+def test_images_that_are_large_enough_keep_their_pixels() -> None:
+    sheet = grid([Image.new("RGB", (40, 48), "red")])
+    assert sheet.size == (40 + 2 * GAP, 48 + 2 * GAP)
+
+
+async def test_a_folder_without_an_ensemble_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no ensemble"):
+        await generate(tmp_path, Wish(1, 1, "full", 1.0, (), 0))

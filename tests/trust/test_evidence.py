@@ -1,0 +1,134 @@
+"""What was committed to cannot be changed, copied, replayed or denied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decentral.errors import Malformed
+from decentral.trust.evidence import (
+    ANSWER,
+    Claim,
+    Fault,
+    FaultKind,
+    Question,
+    SignedClaim,
+    commit,
+    commitment,
+    tensors_digest,
+)
+from decentral.wire.identity import Identity
+
+ALICE, BOB = Identity.from_seed(b"alice"), Identity.from_seed(b"bob")
+QUESTION = Question(b"t" * 16, "stage-1", b"m" * 32, b"i" * 32, b"n" * 32, 7)
+CLAIM = Claim(QUESTION, b"o" * 32)
+OTHERS = {
+    "task": b"T" * 16,
+    "part": "stage-2",
+    "model": b"M" * 32,
+    "inputs": b"I" * 32,
+    "nonce": b"N" * 32,
+    "epoch": 8,
+}
+
+questions = st.builds(
+    Question,
+    st.binary(min_size=16, max_size=16),
+    st.text(min_size=1, max_size=16),
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=32, max_size=32),
+    st.integers(0, 2**63 - 1),
+)
+
+
+def signed(identity: Identity = ALICE, claim: Claim = CLAIM) -> SignedClaim:
+    _, reveal = commit(identity, claim, b"s" * 32)
+    return SignedClaim(identity.public_key, claim, reveal.signature)
+
+
+@given(questions, questions)
+def test_distinct_questions_have_distinct_bytes(one: Question, other: Question) -> None:
+    assert (one.encoded() == other.encoded()) == (one == other)
+
+
+def test_an_honest_commitment_opens_and_is_signed_by_who_made_it() -> None:
+    made, reveal = commit(ALICE, CLAIM, b"s" * 32)
+    assert commitment(Claim(QUESTION, reveal.output), ALICE.id, reveal.salt) == made
+    assert signed().signer() == ALICE.id
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_nothing_that_was_signed_holds_for_another_question(field: str) -> None:
+    other = replace(QUESTION, **{field: OTHERS[field]})
+    made, reveal = commit(ALICE, CLAIM, b"s" * 32)
+    assert commitment(Claim(other, reveal.output), ALICE.id, reveal.salt) != made
+    with pytest.raises(Malformed):
+        replace(signed(), claim=Claim(other, CLAIM.output)).signer()
+
+
+def test_a_commitment_opens_for_its_maker_salt_and_output_alone() -> None:
+    made, _ = commit(ALICE, CLAIM, b"s" * 32)
+    assert commitment(CLAIM, BOB.id, b"s" * 32) != made
+    assert commitment(CLAIM, ALICE.id, b"z" * 32) != made
+    assert commitment(Claim(QUESTION, b"p" * 32), ALICE.id, b"s" * 32) != made
+
+
+def test_signatures_serve_one_purpose_and_one_key() -> None:
+    for lie in (
+        replace(signed(), public_key=BOB.public_key),
+        replace(signed(), signature=ALICE.sign("membership", CLAIM.encoded(ALICE.id))),
+        replace(signed(), signature=ALICE.sign(ANSWER, CLAIM.encoded(BOB.id))),
+        replace(signed(), claim=Claim(QUESTION, b"p" * 32)),
+    ):
+        with pytest.raises(Malformed):
+            lie.signer()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"task": b"t"},
+        {"model": b""},
+        {"inputs": b"i" * 33},
+        {"nonce": b"n" * 31},
+        {"part": ""},
+        {"part": "x" * 65},
+        {"epoch": -1},
+        {"epoch": 2**63},
+    ],
+)
+def test_fields_of_another_form_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(Malformed):
+        replace(QUESTION, **wrong)
+
+
+def test_a_short_salt_is_refused() -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        commit(ALICE, CLAIM, b"short")
+
+
+def test_a_digest_is_that_of_names_types_shapes_and_bits() -> None:
+    one = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([2])}
+    assert tensors_digest(one) == tensors_digest({"b": one["b"].clone(), "a": one["a"].clone()})
+    lies = [
+        {"a": torch.tensor([-0.0, 1.0]), "b": one["b"]},
+        {"a": one["a"].double(), "b": one["b"]},
+        {"a": one["a"].reshape(1, 2), "b": one["b"]},
+        {"c": one["a"], "b": one["b"]},
+        {"a": one["a"]},
+    ]
+    assert len({tensors_digest(one), *map(tensors_digest, lies)}) == 1 + len(lies)
+
+
+def test_nobody_is_called_a_liar_without_a_signature() -> None:
+    for kind in (FaultKind.LIED, FaultKind.EQUIVOCATED):
+        with pytest.raises(ValueError, match="without its signature"):
+            Fault(ALICE.id, "stage-1", kind, "they say so")
+        Fault(ALICE.id, "stage-1", kind, "it is written", (signed(),))
+    with pytest.raises(ValueError, match="is no peer"):
+        Fault("somebody", "stage-1", FaultKind.UNRESPONSIVE, "nothing came")

@@ -1,0 +1,179 @@
+"""What is not there counts against an answer; what a policy cannot say is refused with key, file and line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decentral.errors import UserError
+from decentral.trust.evidence import Finding, Kind
+from decentral.trust.policy import Policy
+
+NONCE = bytes(32)
+PARTS = ["stage-1", "stage-2", "stage-3"]
+STRICT = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK, Kind.ATTESTATION}), leakage=0.5)
+MEASURED = {Kind.CONSENSUS: 2.0, Kind.LEAKAGE: 0.4}
+
+
+def evidence(parts: list[str] = PARTS, kinds: Any = Kind) -> list[Finding]:
+    return [Finding(kind, part, True, "fine", MEASURED.get(kind)) for part in parts for kind in kinds]
+
+
+def test_all_that_is_needed_is_enough() -> None:
+    assert STRICT.judge(NONCE, PARTS, evidence()) == STRICT.judge(NONCE, PARTS, evidence()[::-1])
+    assert STRICT.judge(NONCE, PARTS, evidence()).valid
+    plain = [Kind.MODEL, Kind.LINK, Kind.FRESH, Kind.CONSENSUS]
+    assert Policy().judge(NONCE, PARTS, evidence(kinds=plain)).valid
+
+
+@given(st.integers(0, len(PARTS) * len(Kind) - 1))
+def test_a_finding_that_is_missing_or_has_failed_is_a_failure(place: int) -> None:
+    given_ = evidence()
+    lacking = given_[place]
+    missing = STRICT.judge(NONCE, PARTS, [*given_[:place], *given_[place + 1 :]])
+    assert not missing.valid
+    assert missing.reasons == (f"{lacking.part}: {lacking.kind.value}: there is no evidence that passed",)
+    failed = STRICT.judge(NONCE, PARTS, [*given_, replace(lacking, passed=False, detail="is wrong")])
+    assert failed.reasons == (f"{lacking.part}: {lacking.kind.value}: is wrong",), "others that passed do not heal it"
+
+
+@given(st.sets(st.sampled_from(evidence()), max_size=8))
+def test_less_evidence_never_makes_an_answer_valid(left_out: set[Finding]) -> None:
+    for policy in (STRICT, Policy()):
+        found = [each for each in evidence() if each not in left_out]
+        needed = {Kind.MODEL, Kind.LINK, Kind.FRESH, *policy.require} | ({Kind.LEAKAGE} if policy.leakage else set())
+        assert policy.judge(NONCE, PARTS, found).valid == (not needed & {each.kind for each in left_out})
+
+
+def test_nothing_at_all_is_a_failure() -> None:
+    assert not Policy().judge(NONCE, [], []).valid
+    assert not Policy().judge(NONCE, PARTS, []).valid
+    assert not Policy().judge(NONCE, PARTS, evidence(PARTS[:2])).valid
+    assert not Policy().judge(NONCE, PARTS[:2], evidence()).valid, "evidence about a part that did not answer"
+    assert not Policy().judge(NONCE, [*PARTS, PARTS[0]], evidence()).valid
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "why"),
+    [
+        (Kind.CONSENSUS, {"measured": 1.0}, "fewer than 2 agree"),
+        (Kind.CONSENSUS, {"measured": None}, "fewer than 2 agree"),
+        (Kind.CONSENSUS, {"measured": float("nan")}, "fewer than 2 agree"),
+        (Kind.LEAKAGE, {"measured": 0.6}, "more than 0.5 leaks"),
+        (Kind.LEAKAGE, {"measured": None}, "more than 0.5 leaks"),
+        (Kind.ATTESTATION, {"simulated": True}, "is simulated"),
+    ],
+)
+def test_what_was_measured_has_to_be_enough(kind: Kind, change: dict[str, Any], why: str) -> None:
+    found = [replace(each, **change) if each.kind is kind else each for each in evidence()]
+    verdict = STRICT.judge(NONCE, PARTS, found)
+    assert len(verdict.reasons) == len(PARTS)
+    assert all(why in reason for reason in verdict.reasons)
+
+
+def test_what_is_simulated_counts_where_the_policy_says_so() -> None:
+    found = [replace(each, simulated=each.kind is Kind.ATTESTATION) for each in evidence()]
+    assert replace(STRICT, allow_simulated=True).judge(NONCE, PARTS, found).valid
+
+
+def test_proofs_are_needed_of_those_parts_that_the_nonce_draws() -> None:
+    policy = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}), proofs=0.3)
+    drawn = 0
+    for number in range(300):
+        nonce = number.to_bytes(32, "big")
+        needed = [part for part in PARTS if policy.proves(nonce, part)]
+        drawn += len(needed)
+        found = [each for each in evidence() if each.kind is not Kind.ZK or each.part in needed]
+        assert policy.judge(nonce, PARTS, found).valid
+        assert policy.judge(nonce, PARTS, [each for each in found if each.kind is not Kind.ZK]).valid == (not needed)
+    assert 200 < drawn < 340, "of 900, at 0.3: five standard deviations"
+    assert not Policy().proves(NONCE, "stage-1")
+
+
+# Reading
+
+
+def test_a_policy_is_read_from_toml(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        'replicas = 4\nquorum = 3\nfaulty = 1\ntolerance = 1e-5\nrequire = ["consensus", "zk"]\n'
+        'proofs = "always"\nallow_simulated = true\nleakage = 0.25\n'
+    )
+    assert Policy.load(file) == Policy(4, 3, 1, 1e-5, frozenset({Kind.CONSENSUS, Kind.ZK}), 1.0, True, 0.25)
+    file.write_text("")
+    assert Policy.load(file) == Policy()
+
+
+def test_a_policy_is_read_from_yaml_by_the_reader_of_recipes(tmp_path: Path) -> None:
+    from decentral.run.source import read_file
+
+    file = tmp_path / "policy.yaml"
+    file.write_text("replicas: 5\nfaulty: 2\nquorum: 3\nproofs: 0.5\n")
+    document = read_file(file)
+    assert Policy.of(document.values, document.error) == Policy(5, 3, 2, proofs=0.5)
+    file.write_text("# mine\nreplicas: many\n")
+    document = read_file(file)
+    with pytest.raises(UserError, match=r"policy\.yaml:2: replicas: must be a whole number"):
+        Policy.of(document.values, document.error)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "why"),
+    [
+        ("quorom = 2", "quorom", "did you mean 'quorum'"),
+        ("replicas = 2.5", "replicas", "whole number"),
+        ("replicas = true", "replicas", "whole number"),
+        ("replicas = -1", "replicas", "whole number"),
+        ("replicas = 2", "replicas", "leave 1 for a quorum of 2"),
+        ("quorum = 1", "quorum", "has to be more"),
+        ("quorum = 3", "quorum", "leave 2 for a quorum of 3"),
+        ("faulty = 2", "faulty", "has to be more"),
+        ("tolerance = nan", "tolerance", "number from 0 to 1"),
+        ("tolerance = '1e-4'", "tolerance", "number from 0 to 1"),
+        ("require = ['consensus', 'prayer']", "require", "unknown requirement 'prayer'"),
+        ("require = 'consensus'", "require", "must be a list"),
+        ("require = []", "require", "must be a list"),
+        ("require = [3]", "require", "unknown requirement 3"),
+        ("proofs = 'often'", "proofs", "number from 0 to 1"),
+        ("proofs = 1.5", "proofs", "number from 0 to 1"),
+        ("allow_simulated = 1", "allow_simulated", "true or false"),
+        ("leakage = -0.5", "leakage", "number from 0 to 1"),
+        ("[require]\nconsensus = true", "require", "must be a list"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_key_file_and_line(tmp_path: Path, line: str, key: str, why: str) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(f"# mine\n{line}\n")
+    with pytest.raises(UserError, match=rf"policy\.toml:2: {key}: .*{why}"):
+        Policy.load(file)
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.toml: cannot be read"):
+        Policy.load(tmp_path / "absent.toml")
+    file = tmp_path / "policy.toml"
+    for content in (b"= nonsense", b"\xff\xfe"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="no policy in TOML"):
+            Policy.load(file)
+
+
+def test_flags_say_what_is_required() -> None:
+    assert Policy().requiring("zk", "attestation").require == {Kind.ZK, Kind.ATTESTATION}
+    with pytest.raises(UserError, match="did you mean 'consensus'"):
+        Policy().requiring("consenus")
+
+
+def test_a_policy_that_cannot_be_met_is_refused_before_any_work() -> None:
+    enough = dict.fromkeys(PARTS, 3)
+    Policy().check_possible(enough, ())
+    STRICT.check_possible(enough, {Kind.ZK, Kind.ATTESTATION})
+    with pytest.raises(UserError, match="wants 3 replicas of stage-2; there are 2"):
+        Policy().check_possible({**enough, "stage-2": 2}, ())
+    with pytest.raises(UserError, match="wants attestation"):
+        STRICT.check_possible(enough, {Kind.ZK})

@@ -1,0 +1,191 @@
+"""Sessions over mutual TLS on loopback: conversations do not disturb one another, and nobody gets more than a share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import torch
+
+from decentral.errors import Malformed, Refusal, Refused, Unreachable, leading
+from decentral.wire.authority import Authority
+from decentral.wire.certificate import Credentials
+from decentral.wire.conversation import Output, Over, Task, frames
+from decentral.wire.grpc_transport import GrpcTransport
+from decentral.wire.identity import Identity
+from decentral.wire.limits import Limits
+from decentral.wire.links import Links
+from decentral.wire.sessions import Client, Serve, Service, Session, open_session
+
+DIGEST = bytes(32)
+
+
+def task(value: float, part: str = "double") -> Task:
+    return Task(part, DIGEST, {"x": torch.full((4,), value)})
+
+
+async def double(given: Task, client: Client) -> None:
+    if given.part != "double":
+        raise Malformed(Refusal.MODEL, f"no part {given.part}")
+    await client.say(Output({"y": given.tensors["x"] * 2}))
+
+
+@pytest.fixture
+async def serving(authority: Authority, certify: Callable[..., Credentials]) -> AsyncIterator[Any]:
+    """serving(serve, **options): a server; its transport, and a session with it."""
+    async with AsyncExitStack() as stack:
+
+        async def start(serve: Serve, **options: Any) -> tuple[GrpcTransport, Session]:
+            server, client = Identity.generate(), Identity.generate()
+            transport = await stack.enter_async_context(
+                GrpcTransport.serve("127.0.0.1:0", server, certify(authority, server), serve=serve, **options)
+            )
+            links = Links(certify(authority, client))
+            stack.push_async_callback(links.close)
+            links.introduce(transport.id, transport.address)
+            return transport, await stack.enter_async_context(open_session(links, transport.id))
+
+        yield start
+
+
+async def test_an_answer_comes_to_the_conversation_that_asked(serving: Any) -> None:
+    _, session = await serving(double)
+    answers = await asyncio.gather(*(session.ask(task(float(value)), 20.0) for value in range(50)))
+    assert [answer.tensors["y"][0].item() for answer in answers] == [2.0 * value for value in range(50)]
+    assert session.sent > 0
+    assert session.received > 0
+
+
+async def test_a_slow_conversation_does_not_hold_up_a_fast_one(serving: Any) -> None:
+    gate = asyncio.Event()
+
+    async def serve(given: Task, client: Client) -> None:
+        if given.tensors["x"][0] == 0:
+            await gate.wait()
+        await double(given, client)
+
+    _, session = await serving(serve)
+    slow = asyncio.ensure_future(session.ask(task(0.0), 20.0))
+    assert (await session.ask(task(1.0), 20.0)).tensors["y"][0] == 2.0
+    assert not slow.done()
+    gate.set()
+    await slow
+
+
+async def test_large_tensors_come_whole_in_both_directions(serving: Any) -> None:
+    _, session = await serving(double)
+    large = torch.randn(3, 1 << 19)
+    answer = await session.ask(Task("double", DIGEST, {"x": large}), 20.0)
+    assert torch.equal(answer.tensors["y"], large * 2)
+
+
+async def test_a_refusal_ends_its_conversation_alone(serving: Any) -> None:
+    _, session = await serving(double)
+    with pytest.raises(Refused) as refused:
+        await session.ask(task(1.0, part="treble"), 20.0)
+    assert refused.value.reason is Refusal.MODEL
+    assert (await session.ask(task(1.0), 20.0)).tensors["y"][0] == 2.0
+
+
+async def test_what_exceeds_the_servers_share_is_refused_and_comes_through_later(serving: Any) -> None:
+    gate = asyncio.Event()
+
+    async def serve(given: Task, client: Client) -> None:
+        await gate.wait()
+        await double(given, client)
+
+    _, session = await serving(serve, limits=Limits(conversations=2))
+    held = [asyncio.ensure_future(session.ask(task(1.0), 20.0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Refused) as refused:
+        await session.ask(task(1.0), 20.0)
+    assert refused.value.reason is Refusal.BUSY
+    gate.set()
+    await asyncio.gather(*held)
+    assert (await session.ask(task(1.0), 20.0)).tensors["y"][0] == 2.0
+
+
+async def test_bytes_under_way_are_bounded_over_all_sessions_and_given_back(serving: Any) -> None:
+    _, session = await serving(double, limits=Limits(held=100))
+    for _ in range(20):
+        await session.ask(task(1.0), 20.0)  # 16 bytes each: without giving back, the seventh would be refused
+    with pytest.raises(Refused) as refused:
+        await session.ask(Task("double", DIGEST, {"x": torch.zeros(26)}), 20.0)
+    assert refused.value.reason is Refusal.BUSY
+
+
+async def test_nobody_waits_longer_than_the_deadline_and_the_server_stops_working(serving: Any) -> None:
+    stopped = asyncio.Event()
+
+    async def serve(given: Task, client: Client) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+
+    _, session = await serving(serve)
+    with pytest.raises(Unreachable, match="no answer"):
+        await session.ask(task(1.0), 0.2)
+    async with asyncio.timeout(20):
+        await stopped.wait()
+
+
+async def test_a_server_that_goes_away_ends_what_is_asked(serving: Any) -> None:
+    async def serve(given: Task, client: Client) -> None:
+        await asyncio.sleep(60)
+
+    transport, session = await serving(serve)
+    asked = asyncio.ensure_future(session.ask(task(1.0), 20.0))
+    await asyncio.sleep(0.05)
+    await transport.close()
+    with pytest.raises(Unreachable):
+        await asked
+    with pytest.raises(Unreachable):
+        await session.ask(task(1.0), 20.0)
+
+
+async def test_a_client_may_go_on_talking_after_its_task(serving: Any) -> None:
+    async def serve(given: Task, client: Client) -> None:
+        more = await client.hear()
+        assert isinstance(more, Output)
+        await client.say(Output({"y": given.tensors["x"] + more.tensors["x"]}))
+
+    _, session = await serving(serve)
+    async with asyncio.timeout(20), session.converse() as conversation:
+        await conversation.say(task(1.0))
+        await conversation.say(Output({"x": torch.ones(4)}))
+        heard = await conversation.hear()
+    assert isinstance(heard, Output)
+    assert heard.tensors["y"].tolist() == [2.0] * 4
+
+
+async def test_a_session_with_a_stranger_is_refused(serving: Any) -> None:
+    with pytest.raises(Refused) as refused:
+        await serving(double, members=lambda peer: False)
+    assert refused.value.reason is Refusal.NOT_A_MEMBER
+
+
+async def test_a_peer_that_serves_nothing_has_no_sessions(serving: Any) -> None:
+    with pytest.raises(Unreachable, match="unimplemented"):
+        await serving(None)
+
+
+@pytest.mark.parametrize(
+    "frames_sent",
+    [[b"\xff\xff"], [*frames(1, Output({}))], [*frames(1, task(1.0)), *frames(2, Over())]],
+    ids=["no frame", "no task", "over before its beginning"],
+)
+async def test_what_is_no_session_is_malformed(frames_sent: list[bytes]) -> None:
+    async def incoming() -> AsyncIterator[bytes]:
+        for frame in frames_sent:
+            yield frame
+
+    async def write(data: bytes) -> None:
+        return
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await Service(double, Limits()).session(incoming(), write, Identity.generate().id)
+    assert isinstance(leading(raised.value), Malformed)
