@@ -15,6 +15,8 @@ from decentral.errors import UserError
 from decentral.files import write_atomic
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+WIDE = range(4, 17)
+"""Classes that a row of the grid shows one of each."""
 
 
 def generate(
@@ -55,7 +57,8 @@ def generate(
 
     made = asyncio.run(sample(directory, wish, after_step))
     picture = io.BytesIO()
-    grid(made.images).save(picture, format=FORMATS[out.suffix.lower()])
+    classes = len(set(made.labels or ()))
+    grid(made.images, classes if classes in WIDE else None).save(picture, format=FORMATS[out.suffix.lower()])
     write_atomic(out, picture.getvalue())
     if as_json:
         say_json(

@@ -18,7 +18,7 @@ from decentral.serving.pipeline import DecentralizedDiffusionPipeline
 
 PIPELINE = "pipeline"
 """The folder of the ensemble, in that of the cluster."""
-TILE = 32
+TILE = 64
 """Pixels that an image of a grid is enlarged to, by a whole factor, if it has fewer."""
 GAP = 2
 
@@ -94,9 +94,9 @@ async def generate(
     )
 
 
-def grid(images: Sequence[Image.Image]) -> Image.Image:
-    """All images in one, in rows, nearly square."""
-    columns = math.ceil(math.sqrt(len(images)))
+def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """All images in one, in rows of so many; None: nearly square."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
     width, height = images[0].size
     factor = max(1, math.ceil(TILE / min(width, height)))
     tile = width * factor, height * factor

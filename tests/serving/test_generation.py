@@ -20,9 +20,10 @@ def test_a_grid_shows_every_image_once(count: int) -> None:
     assert tiles == {10 + place: TILE * TILE for place in range(count)}
 
 
-def test_images_that_are_large_enough_keep_their_pixels() -> None:
-    sheet = grid([Image.new("RGB", (40, 48), "red")])
-    assert sheet.size == (40 + 2 * GAP, 48 + 2 * GAP)
+def test_images_that_are_large_enough_keep_their_pixels_in_rows_as_long_as_asked() -> None:
+    images = [Image.new("RGB", (70, 80), "red")] * 3
+    assert grid(images[:1]).size == (70 + 2 * GAP, 80 + 2 * GAP)
+    assert grid(images, columns=3).size == (3 * 70 + 4 * GAP, 80 + 2 * GAP)
 
 
 async def test_a_folder_without_an_ensemble_is_named(tmp_path: Path) -> None:
