@@ -17,11 +17,8 @@ import torch
 from decentral.launch.life import entered, live, node_arguments
 from decentral.launch.serving import EXPERT
 from decentral.models.experts import load_denoiser
-from decentral.serving.expert import ExpertService, served_by
+from decentral.serving.expert import MOST_BYTES, ExpertService, served_by
 from decentral.wire.limits import Limits
-
-MOST = 64 << 20
-"""Bytes of one task, and of its answer."""
 
 
 async def serve(path: Path, index: int) -> None:
@@ -30,7 +27,7 @@ async def serve(path: Path, index: int) -> None:
         torch.set_num_threads(node.directory.recipe.threads)
         model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
         service = ExpertService(model, f"expert-{index}", served_by(node.clock))
-        async with node.listening(Limits(model_bytes=MOST), serve=service):
+        async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service):
             node.journal.record("serving", part=service.part, digest=service.digest)
             await asyncio.Event().wait()
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from decentral.run.directory import RunDirectory
     from decentral.run.recipe import Recipe
 
-ABOUT = "run.json"
-
 
 def up(
     recipe: RecipeArgument,
@@ -60,7 +58,7 @@ def trained(recipe: Recipe, options: Options, *, hidden: bool) -> RunDirectory:
     """
     from decentral.cli.progress import Progress
     from decentral.launch.engine import execute
-    from decentral.run.directory import RunDirectory
+    from decentral.run.directory import ABOUT, RunDirectory
 
     assert options.out is not None
     if not (options.out / ABOUT).exists():

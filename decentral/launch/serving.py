@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 
+from decentral.algorithms.catalogue import SERVED
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
@@ -98,7 +99,7 @@ class ServingRun:
 
 def parts_of(run: RunDirectory) -> list[Part]:
     """What the peers of a finished run serve. Raises UserError where there is nothing to serve."""
-    if run.recipe.algorithm != "experts":
+    if run.recipe.algorithm not in SERVED:
         raise UserError(f"{run.path}: peers of {run.recipe.algorithm!r} have nothing to serve once they have trained")
     parts = []
     for index in range(run.recipe.peers - 1):

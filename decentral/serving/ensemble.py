@@ -19,8 +19,10 @@ from torch import Tensor
 from decentral.errors import Refusal, Refused, TransportError, leading
 from decentral.serving.access import Access
 from decentral.serving.denoising import Answer, Denoising, Evaluation, Gone
+from decentral.serving.expert import MOST_BYTES
 from decentral.trust.anchors import Anchor
 from decentral.wire.conversation import Task
+from decentral.wire.limits import Limits
 from decentral.wire.sessions import Session, open_session
 
 KIND = "expert"
@@ -70,11 +72,14 @@ async def remote_experts(cluster: Access) -> AsyncIterator[tuple[dict[int, Remot
     """Sessions with all experts that can be reached, by number, and why the others cannot."""
     experts: dict[int, RemoteExpert] = {}
     absent: dict[int, str] = {}
+    limits = Limits(model_bytes=MOST_BYTES)
     async with AsyncExitStack() as stack:
 
         async def reach(number: int, peer: Anchor) -> None:
             try:
-                session = await stack.enter_async_context(open_session(cluster.links, peer.id, deadline=OPENING))
+                session = await stack.enter_async_context(
+                    open_session(cluster.links, peer.id, limits=limits, deadline=OPENING)
+                )
                 experts[number] = RemoteExpert(peer, session)
             except TransportError as error:
                 absent[number] = f"{peer.name}: {error}"

@@ -7,7 +7,6 @@ another, so that a client who asks for much waits for others and not they for it
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,12 @@ from torch import Tensor, nn
 from decentral.errors import Malformed, Refusal
 from decentral.models.experts import classes, config, image_size, velocity
 from decentral.training.digest import described, model_digest
+from decentral.wire.clock import Clock
 from decentral.wire.conversation import Output, Task
 from decentral.wire.sessions import Client
+
+MOST_BYTES = 64 << 20
+"""Of one task, and of its answer."""
 
 Work = Callable[[Callable[[], Tensor]], Awaitable[Tensor]]
 """Runs a blocking computation off the event loop."""
@@ -68,11 +71,10 @@ class ExpertService:
         return x, float(t.item()), labels
 
 
-def served_by(clock: Any) -> Work:
+def served_by(clock: Clock) -> Work:
     """The worker of a node's clock."""
 
     async def work(fn: Callable[[], Tensor]) -> Tensor:
-        result: Tensor = await clock.work(fn, 0.0)
-        return result
+        return await clock.work(fn, 0.0)
 
     return work

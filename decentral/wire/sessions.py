@@ -34,13 +34,26 @@ class _Stream:
         self.sent = self.received = 0
         self._write, self._limits = write, limits
         self._turn = asyncio.Lock()  # gRPC takes one message of a stream at a time
+        self._writing: set[asyncio.Task[None]] = set()
         self._hearing: dict[int, Hearing] = {}
 
     async def say(self, conversation: int, said: Said) -> None:
+        """Whoever stops waiting stops between two frames: gRPC ends the stream of all if a write is cancelled."""
         for frame in frames(conversation, said):
-            async with self._turn:
-                await self._write(frame)
-            self.sent += len(frame)
+            writing = asyncio.ensure_future(self._say(frame))
+            self._writing.add(writing)
+            writing.add_done_callback(self._written)
+            await asyncio.shield(writing)
+
+    async def _say(self, frame: bytes) -> None:
+        async with self._turn:
+            await self._write(frame)
+        self.sent += len(frame)
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # whoever waits has it too; nobody may be left
 
     def hear(self, frame: serving_pb2.SessionFrame) -> Said | None:
         """A message, once all of it has come. Raises Malformed."""
@@ -70,6 +83,7 @@ class Conversation:
         """What the server says next. Raises Refused, Unreachable."""
         heard = await self._heard.get()
         if isinstance(heard, TransportError):
+            self._heard.put_nowait(heard)  # nothing comes after it, however often one asks
             raise heard
         return heard
 
@@ -144,8 +158,9 @@ class Session:
         said = self._stream.hear(frame) if conversation is not None else None
         if conversation is None or said is None:
             return
-        if isinstance(said, Output | Over | Refused):
-            del self._open[frame.conversation]
+        if isinstance(said, Task):
+            raise Malformed(Refusal.MALFORMED, "a server that gives tasks")
+        del self._open[frame.conversation]  # an output, a refusal or a goodbye is its last word
         conversation.take(Unreachable(f"{self.to}: it hung up") if isinstance(said, Over) else said)
 
     async def end(self, why: TransportError) -> None:
@@ -221,15 +236,19 @@ class Room:
 class Client:
     """The server's side of one conversation: whose it is, and a way to answer."""
 
-    def __init__(self, sender: PeerId, say: Callable[[Said], Awaitable[None]]) -> None:
+    def __init__(self, sender: PeerId, say: Callable[[Said], Awaitable[None]], pending: int = 8) -> None:
+        """`pending`: messages that may wait to be read."""
         self.sender, self.say = sender, say
-        self._heard: asyncio.Queue[Said] = asyncio.Queue()
+        self._heard: asyncio.Queue[Said] = asyncio.Queue(pending)
 
     async def hear(self) -> Said:
         """What the client says after its task."""
         return await self._heard.get()
 
     def take(self, said: Said) -> None:
+        """Raises Malformed(BUSY) if too much waits already."""
+        if self._heard.full():
+            raise Malformed(Refusal.BUSY, "messages that nobody reads")
         self._heard.put_nowait(said)
 
 
@@ -252,13 +271,10 @@ class Service:
         arriving = _Arriving(stream, self._room, self._limits.conversations)
         running: dict[int, tuple[Client, asyncio.Task[None]]] = {}
 
-        async def answer(number: int, client: Client, task: Task, size: int) -> None:
-            try:
-                await self._answer(task, client)
-            finally:
-                self._room.give_back(size)
-                running.pop(number, None)
-                stream.forget(number)
+        def over(number: int, size: int, _: asyncio.Task[None]) -> None:
+            self._room.give_back(size)
+            running.pop(number, None)
+            stream.forget(number)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -269,12 +285,15 @@ class Service:
                         client, task = running[number]
                         if frame.WhichOneof("said") == "over":
                             task.cancel()
+                        elif announced_bytes(frame):
+                            raise Malformed(Refusal.TOO_LARGE, "tensors after the task, for which no room was asked")
                         elif (said := stream.hear(frame)) is not None:
                             client.take(said)
                     elif (given := await arriving.take(frame, len(running))) is not None:
-                        client = Client(sender, partial(stream.say, number))
-                        task = tasks.create_task(answer(number, client, given, arriving.pop(number)))
+                        client = Client(sender, partial(stream.say, number), self._limits.pending)
+                        task = tasks.create_task(self._answer(given, client))
                         running[number] = client, task
+                        task.add_done_callback(partial(over, number, arriving.pop(number)))  # also if it never began
                 for _, task in running.values():
                     task.cancel()
         finally:

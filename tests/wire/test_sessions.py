@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, leading
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
-from decentral.wire.conversation import Output, Over, Task, frames
+from decentral.wire.conversation import Output, Over, Task, frames, parse
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
@@ -151,15 +152,64 @@ async def test_a_client_may_go_on_talking_after_its_task(serving: Any) -> None:
     async def serve(given: Task, client: Client) -> None:
         more = await client.hear()
         assert isinstance(more, Output)
-        await client.say(Output({"y": given.tensors["x"] + more.tensors["x"]}))
+        await client.say(Output({"y": given.tensors["x"] + 1}))
 
     _, session = await serving(serve)
     async with asyncio.timeout(20), session.converse() as conversation:
         await conversation.say(task(1.0))
-        await conversation.say(Output({"x": torch.ones(4)}))
+        await conversation.say(Output({}))
         heard = await conversation.hear()
     assert isinstance(heard, Output)
     assert heard.tensors["y"].tolist() == [2.0] * 4
+
+
+async def test_what_a_client_says_after_its_task_is_bounded(serving: Any) -> None:
+    async def serve(given: Task, client: Client) -> None:
+        await asyncio.sleep(60)
+
+    for later, many in ((Output({"x": torch.ones(4)}), 1), (Output({}), 9)):
+        _, session = await serving(serve, limits=Limits(pending=8))
+        with pytest.raises(Refused):
+            async with asyncio.timeout(20), session.converse() as conversation:
+                await conversation.say(task(1.0))
+                for _ in range(many):
+                    await conversation.say(later)
+                await conversation.hear()
+
+
+async def test_a_server_that_gives_tasks_breaks_the_protocol(serving: Any) -> None:
+    async def serve(given: Task, client: Client) -> None:
+        await client.say(given)
+
+    _, session = await serving(serve)
+    with pytest.raises(Unreachable, match="breaks the protocol"):
+        await session.ask(task(1.0), 20.0)
+
+
+async def test_who_gives_up_in_the_middle_of_a_message_disturbs_nobody_else(serving: Any) -> None:
+    _, session = await serving(double)
+    large = Task("double", DIGEST, {"x": torch.zeros(1 << 22)})
+    for patience in (0.0, 0.001, 0.005, 0.02):
+        with contextlib.suppress(Unreachable):
+            await session.ask(large, patience)
+        assert (await session.ask(task(1.0), 20.0)).tensors["y"][0] == 2.0
+
+
+async def test_room_is_given_back_for_tasks_that_are_called_off_before_they_begin() -> None:
+    service = Service(double, Limits(held=16))
+
+    async def incoming(number: int) -> AsyncIterator[bytes]:
+        for frame in (*frames(number, task(1.0)), *frames(number, Over())):
+            yield frame  # without waiting in between: what answers has had no turn yet
+
+    written: list[bytes] = []
+
+    async def write(data: bytes) -> None:
+        written.append(data)
+
+    for number in range(1, 4):
+        await service.session(incoming(number), write, Identity.generate().id)
+    assert not any(parse(data).WhichOneof("said") == "refused" for data in written)
 
 
 async def test_a_session_with_a_stranger_is_refused(serving: Any) -> None:
