@@ -1,6 +1,10 @@
 """What a client of a cluster pins: `trust.toml`. Everything else that it believes follows from this file.
 
     authority = "-----BEGIN CERTIFICATE----- ..."
+    epoch = 1
+
+    [[parts]]
+    name = "stage-0"     digest = "51d0..."      at = "peers"      tolerance = 1e-4      gain = 3.5
 
     [[peers]]
     name = "peer-0"      id = "..."      address = "127.0.0.1:7000"      part = "expert-0"      digest = "9f2c..."
@@ -12,11 +16,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from decentral.errors import UserError
 from decentral.files import write_atomic
@@ -39,23 +44,44 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the model, in the order in which an answer passes through them.
+
+    `digest` (hexadecimal) is that of the one right part, whoever computes it; `at`: whether peers compute it or the
+    client does. Honest answers are at most `tolerance` apart (`decentral.core.agreement.distance`), and outputs at most
+    `gain` times as far apart as the inputs they come from.
+    """
+
+    name: str
+    digest: str
+    at: Literal["peers", "client"]
+    tolerance: float
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
 class Anchors:
-    """The authority's certificate (PEM) and the peers."""
+    """The authority's certificate (PEM), the peers, and the parts of the model if peers serve one in turn.
+
+    `epoch` counts how often what is served has changed: evidence of another epoch is stale.
+    """
 
     authority: bytes
     peers: tuple[Anchor, ...]
+    epoch: int = 1
+    parts: tuple[Part, ...] = ()
+
+    def replicas(self, part: str) -> tuple[Anchor, ...]:
+        """The peers that serve a part, in the order of the file."""
+        return tuple(peer for peer in self.peers if peer.part == part)
 
     def save(self, file: Path) -> None:
-        lines = [HEADER, f'authority = """\n{self.authority.decode()}"""', ""]
+        lines = [HEADER, f'authority = """\n{self.authority.decode()}"""', f"epoch = {self.epoch}", ""]
+        for part in self.parts:
+            lines += ["[[parts]]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(part).items()), ""]
         for peer in self.peers:
-            fields = {
-                "name": peer.name,
-                "id": peer.id,
-                "address": peer.address,
-                "part": peer.part,
-                "digest": peer.digest,
-            }
-            lines += ["[[peers]]", *(f"{key} = {json.dumps(value)}" for key, value in fields.items() if value), ""]
+            fields = (f"{key} = {json.dumps(value)}" for key, value in asdict(peer).items() if value)
+            lines += ["[[peers]]", *fields, ""]
         write_atomic(file, "\n".join(lines).encode())
 
     @classmethod
@@ -67,17 +93,25 @@ class Anchors:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
         except ValueError as error:  # also what is no UTF-8
             raise UserError(f"{file}: is no trust file ({error})") from error
-        authority, peers = content.pop("authority", None), content.pop("peers", [])
+        authority, epoch = content.pop("authority", None), content.pop("epoch", 1)
         if not isinstance(authority, str) or CERTIFICATE not in authority:
             raise UserError(f"{file}: authority: must be a certificate in PEM")
-        if content or not isinstance(peers, list) or not all(isinstance(peer, dict) for peer in peers):
-            raise UserError(
-                f"{file}: {next(iter(content), 'peers')}: not a key of a trust file, or not a list of tables"
-            )
-        found = tuple(_anchor(file, place, peer) for place, peer in enumerate(peers))
-        if len({peer.name for peer in found}) < len(found) or len({peer.id for peer in found}) < len(found):
+        if type(epoch) is not int or not 0 < epoch < 2**63:
+            raise UserError(f"{file}: epoch: must be a whole number from 1 on, not {epoch!r}")
+        peers, parts = _tables(file, content, "peers", _anchor), _tables(file, content, "parts", _part)
+        if content:
+            raise UserError(f"{file}: {min(content)}: not a key of a trust file")
+        if len({peer.name for peer in peers}) < len(peers) or len({peer.id for peer in peers}) < len(peers):
             raise UserError(f"{file}: peers: two have one name or one id")
-        return cls(authority.encode(), found)
+        if len({part.name for part in parts}) < len(parts):
+            raise UserError(f"{file}: parts: two have one name")
+        known = {part.name: part for part in parts}
+        for place, peer in enumerate(peers) if parts else ():
+            part = known.get(peer.part)
+            if part is None or part.at != "peers" or part.digest != peer.digest:
+                problem = f"{peer.name} does not serve, with that digest, a part that peers compute"
+                raise UserError(f"{file}: peers[{place}].part: {problem}")
+        return cls(authority.encode(), peers, epoch, parts)
 
 
 FORMS = {
@@ -87,14 +121,46 @@ FORMS = {
     "part": r"[A-Za-z0-9._/-]{0,64}",
     "digest": r"([0-9a-f]{64})?",
 }
+PART_FORMS = {"name": r"[A-Za-z0-9._/-]{1,64}", "digest": r"[0-9a-f]{64}", "at": r"peers|client"}
+MEASURED = {"tolerance": 1.0, "gain": sys.float_info.max}
+"""The numbers of a part, and up to where they make sense."""
+
+T = TypeVar("T")
 
 
-def _anchor(file: Path, place: int, values: Mapping[str, Any]) -> Anchor:
-    unknown = values.keys() - FORMS.keys()
+def _tables(
+    file: Path, content: dict[str, Any], key: str, read: Callable[[str, Mapping[str, Any]], T]
+) -> tuple[T, ...]:
+    tables = content.pop(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"{file}: {key}: must be a list of tables")
+    return tuple(read(f"{file}: {key}[{place}]", table) for place, table in enumerate(tables))
+
+
+def _anchor(where: str, values: Mapping[str, Any]) -> Anchor:
+    fields = _texts(where, values, FORMS)
+    return Anchor(fields.pop("name"), PeerId(fields.pop("id")), **fields)
+
+
+def _part(where: str, values: Mapping[str, Any]) -> Part:
+    fields = _texts(where, {key: value for key, value in values.items() if key not in MEASURED}, PART_FORMS)
+    measured = {}
+    for key, highest in MEASURED.items():
+        value = values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
+            raise UserError(f"{where}.{key}: must be a number from 0 to {highest:g}, not {value!r}")
+        measured[key] = float(value)
+    at: Literal["peers", "client"] = "peers" if fields["at"] == "peers" else "client"
+    return Part(fields["name"], fields["digest"], at, **measured)
+
+
+def _texts(where: str, values: Mapping[str, Any], forms: Mapping[str, str]) -> dict[str, str]:
+    """All the keys of `forms`, empty where `values` lack them. Raises UserError."""
+    unknown = values.keys() - forms.keys()
     if unknown:
-        raise UserError(f"{file}: peers[{place}].{min(unknown)}: not a key of a trust file")
-    fields = {key: values.get(key, "") for key in FORMS}
+        raise UserError(f"{where}.{min(unknown)}: not a key of a trust file")
+    fields = {key: values.get(key, "") for key in forms}
     for key, value in fields.items():
-        if not isinstance(value, str) or not re.fullmatch(FORMS[key], value):
-            raise UserError(f"{file}: peers[{place}].{key}: {value!r} is not of the form {FORMS[key]}")
-    return Anchor(**{**fields, "id": PeerId(fields["id"])})
+        if not isinstance(value, str) or not re.fullmatch(forms[key], value):
+            raise UserError(f"{where}.{key}: {value!r} is not of the form {forms[key]}")
+    return fields

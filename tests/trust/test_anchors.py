@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from decentral.errors import UserError
-from decentral.trust.anchors import CERTIFICATE, Anchor, Anchors
+from decentral.trust.anchors import CERTIFICATE, FILE, Anchor, Anchors, Part
 from decentral.wire.identity import Identity
 
 PEM = f"{CERTIFICATE}\nMIIB\n-----END CERTIFICATE-----\n".encode()
+DIGEST = "ab" * 32
 NAMES = st.text("abcdefgh0123456789-", min_size=1, max_size=12)
 
 
@@ -27,6 +29,77 @@ def test_anchors_come_back_as_they_were_written(
     file = tmp_path_factory.mktemp("trust") / "trust.toml"
     Anchors(PEM, peers).save(file)
     assert Anchors.load(file) == Anchors(PEM, peers)
+
+
+def stages(replicas: int) -> Anchors:
+    """A client's stage and two of peers, with so many replicas each."""
+    parts = (
+        Part("stage-0", "0" * 64, "client", 0.0, 1.0),
+        Part("stage-1", "1" * 64, "peers", 1e-5, 3.25),
+        Part("stage-2", "2" * 64, "peers", 1e-30, 12.0),
+    )
+    peers = [
+        Anchor(f"{part.name}-{letter}", Identity.from_seed(f"{part.name}{letter}".encode()).id, "h:1", *where)
+        for letter in "abcdefg"[:replicas]
+        for part in parts[1:]
+        for where in [(part.name, part.digest)]
+    ]
+    return Anchors(PEM, tuple(peers), 7, parts)
+
+
+@given(st.integers(0, 2**62), st.floats(0, 1), st.floats(0, allow_infinity=False), st.sampled_from(["peers", "client"]))
+def test_parts_and_epoch_come_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, epoch: int, tolerance: float, gain: float, at: Literal["peers", "client"]
+) -> None:
+    written = Anchors(PEM, (), epoch + 1, (Part("stage-0", DIGEST, at, tolerance, gain),))
+    file = tmp_path_factory.mktemp("trust") / FILE
+    written.save(file)
+    assert Anchors.load(file) == written
+
+
+def test_a_file_from_before_there_were_parts_still_tells_who_serves(tmp_path: Path) -> None:
+    expert = Anchor("peer-0", Identity.from_seed(b"0").id, "h:1", "expert-0", DIGEST)
+    fields = "\n".join(f'{key} = "{getattr(expert, key)}"' for key in ("name", "id", "address", "part", "digest"))
+    file = tmp_path / FILE
+    file.write_text(f"authority = '''{PEM.decode()}'''\n[[peers]]\n{fields}\n")
+    assert Anchors.load(file) == Anchors(PEM, (expert,), 1, ())
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_the_replicas_of_a_part_are_those_that_serve_it_in_the_order_of_the_file(tmp_path: Path, replicas: int) -> None:
+    stages(replicas).save(tmp_path / FILE)
+    found = Anchors.load(tmp_path / FILE)
+    assert [part.name for part in found.parts] == ["stage-0", "stage-1", "stage-2"]
+    assert [peer.name for peer in found.replicas("stage-1")] == [f"stage-1-{letter}" for letter in "abc"[:replicas]]
+    assert found.replicas("stage-0") == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("epoch = 7", "epoch = 0", "epoch"),
+        ("epoch = 7", "epoch = true", "epoch"),
+        ("tolerance = 1e-05", "tolerance = 2", r"parts\[1\].tolerance"),
+        ("tolerance = 1e-05", "tolerance = nan", r"parts\[1\].tolerance"),
+        ("tolerance = 1e-05", "", r"parts\[1\].tolerance"),
+        ("gain = 3.25", "gain = -1", r"parts\[1\].gain"),
+        ("gain = 3.25", "gain = inf", r"parts\[1\].gain"),
+        ("gain = 3.25", "size = 1", r"parts\[1\].size"),
+        ('at = "client"', 'at = "nobody"', r"parts\[0\].at"),
+        (f'digest = "{"0" * 64}"', 'digest = ""', r"parts\[0\].digest"),
+        ('name = "stage-2"', 'name = "stage-1"', "two have one name"),
+        ('part = "stage-1"', 'part = "stage-0"', r"peers\[0\].part"),
+        ('part = "stage-1"', 'part = "stage-2"', r"peers\[0\].part"),
+        ('part = "stage-1"', "", r"peers\[0\].part"),
+    ],
+)
+def test_parts_that_cannot_be_are_named_with_their_key(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    file = tmp_path / FILE
+    stages(1).save(file)
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(UserError, match=problem):
+        Anchors.load(file)
 
 
 @pytest.mark.parametrize(
