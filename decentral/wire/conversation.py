@@ -1,39 +1,102 @@
-"""What is said when models are used, as values, and as the frames of a session.
+"""What is said when models are used, as values.
 
-A client gives a replica a task and hears what came of it. Tensors travel beside their headers in chunks of 1 MiB, so
-that a large answer in one conversation does not keep the others of the session waiting.
+A client gives a replica a task and hears what came of it. Where the answer is to be evidence, the task has terms: then
+the replica commits to its answer, reveals it once the client shows what all have committed to, and sends it to whom
+asks for it. A value whose fields have another form cannot be made: Malformed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
 from decentral.errors import Malformed, Refusal, Refused
-from decentral.wire.elements import Arrival, Elements
-from decentral.wire.limits import MAX_FRAME, MAX_HEADER, MAX_TAG, Limits
-from decentral.wire.records import text
-from decentral.wire.refusals import refused_in, refused_out
-from decentral.wire.tensors import framed
-from decentral.wire.v1 import serving_pb2
+from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+from decentral.wire.limits import MAX_NUMBER
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DIGEST_BYTES = 32
-DATA = 15  # SessionFrame's field number
+TASK_BYTES = 16
+DIGEST_BYTES = NONCE_BYTES = SALT_BYTES = 32
+MAX_COMMITMENTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What makes a task unlike any other: its id, the client's nonce, and the epoch of the cluster's models."""
+
+    task: bytes
+    nonce: bytes
+    epoch: int
+
+    def __post_init__(self) -> None:
+        _measure("a question", (self.task, TASK_BYTES), (self.nonce, NONCE_BYTES))
+        if not 0 <= self.epoch < MAX_NUMBER:
+            raise Malformed(Refusal.MALFORMED, "a question of no epoch")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Inputs by name, for the part of a model that is called `part` and has this digest of graph and parameters."""
+    """Inputs by name, for the part of a model that is called `part` and has this digest of graph and parameters.
+
+    With `terms` the answer is to be evidence; without them it is an output and no more.
+    """
 
     part: str
     digest: bytes
     tensors: Mapping[str, Tensor]
+    terms: Terms | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """Binds a replica to its answer, of which it tells nothing."""
+
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        _measure("a commitment", (self.digest, DIGEST_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """What all who were asked the same have committed to: ascending, no two of them equal, 1000 at most."""
+
+    commitments: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.commitments) <= MAX_COMMITMENTS:
+            raise Malformed(Refusal.TOO_LARGE, f"{len(self.commitments)} commitments; 1 to {MAX_COMMITMENTS} are shown")
+        _measure("a commitment", *((commitment, DIGEST_BYTES) for commitment in self.commitments))
+        if any(first >= second for first, second in pairwise(self.commitments)):
+            raise Malformed(Refusal.MALFORMED, "commitments out of order")
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """What opens a commitment, and the signature of the claim that it hid."""
+
+    public_key: bytes
+    output: bytes
+    salt: bytes
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        _measure(
+            "what is revealed",
+            (self.public_key, PUBLIC_KEY_BYTES),
+            (self.output, DIGEST_BYTES),
+            (self.salt, SALT_BYTES),
+            (self.signature, SIGNATURE_BYTES),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """The output that was revealed is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,102 +111,11 @@ class Over:
     """Nobody listens in this conversation any more."""
 
 
-Said = Task | Output | Over | Refused
+Said = Task | Commitment | Open | Reveal | Fetch | Output | Over | Refused
 
 
-def frames(conversation: int, said: Said) -> Iterator[bytes]:
-    """The frames of what one side says. Raises TypeError for tensors that have no encoding."""
-    elements, frame = Elements({}), serving_pb2.SessionFrame(conversation=conversation)
-    match said:
-        case Task(part, digest, tensors):
-            elements = Elements(tensors)
-            frame.task.MergeFrom(serving_pb2.Task(part=part, digest=digest, tensors=_described(elements)))
-        case Output(tensors):
-            elements = Elements(tensors)
-            frame.output.MergeFrom(serving_pb2.Output(tensors=_described(elements)))
-        case Over():
-            frame.over.SetInParent()
-        case Refused():
-            frame.refused.MergeFrom(refused_out(said))
-    head = frame.SerializeToString()
-    if len(head) > MAX_HEADER:
-        raise ValueError(f"{len(elements.headers)} tensors need a header of {len(head)} bytes; at most {MAX_HEADER}")
-    if not elements.chunks:
-        yield head
-    for index in range(elements.chunks):
-        if index == 1:
-            head = serving_pb2.SessionFrame(conversation=conversation).SerializeToString()
-        pieces = elements.chunk(index)
-        yield b"".join((head, framed(DATA, sum(map(len, pieces))), *pieces))
-
-
-def _described(elements: Elements) -> serving_pb2.Tensors:
-    return serving_pb2.Tensors(headers=elements.headers, total_bytes=elements.total)
-
-
-def parse(frame: bytes) -> serving_pb2.SessionFrame:
-    """Raises Malformed."""
-    if len(frame) > MAX_FRAME:
-        raise Malformed(Refusal.TOO_LARGE, f"a frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
-    try:
-        return serving_pb2.SessionFrame.FromString(frame)
-    except DecodeError as error:
-        raise Malformed(Refusal.MALFORMED, "not a SessionFrame") from error
-
-
-def announced_bytes(frame: serving_pb2.SessionFrame) -> int:
-    """How many bytes of tensors the message has that begins with this frame."""
-    match frame.WhichOneof("said"):
-        case "task":
-            return int(frame.task.tensors.total_bytes)
-        case "output":
-            return int(frame.output.tensors.total_bytes)
-        case _:
-            return 0
-
-
-class Hearing:
-    """One message on its way in: made from its first frame, fed the others. Raises Malformed."""
-
-    def __init__(self, frame: serving_pb2.SessionFrame, limits: Limits) -> None:
-        self._frame = frame
-        match frame.WhichOneof("said"):
-            case "task":
-                tensors = frame.task.tensors
-                text(frame.task.part, MAX_TAG)
-                if len(frame.task.digest) != DIGEST_BYTES:
-                    raise Malformed(Refusal.MALFORMED, f"a digest of {len(frame.task.digest)} bytes")
-            case "output":
-                tensors = frame.output.tensors
-            case "over" | "refused":
-                tensors = serving_pb2.Tensors()
-            case _:
-                raise Malformed(Refusal.MALFORMED, "a message that does not begin with its header")
-        self._arrival = Arrival(tensors.headers, tensors.total_bytes, limits)
-        self._take(frame.data)
-
-    def feed(self, frame: serving_pb2.SessionFrame) -> None:
-        if frame.WhichOneof("said") is not None or not self._arrival.left:
-            raise Malformed(Refusal.MALFORMED, "a frame that does not go on with its message")
-        self._take(frame.data)
-
-    def _take(self, data: bytes) -> None:
-        if data or self._arrival.left:
-            self._arrival.take(memoryview(data))
-
-    @property
-    def complete(self) -> bool:
-        return not self._arrival.left
-
-    def message(self) -> Said:
-        """Once it is complete."""
-        match self._frame.WhichOneof("said"):
-            case "task":
-                task = self._frame.task
-                return Task(task.part, task.digest, self._arrival.tensors())
-            case "output":
-                return Output(self._arrival.tensors())
-            case "refused":
-                return refused_in(self._frame.refused)
-            case _:
-                return Over()
+def _measure(what: str, *fields: tuple[bytes, int]) -> None:
+    """Raises Malformed for a field that has another length."""
+    for value, length in fields:
+        if len(value) != length:
+            raise Malformed(Refusal.MALFORMED, f"{what} with a field of {len(value)} bytes instead of {length}")

@@ -18,7 +18,8 @@ import grpc.aio
 
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.wire import rpc
-from decentral.wire.conversation import Hearing, Output, Over, Said, Task, announced_bytes, frames, parse
+from decentral.wire.conversation import Output, Over, Said, Task
+from decentral.wire.framing import Hearing, announced_bytes, frames, parse
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId

@@ -1,99 +1,62 @@
-"""What is said when models are used: frames carry it whole, and nothing malformed gets past the first frame."""
+"""What is said when models are used: a value that breaks a rule cannot be made, so nobody has to check it again."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decentral.errors import Malformed, Refusal, Refused
-from decentral.wire.conversation import Hearing, Output, Over, Said, Task, announced_bytes, frames, parse
-from decentral.wire.limits import CHUNK_BYTES, Limits
-from decentral.wire.v1 import serving_pb2
+from decentral.errors import Malformed, Refusal
+from decentral.wire.conversation import MAX_COMMITMENTS, Commitment, Open, Reveal, Terms
 
-DIGEST = bytes(range(32))
+DIGESTS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5, unique=True)
 
 
-def heard(said: Said, limits: Limits | None = None) -> Said:
-    first, *rest = (parse(frame) for frame in frames(7, said))
-    assert {first.conversation, *(frame.conversation for frame in rest)} == {7}
-    hearing = Hearing(first, limits or Limits())
-    for frame in rest:
-        assert not hearing.complete
-        hearing.feed(frame)
-    assert hearing.complete
-    return hearing.message()
+@given(DIGESTS)
+def test_commitments_are_shown_in_one_order(commitments: list[bytes]) -> None:
+    assert Open(tuple(sorted(commitments))).commitments == tuple(sorted(commitments))
+    if len(commitments) > 1:
+        with pytest.raises(Malformed):
+            Open(tuple(sorted(commitments, reverse=True)))
 
 
-@given(st.text(max_size=16), st.integers(0, 3))
-def test_a_task_arrives_as_it_was_given(part: str, size: int) -> None:
-    given_task = Task(part, DIGEST, {"x": torch.randn(size, 3), "t": torch.tensor(0.5)})
-    back = heard(given_task)
-    assert isinstance(back, Task)
-    assert (back.part, back.digest) == (part, DIGEST)
-    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in given_task.tensors.items())
+@given(DIGESTS)
+def test_no_commitment_is_shown_twice(commitments: list[bytes]) -> None:
+    with pytest.raises(Malformed):
+        Open(tuple(sorted([*commitments, commitments[0]])))
 
 
-def test_large_outputs_travel_in_chunks_of_a_mebibyte() -> None:
-    output = Output({"y": torch.randn(CHUNK_BYTES // 4 * 2 + 5)})
-    sizes = [len(parse(frame).data) for frame in frames(1, output)]
-    assert sizes == [CHUNK_BYTES, CHUNK_BYTES, 20]
-    back = heard(output)
-    assert isinstance(back, Output)
-    assert torch.equal(back.tensors["y"], output.tensors["y"])
+@pytest.mark.parametrize("many", [0, MAX_COMMITMENTS + 1])
+def test_neither_none_nor_too_many_commitments_are_shown(many: int) -> None:
+    with pytest.raises(Malformed) as refused:
+        Open(tuple(number.to_bytes(32, "big") for number in range(many)))
+    assert refused.value.reason is Refusal.TOO_LARGE
+    Open(tuple(number.to_bytes(32, "big") for number in range(MAX_COMMITMENTS)))
 
 
 @pytest.mark.parametrize(
-    "said", [Over(), Refused(Refusal.BUSY, "later"), Output({})], ids=lambda said: type(said).__name__
-)
-def test_what_has_no_tensors_is_one_frame(said: Said) -> None:
-    assert len(list(frames(1, said))) == 1
-    back = heard(said)
-    assert type(back) is type(said)
-    if isinstance(back, Refused):
-        assert (back.reason, back.detail) == (Refusal.BUSY, "later")
-
-
-def test_a_message_says_at_its_beginning_how_much_will_come() -> None:
-    task = Task("p", DIGEST, {"x": torch.zeros(1000)})
-    assert announced_bytes(parse(next(frames(1, task)))) == 4000
-    assert announced_bytes(parse(next(frames(1, Over())))) == 0
-
-
-def test_a_reason_of_a_later_version_is_read_as_unspecified() -> None:
-    frame = serving_pb2.SessionFrame(conversation=1)
-    frame.refused.reason = 99  # type: ignore[assignment]
-    back = Hearing(frame, Limits()).message()
-    assert isinstance(back, Refused)
-    assert back.reason is Refusal.UNSPECIFIED
-
-
-@pytest.mark.parametrize(
-    "broken",
+    ("kind", "good"),
     [
-        serving_pb2.SessionFrame(conversation=1),
-        serving_pb2.SessionFrame(conversation=1, task=serving_pb2.Task(part="p", digest=b"short")),
-        serving_pb2.SessionFrame(conversation=1, task=serving_pb2.Task(part="p" * 65, digest=DIGEST)),
-        serving_pb2.SessionFrame(conversation=1, task=serving_pb2.Task(part="p", digest=DIGEST), data=b"more"),
-        serving_pb2.SessionFrame(conversation=1, over=serving_pb2.Over(), data=b"more"),
+        (Terms, (bytes(16), bytes(32), 0)),
+        (Terms, (bytes(16), bytes(32), 2**63 - 1)),
+        (Commitment, (bytes(32),)),
+        (Open, ((bytes(32),),)),
+        (Reveal, (bytes(32), bytes(32), bytes(32), bytes(64))),
     ],
 )
-def test_a_frame_that_breaks_a_rule_is_refused(broken: serving_pb2.SessionFrame) -> None:
-    with pytest.raises(Malformed):
-        Hearing(broken, Limits())
+def test_every_field_has_one_length(kind: Any, good: tuple[Any, ...]) -> None:
+    kind(*good)
+    for place, value in enumerate(good):
+        for wrong in broken(value):
+            with pytest.raises(Malformed):
+                kind(*good[:place], wrong, *good[place + 1 :])
 
 
-def test_more_than_the_limit_is_refused_at_the_first_frame() -> None:
-    first = parse(next(frames(1, Task("p", DIGEST, {"x": torch.zeros(1000)}))))
-    with pytest.raises(Malformed) as refused:
-        Hearing(first, Limits(model_bytes=3999))
-    assert refused.value.reason is Refusal.TOO_LARGE
-
-
-@given(st.binary(max_size=200))
-def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
-    try:
-        Hearing(parse(data), Limits(model_bytes=1 << 16))
-    except Malformed:
-        return
+def broken(value: Any) -> list[Any]:
+    if isinstance(value, int):
+        return [-1, 2**63]
+    if isinstance(value, tuple):
+        return [(value[0] + b"x",), (value[0][1:],)]
+    return [value + b"x", value[1:], b""]

@@ -14,7 +14,8 @@ import torch
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, leading
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
-from decentral.wire.conversation import Output, Over, Task, frames, parse
+from decentral.wire.conversation import Output, Over, Task
+from decentral.wire.framing import frames, parse
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits

@@ -8,30 +8,78 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionFrame(_message.Message):
-    __slots__ = ("conversation", "task", "output", "refused", "over", "data")
+    __slots__ = ("conversation", "task", "output", "refused", "over", "commitment", "open", "reveal", "fetch", "data")
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    REVEAL_FIELD_NUMBER: _ClassVar[int]
+    FETCH_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     conversation: int
     task: Task
     output: Output
     refused: _messages_pb2.Refused
     over: Over
+    commitment: Commitment
+    open: Open
+    reveal: Reveal
+    fetch: Fetch
     data: bytes
-    def __init__(self, conversation: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., refused: _Optional[_Union[_messages_pb2.Refused, _Mapping]] = ..., over: _Optional[_Union[Over, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, conversation: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., refused: _Optional[_Union[_messages_pb2.Refused, _Mapping]] = ..., over: _Optional[_Union[Over, _Mapping]] = ..., commitment: _Optional[_Union[Commitment, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("part", "digest", "tensors")
+    __slots__ = ("part", "digest", "tensors", "question")
     PART_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
     part: str
     digest: bytes
     tensors: Tensors
-    def __init__(self, part: _Optional[str] = ..., digest: _Optional[bytes] = ..., tensors: _Optional[_Union[Tensors, _Mapping]] = ...) -> None: ...
+    question: Question
+    def __init__(self, part: _Optional[str] = ..., digest: _Optional[bytes] = ..., tensors: _Optional[_Union[Tensors, _Mapping]] = ..., question: _Optional[_Union[Question, _Mapping]] = ...) -> None: ...
+
+class Question(_message.Message):
+    __slots__ = ("task", "nonce", "epoch")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    task: bytes
+    nonce: bytes
+    epoch: int
+    def __init__(self, task: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Commitment(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    def __init__(self, digest: _Optional[bytes] = ...) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("commitments",)
+    COMMITMENTS_FIELD_NUMBER: _ClassVar[int]
+    commitments: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, commitments: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Reveal(_message.Message):
+    __slots__ = ("public_key", "output", "salt", "signature")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    output: bytes
+    salt: bytes
+    signature: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., output: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Fetch(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Output(_message.Message):
     __slots__ = ("tensors",)

@@ -1,0 +1,178 @@
+"""What is said when models are used (`conversation`), as the frames of a session and back.
+
+Tensors travel beside their headers in chunks of 1 MiB, so that a large answer in one conversation does not keep the
+others of the session waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.message import DecodeError
+
+from decentral.errors import Malformed, Refusal, Refused
+from decentral.wire.conversation import (
+    DIGEST_BYTES,
+    Commitment,
+    Fetch,
+    Open,
+    Output,
+    Over,
+    Reveal,
+    Said,
+    Task,
+    Terms,
+)
+from decentral.wire.elements import Arrival, Elements
+from decentral.wire.limits import MAX_FRAME, MAX_HEADER, MAX_TAG, Limits
+from decentral.wire.records import text
+from decentral.wire.refusals import refused_in, refused_out
+from decentral.wire.tensors import framed
+from decentral.wire.v1 import serving_pb2 as pb
+
+DATA = 15  # SessionFrame's field number
+
+
+def frames(conversation: int, said: Said) -> Iterator[bytes]:
+    """The frames of what one side says. Raises TypeError for tensors that have no encoding."""
+    match said:
+        case Task(part, digest, tensors, terms):
+            elements = Elements(tensors)
+            task = pb.Task(part=part, digest=digest, tensors=_described(elements))
+            if terms is not None:
+                task.question.task, task.question.nonce, task.question.epoch = terms.task, terms.nonce, terms.epoch
+            return _with_tensors(pb.SessionFrame(conversation=conversation, task=task), elements)
+        case Output(tensors):
+            elements = Elements(tensors)
+            output = pb.Output(tensors=_described(elements))
+            return _with_tensors(pb.SessionFrame(conversation=conversation, output=output), elements)
+        case _:
+            return iter((_alone(conversation, said).SerializeToString(),))
+
+
+def _with_tensors(first: pb.SessionFrame, elements: Elements) -> Iterator[bytes]:
+    head = first.SerializeToString()
+    if len(head) > MAX_HEADER:
+        raise ValueError(f"{len(elements.headers)} tensors need a header of {len(head)} bytes; at most {MAX_HEADER}")
+    if not elements.chunks:
+        yield head
+    for index in range(elements.chunks):
+        if index == 1:
+            head = pb.SessionFrame(conversation=first.conversation).SerializeToString()
+        pieces = elements.chunk(index)
+        yield b"".join((head, framed(DATA, sum(map(len, pieces))), *pieces))
+
+
+def _described(elements: Elements) -> pb.Tensors:
+    return pb.Tensors(headers=elements.headers, total_bytes=elements.total)
+
+
+def _alone(conversation: int, said: Commitment | Open | Reveal | Fetch | Over | Refused) -> pb.SessionFrame:
+    """What has no tensors."""
+    frame = pb.SessionFrame(conversation=conversation)
+    match said:
+        case Commitment(digest):
+            frame.commitment.digest = digest
+        case Open(commitments):
+            frame.open.commitments.extend(commitments)
+        case Reveal(public_key, output, salt, signature):
+            frame.reveal.public_key, frame.reveal.output = public_key, output
+            frame.reveal.salt, frame.reveal.signature = salt, signature
+        case Fetch():
+            frame.fetch.SetInParent()
+        case Over():
+            frame.over.SetInParent()
+        case Refused():
+            frame.refused.MergeFrom(refused_out(said))
+    return frame
+
+
+def parse(frame: bytes) -> pb.SessionFrame:
+    """Raises Malformed."""
+    if len(frame) > MAX_FRAME:
+        raise Malformed(Refusal.TOO_LARGE, f"a frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
+    try:
+        return pb.SessionFrame.FromString(frame)
+    except DecodeError as error:
+        raise Malformed(Refusal.MALFORMED, "not a SessionFrame") from error
+
+
+def announced_bytes(frame: pb.SessionFrame) -> int:
+    """How many bytes of tensors the message has that begins with this frame."""
+    match frame.WhichOneof("said"):
+        case "task":
+            return int(frame.task.tensors.total_bytes)
+        case "output":
+            return int(frame.output.tensors.total_bytes)
+        case _:
+            return 0
+
+
+class Hearing:
+    """One message on its way in: made from its first frame, fed the others. Raises Malformed."""
+
+    def __init__(self, frame: pb.SessionFrame, limits: Limits) -> None:
+        self._frame = frame
+        self._terms: Terms | None = None
+        self._arrival: Arrival | None = None  # none: all has come
+        self._alone: Said | None = None
+        match frame.WhichOneof("said"):
+            case "task":
+                text(frame.task.part, MAX_TAG)
+                if len(frame.task.digest) != DIGEST_BYTES:
+                    raise Malformed(Refusal.MALFORMED, f"a digest of {len(frame.task.digest)} bytes")
+                if frame.task.HasField("question"):
+                    question = frame.task.question
+                    self._terms = Terms(question.task, question.nonce, question.epoch)
+                self._arrival = Arrival(frame.task.tensors.headers, frame.task.tensors.total_bytes, limits)
+                self._take(self._arrival, frame.data)
+            case "output":
+                self._arrival = Arrival(frame.output.tensors.headers, frame.output.tensors.total_bytes, limits)
+                self._take(self._arrival, frame.data)
+            case kind:
+                if frame.data:
+                    raise Malformed(Refusal.MALFORMED, "tensors of a message that has none")
+                self._alone = _heard_alone(frame, kind)
+
+    def feed(self, frame: pb.SessionFrame) -> None:
+        if frame.WhichOneof("said") is not None or self._arrival is None or not self._arrival.left:
+            raise Malformed(Refusal.MALFORMED, "a frame that does not go on with its message")
+        self._take(self._arrival, frame.data)
+
+    def _take(self, arrival: Arrival, data: bytes) -> None:
+        if data or arrival.left:
+            arrival.take(memoryview(data))
+
+    @property
+    def complete(self) -> bool:
+        return self._arrival is None or not self._arrival.left
+
+    def message(self) -> Said:
+        """Once it is complete."""
+        if self._alone is not None:
+            return self._alone
+        assert self._arrival is not None
+        if self._frame.WhichOneof("said") == "output":
+            return Output(self._arrival.tensors())
+        task = self._frame.task
+        return Task(task.part, task.digest, self._arrival.tensors(), self._terms)
+
+
+def _heard_alone(frame: pb.SessionFrame, kind: str | None) -> Said:
+    """A message without tensors. Raises Malformed."""
+    match kind:
+        case "commitment":
+            return Commitment(frame.commitment.digest)
+        case "open":
+            return Open(tuple(frame.open.commitments))
+        case "reveal":
+            reveal = frame.reveal
+            return Reveal(reveal.public_key, reveal.output, reveal.salt, reveal.signature)
+        case "fetch":
+            return Fetch()
+        case "over":
+            return Over()
+        case "refused":
+            return refused_in(frame.refused)
+        case _:
+            raise Malformed(Refusal.MALFORMED, "a message that does not begin with its header")

@@ -1,0 +1,131 @@
+"""What is said when models are used: frames carry it whole, and nothing malformed gets past the first frame."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decentral.errors import Malformed, Refusal, Refused
+from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task, Terms
+from decentral.wire.framing import Hearing, announced_bytes, frames, parse
+from decentral.wire.limits import CHUNK_BYTES, Limits
+from decentral.wire.v1 import serving_pb2
+
+DIGEST = bytes(range(32))
+TERMS = Terms(b"t" * 16, b"n" * 32, 3)
+
+
+def heard(said: Said, limits: Limits | None = None) -> Said:
+    first, *rest = (parse(frame) for frame in frames(7, said))
+    assert {first.conversation, *(frame.conversation for frame in rest)} == {7}
+    hearing = Hearing(first, limits or Limits())
+    for frame in rest:
+        assert not hearing.complete
+        hearing.feed(frame)
+    assert hearing.complete
+    return hearing.message()
+
+
+@given(st.text(max_size=16), st.integers(0, 3))
+def test_a_task_arrives_as_it_was_given(part: str, size: int) -> None:
+    for terms in (None, TERMS):
+        given_task = Task(part, DIGEST, {"x": torch.randn(size, 3), "t": torch.tensor(0.5)}, terms)
+        back = heard(given_task)
+        assert isinstance(back, Task)
+        assert (back.part, back.digest, back.terms) == (part, DIGEST, terms)
+        assert all(torch.equal(back.tensors[name], tensor) for name, tensor in given_task.tensors.items())
+
+
+def test_large_outputs_travel_in_chunks_of_a_mebibyte() -> None:
+    output = Output({"y": torch.randn(CHUNK_BYTES // 4 * 2 + 5)})
+    sizes = [len(parse(frame).data) for frame in frames(1, output)]
+    assert sizes == [CHUNK_BYTES, CHUNK_BYTES, 20]
+    back = heard(output)
+    assert isinstance(back, Output)
+    assert torch.equal(back.tensors["y"], output.tensors["y"])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Commitment(DIGEST),
+        Open((bytes(32), DIGEST)),
+        Reveal(DIGEST, bytes(32), b"s" * 32, b"s" * 64),
+        Fetch(),
+        Over(),
+        Output({}),
+    ],
+    ids=lambda said: type(said).__name__,
+)
+def test_what_has_no_tensors_is_one_frame_and_arrives_as_it_was_said(said: Said) -> None:
+    assert len(list(frames(1, said))) == 1
+    assert heard(said) == said
+
+
+def test_a_refusal_arrives_with_its_reason() -> None:
+    back = heard(Refused(Refusal.BUSY, "later"))
+    assert isinstance(back, Refused)
+    assert (back.reason, back.detail) == (Refusal.BUSY, "later")
+
+
+def test_a_message_says_at_its_beginning_how_much_will_come() -> None:
+    task = Task("p", DIGEST, {"x": torch.zeros(1000)})
+    assert announced_bytes(parse(next(frames(1, task)))) == 4000
+    assert announced_bytes(parse(next(frames(1, Over())))) == 0
+
+
+def test_a_reason_of_a_later_version_is_read_as_unspecified() -> None:
+    frame = serving_pb2.SessionFrame(conversation=1)
+    frame.refused.reason = 99  # type: ignore[assignment]
+    back = Hearing(frame, Limits()).message()
+    assert isinstance(back, Refused)
+    assert back.reason is Refusal.UNSPECIFIED
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        serving_pb2.SessionFrame(conversation=1),
+        serving_pb2.SessionFrame(conversation=1, task=serving_pb2.Task(part="p", digest=b"short")),
+        serving_pb2.SessionFrame(conversation=1, task=serving_pb2.Task(part="p" * 65, digest=DIGEST)),
+        serving_pb2.SessionFrame(conversation=1, task=serving_pb2.Task(part="p", digest=DIGEST), data=b"more"),
+        serving_pb2.SessionFrame(conversation=1, over=serving_pb2.Over(), data=b"more"),
+        serving_pb2.SessionFrame(conversation=1, fetch=serving_pb2.Fetch(), data=b"more"),
+        serving_pb2.SessionFrame(
+            conversation=1,
+            task=serving_pb2.Task(part="p", digest=DIGEST, question=serving_pb2.Question(task=b"short", nonce=DIGEST)),
+        ),
+        serving_pb2.SessionFrame(conversation=1, task=serving_pb2.Task(digest=DIGEST, question=serving_pb2.Question())),
+        serving_pb2.SessionFrame(conversation=1, commitment=serving_pb2.Commitment(digest=b"short")),
+        serving_pb2.SessionFrame(conversation=1, open=serving_pb2.Open(commitments=[DIGEST, DIGEST])),
+        serving_pb2.SessionFrame(conversation=1, open=serving_pb2.Open()),
+        serving_pb2.SessionFrame(conversation=1, reveal=serving_pb2.Reveal(public_key=DIGEST)),
+    ],
+)
+def test_a_frame_that_breaks_a_rule_is_refused(broken: serving_pb2.SessionFrame) -> None:
+    with pytest.raises(Malformed):
+        Hearing(broken, Limits())
+
+
+@pytest.mark.parametrize("said", [Fetch(), Commitment(DIGEST)], ids=lambda said: type(said).__name__)
+def test_what_is_whole_does_not_go_on(said: Said) -> None:
+    hearing = Hearing(parse(next(frames(1, said))), Limits())
+    with pytest.raises(Malformed):
+        hearing.feed(serving_pb2.SessionFrame(conversation=1, data=b"more"))
+
+
+def test_more_than_the_limit_is_refused_at_the_first_frame() -> None:
+    first = parse(next(frames(1, Task("p", DIGEST, {"x": torch.zeros(1000)}))))
+    with pytest.raises(Malformed) as refused:
+        Hearing(first, Limits(model_bytes=3999))
+    assert refused.value.reason is Refusal.TOO_LARGE
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
+    try:
+        Hearing(parse(data), Limits(model_bytes=1 << 16))
+    except Malformed:
+        return
