@@ -2,8 +2,7 @@
 
 Answers are compared as they are and never rounded first, since roundings differ at the edges of their buckets. The one
 that counts is the centre of a ball of the calibrated tolerance in which a quorum of distinct identities answered: what
-is near a neighbour of the centre and not near the centre does not count (no chaining). Sizes: f + 1 of 2 f + 1 where
-the one who asks has deadlines, 2 f + 1 of 3 f + 1 to refuse 2 f colluders too (Castro and Liskov, OSDI 1999).
+is near a neighbour of the centre and not near the centre does not count (no chaining).
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from fractions import Fraction
-from math import comb
 
 import numpy as np
 import torch
@@ -21,36 +18,6 @@ from torch import Tensor
 
 SMALLEST = 2.0**-10
 """Of the scale of a whole tensor: a sample of smaller numbers is compared on this scale, where rounding is left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """So many replicas, of which so many may be faulty, and so many have to agree. Raises ValueError."""
-
-    replicas: int
-    faulty: int
-    quorum: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.faulty < self.quorum <= self.replicas:
-            raise ValueError(
-                f"a quorum of {self.quorum} must be more than f = {self.faulty} and at most {self.replicas}"
-            )
-
-    @property
-    def lone(self) -> bool:
-        """Whether two disjoint quorums are impossible."""
-        return 2 * self.quorum > self.replicas
-
-
-def with_deadlines(faulty: int) -> Sizes:
-    """f + 1 of 2 f + 1: for one who asks, waits no longer than a deadline, and believes nobody else."""
-    return Sizes(2 * faulty + 1, faulty, faulty + 1)
-
-
-def against_colluders(faulty: int) -> Sizes:
-    """2 f + 1 of 3 f + 1: up to 2 f who tell the same lie are no quorum either."""
-    return Sizes(3 * faulty + 1, faulty, 2 * faulty + 1)
 
 
 # ---- distances ----------------------------------------------------------------------------------------------------
@@ -210,17 +177,3 @@ def end_to_end(tolerances: Sequence[float], gains: Sequence[float]) -> float:
     for tolerance, gain in zip(tolerances, gains, strict=True):
         total = total * gain + tolerance
     return total
-
-
-def capture(population: int, colluders: int, replicas: int, quorum: int) -> float:
-    """How probable it is that `quorum` or more of the `replicas` drawn from a population are colluders.
-
-    The upper tail of the hypergeometric distribution, sum over x >= quorum of C(m, x) C(N - m, k - x) / C(N, k).
-    Raises ValueError for more colluders, or more replicas, than there are peers.
-    """
-    if not (0 <= colluders <= population and 0 < replicas <= population and quorum > 0):
-        raise ValueError(f"{colluders} colluders and {replicas} replicas among {population} peers cannot be")
-    ways = sum(
-        comb(colluders, taken) * comb(population - colluders, replicas - taken) for taken in range(quorum, replicas + 1)
-    )
-    return float(Fraction(ways, comb(population, replicas)))

@@ -59,8 +59,7 @@ class View:
         """Whether two views hold the same words and rounds, whenever they came to know them."""
         if not isinstance(other, View):
             return NotImplemented
-        mine, theirs = (self._counter, self._left, self._mark, self._active), other._lattice()
-        return all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        return all(np.array_equal(a, b) for a, b in zip(self._lattice(), other._lattice(), strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 

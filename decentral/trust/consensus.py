@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from decentral.core.agreement import Outcome, Sizes, Vote, distance, distances, exact_distances, vote
+from decentral.core.agreement import Outcome, Vote, distance, distances, exact_distances, vote
+from decentral.core.quorum import Sizes
 from decentral.errors import Malformed
 from decentral.trust.evidence import (
     Claim,
@@ -24,6 +25,7 @@ from decentral.trust.evidence import (
     SignedClaim,
     commitment,
     tensors_digest,
+    together,
 )
 from decentral.wire.messages import PeerId
 
@@ -70,9 +72,11 @@ def judge(
         raise ValueError("a replica was asked twice")
     answers: dict[PeerId, Answer] = {}
     faults: list[Fault] = []
-    for node in asked:
+    given = {node: replies.get(node, Reply()) for node in asked}
+    shown = together(reply.commitment for reply in given.values() if reply.commitment is not None)
+    for node, reply in given.items():
         try:
-            answers[node] = _checked(question, node, replies.get(node, Reply()))
+            answers[node] = _checked(question, node, reply, shown)
         except _Breach as breach:
             faults.append(Fault(node, question.part, breach.kind, breach.detail))
     if exact:
@@ -147,17 +151,19 @@ class _Breach(Exception):
         self.kind, self.detail = kind, detail
 
 
-def _checked(question: Question, node: PeerId, reply: Reply) -> Answer:
+def _checked(question: Question, node: PeerId, reply: Reply, shown: bytes) -> Answer:
     """Raises _Breach unless the reply keeps all rules."""
     if reply.commitment is None:
         raise _Breach(FaultKind.UNRESPONSIVE, "made no commitment")
     if (reveal := reply.reveal) is None:
         raise _Breach(FaultKind.UNRESPONSIVE, "committed, and revealed nothing")
-    signed = SignedClaim(reveal.public_key, Claim(question, reveal.output), reveal.signature)
+    signed = SignedClaim(reveal.public_key, Claim(question, reveal.output), shown, reveal.signature)
     try:
         signer = signed.signer()
     except Malformed:
-        raise _Breach(FaultKind.INVALID, "what it revealed is not signed for this question") from None
+        raise _Breach(
+            FaultKind.INVALID, "what it revealed is not signed for this question and these commitments"
+        ) from None
     if signer != node:
         raise _Breach(FaultKind.INVALID, "what it revealed is signed by another peer")
     if commitment(signed.claim, node, reveal.salt) != reply.commitment:

@@ -2,19 +2,20 @@
 
 It commits first, to an answer that nobody has seen; when all have committed, it reveals. The commitment covers who made
 it and for which question, so that a copy of somebody else's opens to nothing. What is revealed is signed by the
-replica's long-lived identity: the signature over wrong bytes is what proves a lie to anybody, later. The commitment is
-not signed by itself: it comes over an authenticated session, and proves nothing to others without what opens it.
+replica's long-lived identity: the signature over wrong bytes is what proves a lie to anybody, later. It covers all the
+commitments that the replica was shown too, so that whoever keeps the answers cannot leave one out without a trace.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from decentral.errors import Malformed, Refusal
+from decentral.wire.conversation import Reveal
 from decentral.wire.identity import PEER_ID, Identity, peer_id, verify
 from decentral.wire.messages import PeerId
 
@@ -28,6 +29,7 @@ MAX_EPOCH = 2**63
 ANSWER = "answer"
 """Purpose of signatures."""
 _DOMAIN = b"decentral commitment v1"
+_TOGETHER = b"decentral commitments v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +83,24 @@ def commitment(claim: Claim, node: PeerId, salt: bytes) -> bytes:
     return hashlib.sha256(_joined(_DOMAIN, claim.encoded(node), salt)).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Reveal:
-    """What opens a commitment, and the signature of the claim that it hid."""
-
-    public_key: bytes
-    output: bytes
-    salt: bytes
-    signature: bytes
+def together(commitments: Iterable[bytes]) -> bytes:
+    """One digest for the commitments of all replicas that were asked the same, in whatever order they came."""
+    return hashlib.sha256(_joined(_TOGETHER, *sorted(commitments))).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class SignedClaim:
-    """A claim that its maker cannot deny."""
+    """A claim that its maker cannot deny, made when it had seen these commitments (`together`)."""
 
     public_key: bytes
     claim: Claim
+    shown: bytes
     signature: bytes
 
     def signer(self) -> PeerId:
         """Raises Malformed(SIGNATURE)."""
-        return verify(self.public_key, ANSWER, self.claim.encoded(peer_id(self.public_key)), self.signature)
+        content = _signed(self.claim, peer_id(self.public_key), self.shown)
+        return verify(self.public_key, ANSWER, content, self.signature)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,12 +112,28 @@ class Reply:
     tensors: Mapping[str, Tensor] | None = None
 
 
-def commit(identity: Identity, claim: Claim, salt: bytes) -> tuple[bytes, Reveal]:
-    """What a replica sends now and what it sends once all have committed. `salt`: 32 random bytes, never used twice."""
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A replica's answer between its commitment, which is sent, and the moment when all have committed."""
+
+    identity: Identity
+    claim: Claim
+    salt: bytes
+    commitment: bytes
+
+    def open(self, commitments: Collection[bytes]) -> Reveal:
+        """What it sends then. Raises Malformed where its own commitment is not among those that it is shown."""
+        if self.commitment not in commitments:
+            raise Malformed(Refusal.MALFORMED, "my commitment is not among those that I am shown")
+        content = _signed(self.claim, self.identity.id, together(commitments))
+        return Reveal(self.identity.public_key, self.claim.output, self.salt, self.identity.sign(ANSWER, content))
+
+
+def commit(identity: Identity, claim: Claim, salt: bytes) -> Sealed:
+    """`salt`: 32 random bytes, never used twice."""
     if len(salt) != SALT_BYTES:
         raise ValueError(f"a salt has {SALT_BYTES} bytes, not {len(salt)}")
-    signature = identity.sign(ANSWER, claim.encoded(identity.id))
-    return commitment(claim, identity.id, salt), Reveal(identity.public_key, claim.output, salt, signature)
+    return Sealed(identity, claim, salt, commitment(claim, identity.id, salt))
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
@@ -192,6 +207,10 @@ class Fault:
             raise ValueError(f"{self.node!r} is no peer")
         if self.kind in (FaultKind.LIED, FaultKind.EQUIVOCATED) and not self.proof:
             raise ValueError(f"nobody is said to have {self.kind.value} without its signature")
+
+
+def _signed(claim: Claim, node: PeerId, shown: bytes) -> bytes:
+    return _joined(claim.encoded(node), shown)
 
 
 def _joined(*parts: bytes) -> bytes:

@@ -5,6 +5,7 @@
     faulty = 1           # ... so that so many may lie
     tolerance = 1e-4     # how far answers may be apart, see `decentral.core.agreement.distance`
     require = ["consensus", "zk", "attestation"]
+    audits = "always"    # or the probability with which a part is computed by the others too
     proofs = "always"    # or the probability with which a part has to be proved
     allow_simulated = false
     leakage = 0.5        # what the tensors that leave the client may tell of its inputs, at most
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from decentral.core.lots import chosen
+from decentral.core.quorum import Sizes
 from decentral.errors import UserError
 from decentral.registry import nearest
 from decentral.trust.evidence import Finding, Kind
@@ -45,6 +47,7 @@ class Policy:
     faulty: int = 1
     tolerance: float = 1e-4
     require: frozenset[Kind] = frozenset({Kind.CONSENSUS})
+    audits: float = 1.0
     proofs: float = 1.0
     allow_simulated: bool = False
     leakage: float | None = None
@@ -101,9 +104,22 @@ class Policy:
         except ValueError as error:
             raise UserError(f"require: {error}") from None
 
-    def proves(self, nonce: bytes, part: str) -> bool:
-        """Whether a part has to be proved in the task with this nonce: nobody knows before it has been drawn."""
-        return Kind.ZK in self.require and chosen(nonce, f"proof/{part}", self.proofs)
+    def plain(self) -> dict[str, Any]:
+        """What `of` reads, every key with its value."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "require": sorted(kind.value for kind in self.require)}
+
+    def proves(self, seed: bytes, part: str) -> bool:
+        """Whether a part has to be proved in the task with this seed: nobody else knows before it has answered."""
+        return Kind.ZK in self.require and chosen(seed, f"proof/{part}", self.proofs)
+
+    def sizes(self, seed: bytes, part: str) -> Sizes:
+        """How many replicas of a part answer in the task with this seed: all that are wanted, or the serving one alone.
+
+        Nobody else knows before that one has committed.
+        """
+        audited = Kind.CONSENSUS in self.require and chosen(seed, f"audit/{part}", self.audits)
+        return Sizes(self.replicas, self.faulty, self.quorum) if audited else Sizes(1, 0, 1)
 
     def check_possible(self, replicas: Mapping[str, int], offered: Collection[Kind]) -> None:
         """Raises UserError, before any work, if these many replicas of each part, which offer this, cannot meet it."""
@@ -113,7 +129,7 @@ class Policy:
         for kind in sorted(self.require - {Kind.CONSENSUS} - set(offered), key=lambda kind: kind.value):
             raise UserError(f"require: the policy wants {kind.value}, which this cluster does not offer")
 
-    def judge(self, nonce: bytes, parts: Sequence[str], findings: Collection[Finding]) -> Verdict:
+    def judge(self, seed: bytes, parts: Sequence[str], findings: Collection[Finding]) -> Verdict:
         """Of an answer that these parts gave in turn. Valid if every part has all that is needed and nothing failed."""
         reasons = [f"{each.part}: {each.kind.value}: {each.detail}" for each in findings if not each.passed]
         if not parts:
@@ -124,24 +140,24 @@ class Policy:
         reasons += [f"{stray}: there are findings about a part that the answer does not have" for stray in strays]
         for part in parts:
             needed = [*NEEDED, *(kind for kind in REQUIRABLE.values() if kind in self.require and kind is not Kind.ZK)]
-            needed += [Kind.ZK] if self.proves(nonce, part) else []
+            needed += [Kind.ZK] if self.proves(seed, part) else []
             needed += [Kind.LEAKAGE] if self.leakage is not None else []
             for kind in needed:
                 about = [each for each in findings if (each.kind, each.part) == (kind, part) and each.passed]
-                reason = self._lacking(kind, about)
+                reason = self._lacking(kind, about, self.sizes(seed, part).quorum)
                 if reason is not None:
                     reasons.append(f"{part}: {kind.value}: {reason}")
         return Verdict(not reasons, tuple(dict.fromkeys(reasons)))
 
-    def _lacking(self, kind: Kind, found: Sequence[Finding]) -> str | None:
+    def _lacking(self, kind: Kind, found: Sequence[Finding], quorum: int) -> str | None:
         """Why findings that passed are not enough."""
         if not found:
             return "there is no evidence that passed"
         if not self.allow_simulated and any(each.simulated for each in found):
             return "is simulated, which the policy does not allow"
         measured = [each.measured for each in found]
-        if kind is Kind.CONSENSUS and not all(m is not None and m >= self.quorum for m in measured):
-            return f"fewer than {self.quorum} agree"
+        if kind is Kind.CONSENSUS and not all(m is not None and m >= quorum for m in measured):
+            return f"fewer than {quorum} agree"
         if kind is Kind.LEAKAGE and not all(m is not None and m <= self._most() for m in measured):
             return f"more than {self._most()} leaks"
         return None
@@ -191,6 +207,7 @@ _READ: dict[str, Callable[[Any], object]] = {
     "faulty": _whole,
     "tolerance": lambda value: _number(value, 1.0),
     "require": _required,
+    "audits": lambda value: 1.0 if value == ALWAYS else _number(value, 1.0),
     "proofs": lambda value: 1.0 if value == ALWAYS else _number(value, 1.0),
     "allow_simulated": _truth,
     "leakage": lambda value: None if value is None else _number(value, 1.0),

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from decentral.core.agreement import (
     Outcome,
-    Sizes,
-    against_colluders,
-    capture,
     certified,
     distance,
     distances,
     end_to_end,
     exact_distances,
     vote,
-    with_deadlines,
 )
+from decentral.core.quorum import Sizes, against_colluders, with_deadlines
 
 TOLERANCE = 1e-3
 SIZES = [with_deadlines(1), with_deadlines(2), against_colluders(1), against_colluders(2)]
@@ -143,17 +137,7 @@ def test_two_quorums_apart_are_a_split_and_need_sizes_that_allow_them(k: int, q:
     assert (ruling.winner is not None) == (ruling.outcome is Outcome.AGREED)
 
 
-@given(st.integers(0, 50))
-def test_the_usual_sizes_forbid_two_quorums_and_bear_with_f(faulty: int) -> None:
-    for size in (with_deadlines(faulty), against_colluders(faulty)):
-        assert size.lone
-        assert size.replicas - size.faulty >= size.quorum > size.faulty
-
-
-def test_sizes_that_cannot_be_and_identities_that_answer_twice_are_refused() -> None:
-    for replicas, faulty, quorum in ((3, 1, 1), (3, 1, 4), (3, -1, 2), (0, 0, 1)):
-        with pytest.raises(ValueError, match="a quorum of"):
-            Sizes(replicas, faulty, quorum)
+def test_identities_that_answer_twice_are_refused() -> None:
     with pytest.raises(ValueError, match="answers twice"):
         vote(["a", "a"], np.zeros((2, 2)), 1.0, 2)
 
@@ -252,23 +236,3 @@ def test_what_a_drift_could_change_is_undecided() -> None:
 def test_drifts_grow_through_the_stages_that_come_after() -> None:
     assert end_to_end([0.1], [5.0]) == pytest.approx(0.1)
     assert end_to_end([0.1, 0.2, 0.3], [9.0, 2.0, 4.0]) == pytest.approx(0.1 * 2 * 4 + 0.2 * 4 + 0.3)
-
-
-# Capture
-
-
-@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 13), st.integers(1, 13))
-def test_capture_is_the_tail_of_the_hypergeometric_distribution(n: int, m: int, k: int, q: int) -> None:
-    m, k = min(m, n), min(k, n)
-    assert capture(n, m, k, q) == pytest.approx(float(hypergeom.sf(q - 1, n, m, k)), abs=1e-12)
-
-
-def test_capture_counts_the_draws() -> None:
-    draws = list(combinations(range(7), 3))
-    captured = sum(sum(peer < 3 for peer in drawn) >= 2 for drawn in draws)
-    assert capture(7, 3, 3, 2) == pytest.approx(captured / len(draws))
-    assert capture(7, 1, 3, 2) == 0
-    assert capture(7, 7, 3, 2) == 1
-    for impossible in ((7, 8, 3, 2), (7, 3, 8, 2), (7, -1, 3, 2), (7, 3, 3, 0)):
-        with pytest.raises(ValueError, match="cannot be"):
-            capture(*impossible)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ from decentral.trust.evidence import (
     Fault,
     FaultKind,
     Question,
+    Sealed,
     SignedClaim,
     commit,
     commitment,
     tensors_digest,
+    together,
 )
 from decentral.wire.identity import Identity
 
@@ -47,8 +50,12 @@ questions = st.builds(
 
 
 def signed(identity: Identity = ALICE, claim: Claim = CLAIM) -> SignedClaim:
-    _, reveal = commit(identity, claim, b"s" * 32)
-    return SignedClaim(identity.public_key, claim, reveal.signature)
+    sealed = commit(identity, claim, b"s" * 32)
+    return SignedClaim(identity.public_key, claim, together(shown(sealed)), sealed.open(shown(sealed)).signature)
+
+
+def shown(sealed: Sealed) -> list[bytes]:
+    return [b"c" * 32, sealed.commitment]
 
 
 @given(questions, questions)
@@ -57,22 +64,23 @@ def test_distinct_questions_have_distinct_bytes(one: Question, other: Question) 
 
 
 def test_an_honest_commitment_opens_and_is_signed_by_who_made_it() -> None:
-    made, reveal = commit(ALICE, CLAIM, b"s" * 32)
-    assert commitment(Claim(QUESTION, reveal.output), ALICE.id, reveal.salt) == made
+    sealed = commit(ALICE, CLAIM, b"s" * 32)
+    reveal = sealed.open(shown(sealed))
+    assert commitment(Claim(QUESTION, reveal.output), ALICE.id, reveal.salt) == sealed.commitment
     assert signed().signer() == ALICE.id
 
 
 @pytest.mark.parametrize("field", OTHERS)
 def test_nothing_that_was_signed_holds_for_another_question(field: str) -> None:
     other = replace(QUESTION, **{field: OTHERS[field]})
-    made, reveal = commit(ALICE, CLAIM, b"s" * 32)
-    assert commitment(Claim(other, reveal.output), ALICE.id, reveal.salt) != made
+    sealed = commit(ALICE, CLAIM, b"s" * 32)
+    assert commitment(Claim(other, CLAIM.output), ALICE.id, sealed.salt) != sealed.commitment
     with pytest.raises(Malformed):
         replace(signed(), claim=Claim(other, CLAIM.output)).signer()
 
 
 def test_a_commitment_opens_for_its_maker_salt_and_output_alone() -> None:
-    made, _ = commit(ALICE, CLAIM, b"s" * 32)
+    made = commit(ALICE, CLAIM, b"s" * 32).commitment
     assert commitment(CLAIM, BOB.id, b"s" * 32) != made
     assert commitment(CLAIM, ALICE.id, b"z" * 32) != made
     assert commitment(Claim(QUESTION, b"p" * 32), ALICE.id, b"s" * 32) != made
@@ -84,6 +92,7 @@ def test_signatures_serve_one_purpose_and_one_key() -> None:
         replace(signed(), signature=ALICE.sign("membership", CLAIM.encoded(ALICE.id))),
         replace(signed(), signature=ALICE.sign(ANSWER, CLAIM.encoded(BOB.id))),
         replace(signed(), claim=Claim(QUESTION, b"p" * 32)),
+        replace(signed(), shown=together([b"c" * 32])),
     ):
         with pytest.raises(Malformed):
             lie.signer()
@@ -105,6 +114,19 @@ def test_signatures_serve_one_purpose_and_one_key() -> None:
 def test_fields_of_another_form_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(Malformed):
         replace(QUESTION, **wrong)
+
+
+def test_nothing_is_opened_for_one_who_has_not_taken_the_commitment() -> None:
+    sealed = commit(ALICE, CLAIM, b"s" * 32)
+    with pytest.raises(Malformed, match="not among those"):
+        sealed.open([b"c" * 32])
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), unique=True, max_size=5), st.randoms())
+def test_commitments_are_digested_in_whatever_order_they_came(commitments: list[bytes], random: Random) -> None:
+    shuffled = random.sample(commitments, len(commitments))
+    assert together(shuffled) == together(commitments)
+    assert together([*commitments, b"another"]) != together(commitments)
 
 
 def test_a_short_salt_is_refused() -> None:

@@ -95,6 +95,26 @@ def test_proofs_are_needed_of_those_parts_that_the_nonce_draws() -> None:
     assert not Policy().proves(NONCE, "stage-1")
 
 
+def test_whether_others_answer_too_is_drawn_from_the_seed() -> None:
+    policy = Policy(audits=0.3)
+    drawn = [policy.sizes(number.to_bytes(32, "big"), "stage-1").replicas for number in range(300)]
+    assert set(drawn) == {1, 3}
+    assert 50 < drawn.count(3) < 130, "of 300, at 0.3: five standard deviations"
+    alone = [replace(each, measured=1.0) if each.kind is Kind.CONSENSUS else each for each in evidence(["stage-1"])]
+    for number in range(50):
+        seed = number.to_bytes(32, "big")
+        audited = policy.sizes(seed, "stage-1").replicas == 3
+        assert policy.judge(seed, ["stage-1"], alone).valid != audited, "an answer of one where three were drawn"
+    assert Policy().sizes(NONCE, "stage-1").quorum == 2
+    assert Policy(require=frozenset({Kind.ZK})).sizes(NONCE, "stage-1").replicas == 1
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1)))
+def test_a_policy_is_read_from_what_it_says_of_itself(audits: float, proofs: float, leakage: float | None) -> None:
+    policy = replace(STRICT, audits=audits, proofs=proofs, leakage=leakage)
+    assert Policy.of(policy.plain(), lambda problem, key: ValueError(problem)) == policy
+
+
 # Reading
 
 
@@ -104,7 +124,7 @@ def test_a_policy_is_read_from_toml(tmp_path: Path) -> None:
         'replicas = 4\nquorum = 3\nfaulty = 1\ntolerance = 1e-5\nrequire = ["consensus", "zk"]\n'
         'proofs = "always"\nallow_simulated = true\nleakage = 0.25\n'
     )
-    assert Policy.load(file) == Policy(4, 3, 1, 1e-5, frozenset({Kind.CONSENSUS, Kind.ZK}), 1.0, True, 0.25)
+    assert Policy.load(file) == Policy(4, 3, 1, 1e-5, frozenset({Kind.CONSENSUS, Kind.ZK}), 1.0, 1.0, True, 0.25)
     file.write_text("")
     assert Policy.load(file) == Policy()
 
