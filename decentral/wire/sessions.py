@@ -18,7 +18,7 @@ import grpc.aio
 
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.wire import rpc
-from decentral.wire.conversation import Output, Over, Said, Task
+from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task
 from decentral.wire.framing import Hearing, announced_bytes, frames, parse
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
@@ -26,6 +26,10 @@ from decentral.wire.messages import PeerId
 from decentral.wire.v1 import serving_pb2
 
 METHOD = "Session"
+OF_A_SERVER = {"commitment", "reveal", "output", "refused", "over"}
+"""What a server says, and nothing else, in a conversation that a client has begun."""
+OF_A_CLIENT = {"open", "fetch"}
+"""What a client says after its task, until it is over."""
 
 
 class _Stream:
@@ -72,15 +76,16 @@ class _Stream:
 class Conversation:
     """The client's side of a conversation. It ends with an output, or an error."""
 
-    def __init__(self, session: Session, number: int) -> None:
-        self._session, self._number = session, number
-        self._heard: asyncio.Queue[Said | TransportError] = asyncio.Queue()
+    def __init__(self, session: Session, number: int, pending: int) -> None:
+        """`pending`: messages that may wait to be read, beside the last."""
+        self._session, self._number, self._pending = session, number, pending
+        self._heard: asyncio.Queue[Commitment | Reveal | Output | TransportError] = asyncio.Queue()
 
     async def say(self, said: Said) -> None:
         """Returns once it has left. Raises Unreachable."""
         await self._session.write(self._number, said)
 
-    async def hear(self) -> Said:
+    async def hear(self) -> Commitment | Reveal | Output:
         """What the server says next. Raises Refused, Unreachable."""
         heard = await self._heard.get()
         if isinstance(heard, TransportError):
@@ -88,8 +93,14 @@ class Conversation:
             raise heard
         return heard
 
-    def take(self, heard: Said | TransportError) -> None:
+    def take(self, heard: Commitment | Reveal) -> None:
+        """Raises Malformed if too much waits already."""
+        if self._heard.qsize() >= self._pending:
+            raise Malformed(Refusal.BUSY, "more than it was asked for")
         self._heard.put_nowait(heard)
+
+    def end(self, last: Output | TransportError) -> None:
+        self._heard.put_nowait(last)
 
 
 class Session:
@@ -97,7 +108,7 @@ class Session:
 
     def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes], to: PeerId, limits: Limits) -> None:
         self.to = to
-        self._stream = _Stream(call.write, limits)
+        self._stream, self._pending = _Stream(call.write, limits), limits.pending
         self._open: dict[int, Conversation] = {}
         self._begun = 0
         self._broken: TransportError | None = None
@@ -129,7 +140,7 @@ class Session:
         """A new conversation; one that is left before its end is called off."""
         self._begun += 1
         number = self._begun
-        self._open[number] = conversation = Conversation(self, number)
+        self._open[number] = conversation = Conversation(self, number, self._pending)
         try:
             yield conversation
         finally:
@@ -156,19 +167,25 @@ class Session:
         self._stream.received += len(data)
         frame = parse(data)
         conversation = self._open.get(frame.conversation)
-        said = self._stream.hear(frame) if conversation is not None else None
-        if conversation is None or said is None:
+        if conversation is None:
             return
-        if isinstance(said, Task):
-            raise Malformed(Refusal.MALFORMED, "a server that gives tasks")
-        del self._open[frame.conversation]  # an output, a refusal or a goodbye is its last word
-        conversation.take(Unreachable(f"{self.to}: it hung up") if isinstance(said, Over) else said)
+        if (kind := frame.WhichOneof("said")) is not None and kind not in OF_A_SERVER:
+            raise Malformed(Refusal.MALFORMED, f"a server that says {kind}")
+        match self._stream.hear(frame):
+            case Commitment() | Reveal() as said:
+                conversation.take(said)
+            case Output() | Refused() as last:
+                del self._open[frame.conversation]
+                conversation.end(last)
+            case Over():
+                del self._open[frame.conversation]
+                conversation.end(Unreachable(f"{self.to}: it hung up"))
 
     async def end(self, why: TransportError) -> None:
         """All conversations end with this."""
         self._broken = why
         for conversation in self._open.values():
-            conversation.take(why)
+            conversation.end(why)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -240,13 +257,13 @@ class Client:
     def __init__(self, sender: PeerId, say: Callable[[Said], Awaitable[None]], pending: int = 8) -> None:
         """`pending`: messages that may wait to be read."""
         self.sender, self.say = sender, say
-        self._heard: asyncio.Queue[Said] = asyncio.Queue(pending)
+        self._heard: asyncio.Queue[Open | Fetch] = asyncio.Queue(pending)
 
-    async def hear(self) -> Said:
+    async def hear(self) -> Open | Fetch:
         """What the client says after its task."""
         return await self._heard.get()
 
-    def take(self, said: Said) -> None:
+    def take(self, said: Open | Fetch) -> None:
         """Raises Malformed(BUSY) if too much waits already."""
         if self._heard.full():
             raise Malformed(Refusal.BUSY, "messages that nobody reads")
@@ -254,7 +271,7 @@ class Client:
 
 
 Serve = Callable[[Task, Client], Awaitable[None]]
-"""Answers one task, with an output at the end. What it raises as Malformed, the client is told."""
+"""Answers one task, with an output at the end where one is wanted. What it raises as Malformed, the client is told."""
 
 
 class Service:
@@ -284,11 +301,11 @@ class Service:
                     number = frame.conversation
                     if number in running:
                         client, task = running[number]
-                        if frame.WhichOneof("said") == "over":
+                        if (kind := frame.WhichOneof("said")) == "over":
                             task.cancel()
-                        elif announced_bytes(frame):
-                            raise Malformed(Refusal.TOO_LARGE, "tensors after the task, for which no room was asked")
-                        elif (said := stream.hear(frame)) is not None:
+                        elif kind not in OF_A_CLIENT:
+                            raise Malformed(Refusal.MALFORMED, "more than open, fetch and over after a task")
+                        elif isinstance(said := stream.hear(frame), Open | Fetch):
                             client.take(said)
                     elif (given := await arriving.take(frame, len(running))) is not None:
                         client = Client(sender, partial(stream.say, number), self._limits.pending)

@@ -14,7 +14,7 @@ import torch
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, leading
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
-from decentral.wire.conversation import Output, Over, Task
+from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task, Terms
 from decentral.wire.framing import frames, parse
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
@@ -23,6 +23,7 @@ from decentral.wire.links import Links
 from decentral.wire.sessions import Client, Serve, Service, Session, open_session
 
 DIGEST = bytes(32)
+REVEAL = Reveal(DIGEST, DIGEST, DIGEST, bytes(64))
 
 
 def task(value: float, part: str = "double") -> Task:
@@ -149,42 +150,109 @@ async def test_a_server_that_goes_away_ends_what_is_asked(serving: Any) -> None:
         await session.ask(task(1.0), 20.0)
 
 
-async def test_a_client_may_go_on_talking_after_its_task(serving: Any) -> None:
+async def test_commitments_and_reveals_are_not_the_last_words_of_a_conversation(serving: Any) -> None:
     async def serve(given: Task, client: Client) -> None:
-        more = await client.hear()
-        assert isinstance(more, Output)
-        await client.say(Output({"y": given.tensors["x"] + 1}))
+        assert given.terms == Terms(bytes(16), DIGEST, 5)
+        await client.say(Commitment(DIGEST))
+        assert await client.hear() == Open((DIGEST,))
+        await client.say(REVEAL)
+        assert await client.hear() == Fetch()
+        await double(given, client)
 
     _, session = await serving(serve)
     async with asyncio.timeout(20), session.converse() as conversation:
-        await conversation.say(task(1.0))
-        await conversation.say(Output({}))
+        await conversation.say(Task("double", DIGEST, task(1.0).tensors, Terms(bytes(16), DIGEST, 5)))
+        assert await conversation.hear() == Commitment(DIGEST)
+        await conversation.say(Open((DIGEST,)))
+        await conversation.say(Fetch())
+        assert await conversation.hear() == REVEAL
         heard = await conversation.hear()
     assert isinstance(heard, Output)
     assert heard.tensors["y"].tolist() == [2.0] * 4
 
 
-async def test_what_a_client_says_after_its_task_is_bounded(serving: Any) -> None:
+async def test_a_client_that_leaves_after_the_reveal_ends_what_the_server_does_for_it(serving: Any) -> None:
+    stopped = asyncio.Event()
+
+    async def serve(given: Task, client: Client) -> None:
+        try:
+            await client.say(REVEAL)
+            await client.hear()
+        finally:
+            stopped.set()
+
+    _, session = await serving(serve)
+    async with asyncio.timeout(20):
+        async with session.converse() as conversation:
+            await conversation.say(task(1.0))
+            await conversation.hear()
+        await stopped.wait()
+
+
+@pytest.mark.parametrize(
+    ("later", "many"),
+    [(Output({"x": torch.ones(4)}), 1), (Output({}), 1), (Commitment(DIGEST), 1), (REVEAL, 1), (Fetch(), 9)],
+    ids=["tensors", "output", "commitment", "reveal", "too much"],
+)
+async def test_what_a_client_says_after_its_task_is_bounded(serving: Any, later: Said, many: int) -> None:
     async def serve(given: Task, client: Client) -> None:
         await asyncio.sleep(60)
 
-    for later, many in ((Output({"x": torch.ones(4)}), 1), (Output({}), 9)):
-        _, session = await serving(serve, limits=Limits(pending=8))
-        with pytest.raises(Refused):
-            async with asyncio.timeout(20), session.converse() as conversation:
-                await conversation.say(task(1.0))
-                for _ in range(many):
-                    await conversation.say(later)
-                await conversation.hear()
+    _, session = await serving(serve, limits=Limits(pending=8))
+    with pytest.raises(Refused):
+        async with asyncio.timeout(20), session.converse() as conversation:
+            await conversation.say(task(1.0))
+            for _ in range(many):
+                await conversation.say(later)
+            await conversation.hear()
 
 
-async def test_a_server_that_gives_tasks_breaks_the_protocol(serving: Any) -> None:
+async def test_as_much_as_may_wait_does(serving: Any) -> None:
+    gate = asyncio.Event()
+
     async def serve(given: Task, client: Client) -> None:
-        await client.say(given)
+        await gate.wait()
+        for _ in range(8):
+            assert await client.hear() == Fetch()
+        for _ in range(8):
+            await client.say(Commitment(DIGEST))
+        await double(given, client)
+
+    _, session = await serving(serve, limits=Limits(pending=8))
+    async with asyncio.timeout(20), session.converse() as conversation:
+        await conversation.say(task(1.0))
+        for _ in range(8):
+            await conversation.say(Fetch())
+        gate.set()
+        heard = [await conversation.hear() for _ in range(9)]
+    assert heard[:8] == [Commitment(DIGEST)] * 8
+    assert isinstance(heard[8], Output)
+
+
+@pytest.mark.parametrize("said", [task(1.0), Open((DIGEST,)), Fetch()], ids=lambda said: type(said).__name__)
+async def test_a_server_that_says_what_clients_say_breaks_the_protocol(serving: Any, said: Said) -> None:
+    async def serve(given: Task, client: Client) -> None:
+        await client.say(said)
 
     _, session = await serving(serve)
     with pytest.raises(Unreachable, match="breaks the protocol"):
         await session.ask(task(1.0), 20.0)
+
+
+async def test_a_server_that_says_more_than_is_read_breaks_the_protocol(serving: Any) -> None:
+    async def serve(given: Task, client: Client) -> None:
+        while given.tensors["x"][0] == 0:
+            await client.say(Commitment(DIGEST))
+        await asyncio.sleep(60)
+
+    _, session = await serving(serve)
+    async with asyncio.timeout(20), session.converse() as conversation:
+        await conversation.say(task(0.0))
+        with pytest.raises(Unreachable, match=r"breaks the protocol \(busy"):
+            await session.ask(task(1.0), 20.0)
+        assert [await conversation.hear() for _ in range(8)] == [Commitment(DIGEST)] * 8
+        with pytest.raises(Unreachable):
+            await conversation.hear()
 
 
 async def test_who_gives_up_in_the_middle_of_a_message_disturbs_nobody_else(serving: Any) -> None:
