@@ -103,7 +103,7 @@ def test_a_budget_that_cannot_be_is_refused_where_it_stands(values: dict[str, ob
 
 
 def test_a_budget_says_what_it_promises() -> None:
-    assert Budget.of(GOOD, refuse) == Budget("gaussian", 1, 4.0, 1e-5)
+    assert Budget.of(GOOD, refuse) == Budget("gaussian", 1.0, 4.0, 1e-5)
     assert str(Budget.of(GOOD, refuse)) == "gaussian noise: epsilon 1, delta 1e-05 for each answer, clipped to 4"
     assert Budget("gaussian", 1.0, 4.0).missed == 1e-5
     laplace = Budget.of({"mechanism": "laplace", "epsilon": 2.0, "clip": 1.0}, refuse)
