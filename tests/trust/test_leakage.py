@@ -1,0 +1,123 @@
+"""`leakage.json`, and what a policy makes of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from decentral.errors import UserError
+from decentral.trust.anchors import Part
+from decentral.trust.evidence import Finding, Kind
+from decentral.trust.leakage import FILE, Exposure, Measurement, check_leakage, findings
+from decentral.trust.policy import Policy
+
+
+def exposure(part: str, correlation: float) -> Exposure:
+    return Exposure(part, correlation, 20.0, 0.8, 11.0, 0.1, 0.5)
+
+
+def part(name: str, at: str = "peers", digest: str = "ab" * 32) -> Part:
+    return Part(name, digest, "client" if at == "client" else "peers", 1e-4, 2.0)
+
+
+PARTS = [part("stage-0", "client"), part("stage-1"), part("stage-2", digest="cd" * 32)]
+MEASURED = Measurement(
+    exposures=(exposure("stage-0", 1.0), exposure("stage-1", 0.6), exposure("stage-2", 0.4)),
+    digests={each.name: each.digest for each in PARTS},
+    noise="",
+    accuracy=0.9,
+    own=1000,
+    others=300,
+    seed=0,
+)
+
+
+def test_what_was_measured_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert Measurement.load(tmp_path) is None
+    assert MEASURED.save(tmp_path) == tmp_path / FILE
+    assert Measurement.load(tmp_path) == MEASURED
+
+
+def test_a_cut_within_the_policy_is_taken_and_one_beyond_it_is_not(tmp_path: Path) -> None:
+    MEASURED.save(tmp_path)
+    assert check_leakage(tmp_path, PARTS, Policy(leakage=0.6)) == MEASURED
+    with pytest.raises(UserError, match=r"for stage-1 have a distance correlation of 0\.600.*allows 0\.59"):
+        check_leakage(tmp_path, PARTS, Policy(leakage=0.59))
+
+
+def test_the_clients_own_parts_tell_nobody_and_every_other_counts(tmp_path: Path) -> None:
+    MEASURED.save(tmp_path)
+    with pytest.raises(UserError, match="stage-0"):
+        check_leakage(tmp_path, [part("stage-0"), *PARTS[1:]], Policy(leakage=0.9))
+    late = replace(MEASURED, exposures=(*MEASURED.exposures[:2], exposure("stage-2", 0.7)))
+    late.save(tmp_path)
+    with pytest.raises(UserError, match="stage-2"):
+        check_leakage(tmp_path, PARTS, Policy(leakage=0.65))
+
+
+def test_a_policy_that_does_not_ask_needs_no_measurement(tmp_path: Path) -> None:
+    assert check_leakage(tmp_path, PARTS, Policy()) is None
+
+
+def test_missing_evidence_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nobody has measured.*decentral leakage"):
+        check_leakage(tmp_path, PARTS, Policy(leakage=1.0))
+
+
+def test_what_was_measured_of_other_parts_or_other_noise_counts_for_nothing(tmp_path: Path) -> None:
+    MEASURED.save(tmp_path)
+    other = [PARTS[0], PARTS[1], part("stage-2", digest="ee" * 32)]
+    for parts, noise in ((other, ""), (PARTS[:2], ""), (PARTS[::-1], ""), (PARTS, "gaussian noise: epsilon 1")):
+        with pytest.raises(UserError, match="other parts, or other noise"):
+            check_leakage(tmp_path, parts, Policy(leakage=1.0), noise)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        json.dumps({"version": 2}),
+        json.dumps({"version": 1, "exposures": [], "digests": {"stage-0": "ab"}}),
+        json.dumps({"version": 1, "exposures": [{"part": "stage-0"}], "digests": {"stage-0": "ab"}}),
+    ],
+)
+def test_a_damaged_file_is_named_and_never_believed(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UserError, match=r"leakage\.json: is no measurement"):
+        check_leakage(tmp_path, PARTS, Policy(leakage=1.0))
+
+
+def test_a_correlation_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
+    replace(MEASURED, exposures=(*MEASURED.exposures[:2], exposure("stage-2", -5.0))).save(tmp_path)
+    with pytest.raises(UserError, match=r"a correlation of -5\.0"):
+        Measurement.load(tmp_path)
+
+
+def test_a_policy_finds_its_evidence_for_every_part() -> None:
+    found = findings(MEASURED, PARTS)
+    assert [(each.kind, each.part, each.measured) for each in found] == [
+        (Kind.LEAKAGE, "stage-0", 0.0),
+        (Kind.LEAKAGE, "stage-1", 0.6),
+        (Kind.LEAKAGE, "stage-2", 0.4),
+    ]
+    names = [each.name for each in PARTS]
+    others = [
+        Finding(kind, name, True, "", 2.0)
+        for kind in (Kind.MODEL, Kind.LINK, Kind.FRESH, Kind.CONSENSUS)
+        for name in names
+    ]
+    assert Policy(leakage=0.6).judge(b"\0" * 32, names, [*others, *found]).valid
+    strict = Policy(leakage=0.5).judge(b"\0" * 32, names, [*others, *found])
+    assert strict.reasons == ("stage-1: leakage: more than 0.5 leaks",)
+
+
+def test_the_check_needs_no_torch() -> None:
+    code = "import sys, decentral.trust.leakage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
