@@ -6,7 +6,7 @@ tells who is outvoted; who lied is told by computing the answer again, since a q
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -34,11 +34,11 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """A replica's answer that keeps all rules, with its signature."""
+    """A replica's answer that keeps all rules, with its signature. `tensors`: None where only its digest was kept."""
 
     node: PeerId
     signed: SignedClaim
-    tensors: Tensors
+    tensors: Tensors | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,32 +59,32 @@ def judge(
     tolerance: float,
     *,
     exact: bool = False,
+    by_digest: bool = False,
     reference: Tensors | None = None,
 ) -> Judgement:
     """What a part's replicas agree on. `asked`: who was drawn; what others sent is left aside.
 
     `replies` are under the authenticated name of who sent them, and hold what had come when the deadlines ended.
-    `exact`: the part computes the same bits everywhere. `reference`: the answer as the verifier has computed it, on any
-    device and in any precision: who signed one farther away than the tolerance has lied, and such an answer does not
-    count even if a quorum shares it. Raises ValueError for a replica that was asked twice.
+    Tensors that one has sent stand for all that revealed their digest. `by_digest`: where all revealed the same one, it
+    is enough without them. `exact`: the part computes the same bits everywhere. `reference`: the answer as the verifier
+    has computed it, on any device and in any precision: who signed one farther away than the tolerance has lied, and
+    such an answer does not count even if a quorum shares it. Raises ValueError for a replica that was asked twice.
     """
     if len(set(asked)) < len(asked):
         raise ValueError("a replica was asked twice")
-    answers: dict[PeerId, Answer] = {}
-    faults: list[Fault] = []
     given = {node: replies.get(node, Reply()) for node in asked}
-    shown = together(reply.commitment for reply in given.values() if reply.commitment is not None)
-    for node, reply in given.items():
-        try:
-            answers[node] = _checked(question, node, reply, shown)
-        except _Breach as breach:
-            faults.append(Fault(node, question.part, breach.kind, breach.detail))
-    if exact:
+    answers, faults = _answers(question, given, by_digest)
+    known = [answer.tensors for answer in answers.values() if answer.tensors is not None]
+    if exact or len(known) < len(answers):
         apart = exact_distances([answer.signed.claim.output for answer in answers.values()])
     else:
-        apart = distances([answer.tensors for answer in answers.values()])
+        apart = distances(known)
     ruling = vote(list(answers), apart, 0.0 if exact else tolerance, sizes.quorum)
-    wrong = {node for node, answer in answers.items() if reference is not None and _off(answer, reference) > tolerance}
+    wrong = {
+        node
+        for node, answer in answers.items()
+        if reference is not None and answer.tensors is not None and _off(answer.tensors, reference) > tolerance
+    }
     for node in asked:
         if node in wrong:
             detail = "computed again, its part comes to something else"
@@ -151,8 +151,41 @@ class _Breach(Exception):
         self.kind, self.detail = kind, detail
 
 
-def _checked(question: Question, node: PeerId, reply: Reply, shown: bytes) -> Answer:
-    """Raises _Breach unless the reply keeps all rules."""
+def _answers(
+    question: Question, given: Mapping[PeerId, Reply], by_digest: bool
+) -> tuple[dict[PeerId, Answer], list[Fault]]:
+    """The replies that have a vote, and what the others did."""
+    shown = together(reply.commitment for reply in given.values() if reply.commitment is not None)
+    revealed = {reply.reveal.output for reply in given.values() if reply.reveal is not None}
+    sent = _sent(given.values())
+    held = dict(sent.values())
+    answers: dict[PeerId, Answer] = {}
+    faults: list[Fault] = []
+    for node, reply in given.items():
+        try:
+            signed = _checked(question, node, reply, shown)
+            if reply.tensors is not None and sent[id(reply.tensors)][0] != signed.claim.output:
+                raise _Breach(FaultKind.BROKE_COMMITMENT, "sent other tensors than it had committed to")
+            if signed.claim.output not in held and not (by_digest and len(revealed) == 1):
+                raise _Breach(FaultKind.UNRESPONSIVE, "revealed, and did not send its answer")
+        except _Breach as breach:
+            faults.append(Fault(node, question.part, breach.kind, breach.detail))
+        else:
+            answers[node] = Answer(node, signed, held.get(signed.claim.output))
+    return answers, faults
+
+
+def _sent(replies: Iterable[Reply]) -> dict[int, tuple[bytes, Tensors]]:
+    """The tensors that came with their digests, by identity: several replies may share them."""
+    found: dict[int, tuple[bytes, Tensors]] = {}
+    for reply in replies:
+        if reply.tensors is not None and id(reply.tensors) not in found:
+            found[id(reply.tensors)] = tensors_digest(reply.tensors), reply.tensors
+    return found
+
+
+def _checked(question: Question, node: PeerId, reply: Reply, shown: bytes) -> SignedClaim:
+    """What a reply has opened its commitment to. Raises _Breach unless it keeps all rules."""
     if reply.commitment is None:
         raise _Breach(FaultKind.UNRESPONSIVE, "made no commitment")
     if (reveal := reply.reveal) is None:
@@ -168,20 +201,16 @@ def _checked(question: Question, node: PeerId, reply: Reply, shown: bytes) -> An
         raise _Breach(FaultKind.INVALID, "what it revealed is signed by another peer")
     if commitment(signed.claim, node, reveal.salt) != reply.commitment:
         raise _Breach(FaultKind.BROKE_COMMITMENT, "revealed something else than it had committed to")
-    if reply.tensors is None:
-        raise _Breach(FaultKind.UNRESPONSIVE, "revealed, and did not send its answer")
-    if tensors_digest(reply.tensors) != reveal.output:
-        raise _Breach(FaultKind.BROKE_COMMITMENT, "sent other tensors than it had committed to")
-    return Answer(node, signed, reply.tensors)
+    return signed
 
 
-def _off(answer: Answer, reference: Tensors) -> float:
+def _off(tensors: Tensors, reference: Tensors) -> float:
     """Their distance, whatever the precision of the reference."""
 
     def plain(tensors: Tensors) -> dict[str, Tensor]:
         return {n: t.detach().cpu().double() if t.is_floating_point() else t.cpu() for n, t in tensors.items()}
 
-    dtypes = {name: tensor.dtype.is_floating_point for name, tensor in answer.tensors.items()}
+    dtypes = {name: tensor.dtype.is_floating_point for name, tensor in tensors.items()}
     if dtypes != {name: tensor.dtype.is_floating_point for name, tensor in reference.items()}:
         return float("inf")
-    return distance(plain(answer.tensors), plain(reference))
+    return distance(plain(tensors), plain(reference))

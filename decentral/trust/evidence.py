@@ -84,8 +84,11 @@ def commitment(claim: Claim, node: PeerId, salt: bytes) -> bytes:
 
 
 def together(commitments: Iterable[bytes]) -> bytes:
-    """One digest for the commitments of all replicas that were asked the same, in whatever order they came."""
-    return hashlib.sha256(_joined(_TOGETHER, *sorted(commitments))).digest()
+    """One digest for the commitments of all replicas that were asked the same, in whatever order they came.
+
+    A copied one counts once: it opens for its maker alone.
+    """
+    return hashlib.sha256(_joined(_TOGETHER, *sorted(set(commitments)))).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class Policy:
                 reason = self._lacking(kind, about, self.sizes(seed, part).quorum)
                 if reason is not None:
                     reasons.append(f"{part}: {kind.value}: {reason}")
-        return Verdict(not reasons, tuple(dict.fromkeys(reasons)))
+        return Verdict(not reasons, tuple(dict.fromkeys(reasons)), tuple(findings))
 
     def _lacking(self, kind: Kind, found: Sequence[Finding], quorum: int) -> str | None:
         """Why findings that passed are not enough."""
@@ -168,10 +168,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reasons`: every one for which the answer is not valid."""
+    """`reasons`: every one for which the answer is not valid; `findings`: what was measured, passed or not."""
 
     valid: bool
     reasons: tuple[str, ...]
+    findings: tuple[Finding, ...] = field(default=(), compare=False)
 
 
 def _whole(value: object) -> int:
