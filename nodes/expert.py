@@ -17,7 +17,8 @@ import torch
 from decentral.launch.life import entered, live, node_arguments
 from decentral.launch.serving import EXPERT
 from decentral.models.experts import load_denoiser
-from decentral.serving.expert import MOST_BYTES, ExpertService, served_by
+from decentral.serving.expert import ExpertService
+from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.wire.limits import Limits
 
 

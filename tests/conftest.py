@@ -1,4 +1,5 @@
-"""What every test shares: shapes of `decentral.core` checked at run time, one torch thread, reproducible laws.
+"""What every test shares: shapes of `decentral.core` checked at run time, one torch thread, reproducible laws,
+certificates without ceremony.
 
 The import hook stands before any import of decentral, so that each jaxtyping annotation in `core` is enforced by
 beartype while tests run; a deployment does not pay for it.
@@ -7,7 +8,10 @@ beartype while tests run; a deployment does not pay for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -17,6 +21,10 @@ install_import_hook("decentral.core", "beartype.beartype")
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from decentral.wire.authority import Authority  # noqa: E402
+from decentral.wire.certificate import Credentials, new_key, private_pem, request_certificate  # noqa: E402
+from decentral.wire.identity import Identity  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -41,6 +49,23 @@ def data_root() -> Path:
     if not path.is_dir():
         pytest.skip(f"DECENTRAL_DATA={place} is not a folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.create(tmp_path_factory.mktemp("authority") / "keys")
+
+
+@pytest.fixture(scope="session")
+def certify() -> Callable[..., Credentials]:
+    """Credentials for an identity straight from an authority, without its server."""
+
+    def issue(authority: Authority, identity: Identity, validity: timedelta = timedelta(days=1)) -> Credentials:
+        key = new_key()
+        certificate = authority.issue(request_certificate(identity, key, time.time() + 2 * 86400), validity)
+        return Credentials(ssl.DER_cert_to_PEM_cert(certificate).encode(), private_pem(key), authority.pem)
+
+    return issue
 
 
 def children() -> set[int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from decentral.errors import Refusal, Refused, TransportError, leading
 from decentral.serving.access import Access
 from decentral.serving.denoising import Answer, Denoising, Evaluation, Gone
-from decentral.serving.expert import MOST_BYTES
+from decentral.serving.parts import MOST_BYTES
 from decentral.trust.anchors import Anchor
 from decentral.wire.conversation import Task
 from decentral.wire.limits import Limits

@@ -6,23 +6,15 @@ another, so that a client who asks for much waits for others and not they for it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import torch
 from torch import Tensor, nn
 
 from decentral.errors import Malformed, Refusal
 from decentral.models.experts import classes, config, image_size, velocity
+from decentral.serving.parts import Work, check_address
 from decentral.training.digest import described, model_digest
-from decentral.wire.clock import Clock
 from decentral.wire.conversation import Output, Task
 from decentral.wire.sessions import Client
-
-MOST_BYTES = 64 << 20
-"""Of one task, and of its answer."""
-
-Work = Callable[[Callable[[], Tensor]], Awaitable[Tensor]]
-"""Runs a blocking computation off the event loop."""
 
 
 def digest_of(model: nn.Module) -> str:
@@ -42,8 +34,7 @@ class ExpertService:
 
     async def __call__(self, task: Task, client: Client) -> None:
         """Raises Malformed for a task that is not for this model."""
-        if task.part != self.part or task.digest.hex() != self.digest:
-            raise Malformed(Refusal.MODEL, f"this is {self.part} with the digest {self.digest}")
+        check_address(task, self.part, self.digest)
         x, t, labels = self._inputs(dict(task.tensors))
 
         @torch.no_grad()
@@ -69,12 +60,3 @@ class ExpertService:
             if bool((labels < 0).any()) or bool((labels > self._classes).any()):
                 raise Malformed(Refusal.SCHEMA, f"labels are at least 0 and at most {self._classes}, no class")
         return x, float(t.item()), labels
-
-
-def served_by(clock: Clock) -> Work:
-    """The worker of a node's clock."""
-
-    async def work(fn: Callable[[], Tensor]) -> Tensor:
-        return await clock.work(fn, 0.0)
-
-    return work

@@ -1,8 +1,9 @@
-"""Small experts and routers with random weights: what they sample is noise, but who sampled it can be seen."""
+"""Small experts, routers and stages with random weights, and replicas that serve over mutual TLS on loopback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ import torch
 from torch import nn
 
 from decentral.models.denoisers import dit, unet
+from decentral.models.mlp import mlp
+from decentral.models.stages import Stage, split
 from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.wire.authority import Authority
+from decentral.wire.certificate import Credentials
+from decentral.wire.grpc_transport import GrpcTransport
+from decentral.wire.identity import Identity
+from decentral.wire.links import Links
+from decentral.wire.sessions import Serve, Session, open_session
 
 SHAPE, CLASSES = (1, 8, 8), 3
 
@@ -44,3 +53,34 @@ def ensemble(part: Callable[..., nn.Module]) -> DecentralizedDiffusionPipeline:
     )
     made.set_progress_bar_config(disable=True)
     return made
+
+
+@pytest.fixture(scope="session")
+def stages() -> list[Stage]:
+    """A perceptron on 8x8 images in three stages, of which the second has two layers."""
+    torch.manual_seed(7)
+    return split(mlp((1, 8, 8), 10, hidden=(16, 12, 16)), ["2", "6"], torch.rand(4, 1, 8, 8))
+
+
+@pytest.fixture
+async def replicas(
+    authority: Authority, certify: Callable[..., Credentials]
+) -> AsyncIterator[Callable[..., Awaitable[tuple[Session, ...]]]]:
+    """`await replicas((identity, service), ..., **options)`: sessions of a new client with each of them."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*services: tuple[Identity, Serve], **options: Any) -> tuple[Session, ...]:
+            client = Identity.generate()
+            links = Links(certify(authority, client))
+            stack.push_async_callback(links.close)
+            sessions = []
+            for identity, serve in services:
+                serving = GrpcTransport.serve(
+                    "127.0.0.1:0", identity, certify(authority, identity), serve=serve, **options
+                )
+                transport = await stack.enter_async_context(serving)
+                links.introduce(transport.id, transport.address)
+                sessions.append(await stack.enter_async_context(open_session(links, transport.id)))
+            return tuple(sessions)
+
+        yield start

@@ -1,48 +1,26 @@
-"""Certificates without ceremony, and one small network in both worlds."""
+"""One small network in both worlds."""
 
 from __future__ import annotations
 
 import itertools
-import ssl
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from decentral.wire.authority import Authority
-from decentral.wire.certificate import Credentials, new_key, private_pem, request_certificate
+from decentral.wire.certificate import Credentials
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.memory import MemoryNetwork
 from decentral.wire.transport import Transport
 
-DAY = timedelta(days=1)
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority.create(tmp_path_factory.mktemp("authority") / "keys")
-
 
 @pytest.fixture(scope="session")
 def foreign_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority.create(tmp_path_factory.mktemp("foreign") / "keys")
-
-
-@pytest.fixture(scope="session")
-def certify() -> Callable[..., Credentials]:
-    """Credentials for an identity straight from an authority, without its server."""
-
-    def issue(authority: Authority, identity: Identity, validity: timedelta = DAY) -> Credentials:
-        key = new_key()
-        certificate = authority.issue(request_certificate(identity, key, time.time() + 2 * 86400), validity)
-        return Credentials(ssl.DER_cert_to_PEM_cert(certificate).encode(), private_pem(key), authority.pem)
-
-    return issue
 
 
 class World(Protocol):
