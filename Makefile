@@ -1,12 +1,16 @@
 # Everything there is to do in a checkout, by name; `make` alone lists it. Needs Python 3.11 or later, make and a C compiler.
 #   make PYTHON=/path/to/python3.12 demo     another interpreter          make VENV=/path/to/venv test     another environment
+#   make JOBS=4 test                         on four cores; JOBS=0: in one process, as a debugger wants it
 
 VENV ?= .venv
 PYTHON ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.decentral-installed
 PROTO_FILES := $(wildcard protos/decentral/wire/v1/*.proto)
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
+# Whoever has nothing left to do takes half of what another still has.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # Scripts beside the package; the peers' runners import what is not installed here.
 TYPED := $(wildcard nodes/*.py) $(filter-out benchmarks/peer_%,$(wildcard benchmarks/*.py))
@@ -40,10 +44,10 @@ demo: setup  ## train 5 peers on real images over mutual-TLS gRPC and print what
 	$(BIN)/decentral demo
 
 test: setup  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup  ## every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 coverage: setup  ## how much of the mathematics the tests execute; at least 95 %
 	$(BIN)/python -m pytest -q -m "not slow" tests/core --cov=decentral.core --cov-report=term-missing --cov-fail-under=95

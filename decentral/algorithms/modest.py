@@ -17,7 +17,7 @@ from torch import Tensor
 
 from decentral.algorithms.base import Peer, aggregate, evaluate, finish, record_merge, train
 from decentral.algorithms.baton import Relay, read_with_baton, step_from
-from decentral.algorithms.modest_end import AGGREGATE, HEIR, hand_on, hand_out, stand_by
+from decentral.algorithms.modest_end import AGGREGATE, HEIR, hand_on, hand_out, reached, stand_by
 from decentral.algorithms.modest_events import (
     AggregateCame,
     Ask,
@@ -68,17 +68,19 @@ class MoDeST:
         """Anybody may be drawn."""
 
     async def run(self, peer: Peer) -> None:
-        if peer.crowd.alone:  # the others have finished, or will never come back: we end with what we have
+        found = await reached(peer.crowd) if peer.crowd.alone else None
+        if peer.crowd.alone and found is None:  # others have finished, or will never come back: what we have is the end
             await evaluate(peer, peer.finished)
         else:
-            await Participant(peer).run()
+            await Participant(peer, found).run()
 
 
 class Participant:
     """One peer's life from its first round to the last aggregate."""
 
-    def __init__(self, peer: Peer) -> None:
-        self.peer, self.crowd, self.sampling = peer, peer.crowd, peer.crowd.sampling
+    def __init__(self, peer: Peer, found: tuple[int, Model] | None = None) -> None:
+        """`found`: a model that came before any was read, and who sent it."""
+        self.peer, self.found, self.crowd, self.sampling = peer, found, peer.crowd, peer.crowd.sampling
         self.rules = Rules(
             self.sampling.size,
             self.sampling.aggregators,
@@ -142,6 +144,8 @@ class Participant:
             self.state, effects = step(self.state, event, self.rules)
 
     async def _receive(self) -> None:
+        if self.found is not None:
+            await self._take(*self.found)
         async for envelope in self.peer.transport.inbox(Model, Progress, Resend):
             sender = self.crowd.index_of(envelope.sender)
             if sender is None:

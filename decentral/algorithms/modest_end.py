@@ -31,8 +31,9 @@ Send = Callable[[int, Model], Coroutine[Any, Any, bool]]
 
 
 async def hand_out(crowd: Crowd, send: Send, model: Model, took_part: Iterable[int]) -> None:
-    """The last aggregate to all members, and for as long as `patience` to those who are away, if they come back.
+    """The last aggregate to all members, and for `patience` after that to those who are away, if they come back.
 
+    Handing it to thousands over one link may take longer than that, and who came back meanwhile has still to be asked.
     First come the heirs, and those who would otherwise go on: who took part in it, and whom they would turn to next.
     """
     twice, members = 2 * crowd.sampling.size, set(crowd.members()) - {crowd.index}
@@ -40,10 +41,11 @@ async def hand_out(crowd: Crowd, send: Send, model: Model, took_part: Iterable[i
     urgent = [*next_ones[:HEIRS], *sorted(took_part), *crowd.order(model.round, twice), *next_ones]
     heirs = dict.fromkeys(next_ones[:HEIRS], replace(model, tag=HEIR))
     loop = asyncio.get_running_loop()
-    ends = loop.time() + crowd.sampling.patience
+    ends: float | None = None
     missing = [peer for peer in dict.fromkeys((*urgent, *sorted(members))) if peer in members]
     while missing:
         missing = await _hand(send, {peer: heirs.get(peer, model) for peer in missing})
+        ends = loop.time() + crowd.sampling.patience if ends is None else ends
         if missing and loop.time() >= ends:
             break
         await asyncio.sleep(crowd.sampling.ping if missing else 0.0)
@@ -59,6 +61,17 @@ async def stand_by(crowd: Crowd, send: Send, model: Model, maker: int) -> None:
     answers = await crowd.ask(others, model.round)
     behind = [peer for peer, pong in answers.items() if pong is not None and pong.round < model.round]
     await _hand(send, dict.fromkeys(behind, model))
+
+
+async def reached(crowd: Crowd) -> tuple[int, Model] | None:
+    """A model, and by whom it was sent to one who came back and looked for others in vain: they may have gone since."""
+    try:
+        async with asyncio.timeout(crowd.sampling.ping):
+            envelope = await anext(crowd.transport.inbox(Model))
+    except (TimeoutError, StopAsyncIteration):
+        return None
+    sender = crowd.index_of(envelope.sender)
+    return None if sender is None or not isinstance(envelope.message, Model) else (sender, envelope.message)
 
 
 async def _hand(send: Send, models: Mapping[int, Model]) -> list[int]:

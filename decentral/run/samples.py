@@ -90,13 +90,24 @@ class Samples:
             case "trained":
                 self._at(self._trained, event).append(event["peer"])
             case "merged":
-                self._averaged = max(self._averaged, event["round"])
+                if event["round"] < self._averaged and self._drawn:
+                    self._go_back(event["round"], {event["peer"], *map(int, event.get("weights", ()))})
+                self._averaged = event["round"]
             case "sampled":
                 found = tuple(event["participants"]), tuple(event["aggregators"])
                 self._drawn.setdefault(event["round"], {})[event["peer"]] = Drawing(
                     *found, event["candidates"], event["view"]
                 )
                 _forget(self._drawn)
+
+    def _go_back(self, round: int, peers: set[int]) -> None:
+        """`peers` have averaged a round that others, who are gone by now, had left behind: what these found is void."""
+        drawn = {peer: drawing for peer, drawing in self._drawn.get(round + 1, {}).items() if peer in peers}
+        for rounds in (self._begun, self._trained, self._drawn):
+            for later in [number for number in rounds if number > round]:
+                del rounds[later]
+        if drawn:
+            self._drawn[round + 1] = drawn
 
     @staticmethod
     def _at(rounds: dict[int, list[int]], event: Event) -> list[int]:

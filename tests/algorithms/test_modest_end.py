@@ -65,6 +65,27 @@ def test_who_goes_while_it_hands_out_has_an_heir(slow, gracefully, moment):
     assert not stage.journals[maker].of("finished"), "it did not come to the end of it"
 
 
+def test_who_was_away_while_the_last_aggregate_went_round_has_patience_left_to_come_back(slow):
+    """However long it takes to hand it to all the others; it does not begin the last rounds again by itself."""
+    plain = slow().play()
+    last, maker = max((event["t"], index) for index in plain.journals for event in plain.journals[index].of("merged"))
+    over = plain.journals[maker].of("finished")[-1]["t"]
+    assert over > last + 1.5 * plain.sampling.patience
+    away = max(plain.journals, key=lambda index: plain.journals[index].of("finished")[-1]["t"] * (index != maker))
+
+    async def script(stage):
+        await asyncio.sleep(last + 0.1)
+        await stage.crash(away)
+        finished = max(stage.shelves[away].saved, default=0)
+        await asyncio.sleep(over - last)  # without its model the others have got theirs a little earlier
+        stage.start(away, finished, running=True)
+
+    stage = slow().play(script)
+    assert [journal.of("finished")[-1]["round"] for journal in stage.journals.values()] == [ROUNDS] * PEERS
+    assert [round for _, round in averages(stage)] == list(range(1, ROUNDS + 1))
+    assert len(set(stage.values)) == 1, "all end with the same aggregate"
+
+
 def test_the_last_two_may_both_leave(slow):
     """Where nobody else is left to hand an aggregate to, a peer goes without."""
 

@@ -108,7 +108,7 @@ def test_children_end_with_the_server(tmp_path, end):
 def test_a_child_that_is_late_ends_with_a_parent_that_was_quick(parent):
     """Between the fork and the child's word to the kernel the fork server may be killed."""
     program = f"""
-import os, signal
+import os, signal, time
 from decentral.launch.forkserver import die_with_parent
 server = os.getpid()
 reading, writing = os.pipe()
@@ -121,6 +121,8 @@ if child:
     os.kill(server, signal.SIGKILL)
 os.close(writing)
 os.read(reading, 2)
+while {parent != "lives"} and os.getppid() == server:
+    time.sleep(0.001)  # the pipe is closed before the kernel gives the child another parent
 die_with_parent(server)
 print("on", flush=True)
 """

@@ -106,8 +106,9 @@ async def test_an_authority_that_was_away_is_asked_again_where_it_is_then(author
 
 
 async def test_a_certificate_that_nobody_renews_is_warned_about_and_then_refused(
-    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(renewal, "URGENT", renewal.DUE[1])  # a busy machine may be late by as long as is left after it
     async with contextlib.AsyncExitStack() as stack:
         async with authority.serve("127.0.0.1:0", validity=SHORT) as address:
             alone, other = (Node(tmp_path / name, lambda: address) for name in ("alone", "other"))
@@ -123,7 +124,8 @@ async def test_a_certificate_that_nobody_renews_is_warned_about_and_then_refused
     assert not isinstance(refused.value, Refused) or refused.value.reason is Refusal.EXPIRED
     assert "renewed" not in alone.events and alone.events.count("unrenewed") >= 2
     said = [record.message for record in caplog.records]
-    assert sum("could not be renewed" in text for text in said) == 1 and "has expired" in said[-1]
+    assert sum("could not be renewed" in text for text in said) == 1, said
+    assert "has expired" in said[-1]
 
 
 async def test_a_lasting_certificate_is_left_alone(authority: Authority, tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_who_draws_again_is_counted_once_with_what_it_found_last():
     assert (samples.turn.agreement.asked, samples.turn.agreement.view) == (2, 1)
 
 
+def test_rounds_that_are_done_again_are_told_of_by_those_who_do_them():
+    """Who comes back after the end, with others, goes on from where it was; nobody that it would draw is there."""
+    first = [each for round in (6, 7, 8) for each in (trains(0, round), trains(1, round), draws(0, round + 1, (0, 1)))]
+    samples = taken(*first, event(0, "merged", round=8), trains(4, 6), draws(4, 7, (4, 5)), draws(5, 7, (4, 5)))
+    assert (samples.turn.round, samples.turn.averaged) == (8, 8)
+    samples.take(event(4, "merged", round=6, weights={"4": 0.5, "5": 0.5}))
+    samples.take(trains(5, 7))
+    turn = samples.turn
+    assert (turn.round, turn.averaged, turn.participants) == (7, 6, (4, 5))
+    assert (turn.agreement.asked, turn.agreement.sample) == (2, 2), "without those who are gone"
+
+
+def test_two_aggregators_of_a_round_are_no_step_back():
+    samples = taken(trains(0, 6), draws(0, 7, (1, 2)), event(1, "merged", round=6), event(2, "merged", round=6))
+    samples.take_all([trains(1, 7), draws(1, 7, (1, 2))])
+    assert (samples.turn.round, samples.turn.averaged, samples.turn.agreement.asked) == (7, 6, 2)
+
+
 def test_only_the_newest_rounds_are_remembered():
     samples = taken(*(each for round in range(1, 1000) for each in (trains(0, round), draws(0, round, (1,)))))
     assert samples.turn.round == 999
