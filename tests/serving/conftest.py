@@ -66,8 +66,9 @@ def stages() -> list[Stage]:
 async def replicas(
     authority: Authority, certify: Callable[..., Credentials]
 ) -> AsyncIterator[Callable[..., Awaitable[tuple[Session, ...]]]]:
-    """`await replicas((identity, service), ..., **options)`: sessions of a new client with each of them."""
+    """`await replicas((identity, service), ..., **options)`: sessions of a new client; services go on listening."""
     async with AsyncExitStack() as stack:
+        listening: dict[str, GrpcTransport] = {}
 
         async def start(*services: tuple[Identity, Serve], **options: Any) -> tuple[Session, ...]:
             client = Identity.generate()
@@ -75,12 +76,12 @@ async def replicas(
             stack.push_async_callback(links.close)
             sessions = []
             for identity, serve in services:
-                serving = GrpcTransport.serve(
-                    "127.0.0.1:0", identity, certify(authority, identity), serve=serve, **options
-                )
-                transport = await stack.enter_async_context(serving)
-                links.introduce(transport.id, transport.address)
-                sessions.append(await stack.enter_async_context(open_session(links, transport.id)))
+                if identity.id not in listening:
+                    credentials = certify(authority, identity)
+                    serving = GrpcTransport.serve("127.0.0.1:0", identity, credentials, serve=serve, **options)
+                    listening[identity.id] = await stack.enter_async_context(serving)
+                links.introduce(identity.id, listening[identity.id].address)
+                sessions.append(await stack.enter_async_context(open_session(links, identity.id)))
             return tuple(sessions)
 
         yield start
