@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from decentral.serving.pipeline import DecentralizedDiffusionPipeline
     from decentral.training.activations import NotFinite, ambiguous_units
     from decentral.training.merging import match, merge, permute
+    from decentral.trust.receipt import verify
 
 __all__ = [
     "DecentralizedDiffusionPipeline",
@@ -37,6 +38,7 @@ __all__ = [
     "register_learner",
     "register_model",
     "split",
+    "verify",
 ]
 
 _EXPORTS = {
@@ -57,6 +59,7 @@ _EXPORTS = {
     "register_learner": "decentral.training.catalogue:LEARNERS.register",
     "register_model": "decentral.models.catalogue:MODELS.register",
     "split": "decentral.models.stages:split",
+    "verify": "decentral.trust.receipt:verify",
 }
 
 

@@ -157,14 +157,14 @@ def _answers(
     """The replies that have a vote, and what the others did."""
     shown = together(reply.commitment for reply in given.values() if reply.commitment is not None)
     revealed = {reply.reveal.output for reply in given.values() if reply.reveal is not None}
-    sent = _sent(given.values())
-    held = dict(sent.values())
+    came = sent(given.values())
+    held = dict(came.values())
     answers: dict[PeerId, Answer] = {}
     faults: list[Fault] = []
     for node, reply in given.items():
         try:
             signed = _checked(question, node, reply, shown)
-            if reply.tensors is not None and sent[id(reply.tensors)][0] != signed.claim.output:
+            if reply.tensors is not None and came[id(reply.tensors)][0] != signed.claim.output:
                 raise _Breach(FaultKind.BROKE_COMMITMENT, "sent other tensors than it had committed to")
             if signed.claim.output not in held and not (by_digest and len(revealed) == 1):
                 raise _Breach(FaultKind.UNRESPONSIVE, "revealed, and did not send its answer")
@@ -175,7 +175,7 @@ def _answers(
     return answers, faults
 
 
-def _sent(replies: Iterable[Reply]) -> dict[int, tuple[bytes, Tensors]]:
+def sent(replies: Iterable[Reply]) -> dict[int, tuple[bytes, Tensors]]:
     """The tensors that came with their digests, by identity: several replies may share them."""
     found: dict[int, tuple[bytes, Tensors]] = {}
     for reply in replies:

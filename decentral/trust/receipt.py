@@ -1,226 +1,154 @@
-"""What was said about an answer, and what anybody finds who looks at it: the client at once, a verifier later.
+"""A receipt: one file from which anybody who trusts a cluster finds out, later and without a network, whether an answer
+counts, as its client did.
 
-Both call `examine`, which believes nothing but the verifier's trust file and what peers have signed. Where the policy
-of the order and the verifier's own differ, the stricter counts, each number by itself.
+What its client has found stands in it too, and it is worth nothing: all of it is found again, and has to be the same.
+No key that a receipt brings is ever a root; the verifier's trust file alone says whose signatures count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Self
 
-from decentral.core.quorum import Sizes
-from decentral.errors import Malformed
+from decentral.errors import Malformed, Refusal, UserError
+from decentral.files import write_atomic
+from decentral.trust import canonical, packing
 from decentral.trust.anchors import Anchors
-from decentral.trust.consensus import Answer, Judgement, Tensors, fresh, judge, linked, pinned
-from decentral.trust.evidence import Fault, Finding, Kind, Question, Reply
-from decentral.trust.order import Order, Step
+from decentral.trust.consensus import Tensors
+from decentral.trust.evidence import Finding
+from decentral.trust.examination import VERIFIERS, Examination, Verifiers, examine, judged
 from decentral.trust.policy import Policy, Verdict
-from decentral.wire.messages import PeerId
+from decentral.trust.transcript import Exchange, Transcript
+from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity
+from decentral.wire.identity import verify as verify_signature
+
+__all__ = ["Examination", "Exchange", "Receipt", "Transcript", "check", "examine", "judged", "verify"]
+
+FORMAT = "decentral receipt v1"
+RECEIPT = "receipt"
+"""Purpose of signatures."""
+NONE: Mapping[str, Tensors] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Exchange:
-    """What was said about one part.
+@dataclass(frozen=True, eq=False)
+class Receipt:
+    """A transcript with what its client has found, signed by the client."""
 
-    `inputs`: digest of the tensors that it was given; `asked`: who was, in the order of the line; `replies`: what came,
-    where several with one output may share its tensors; `evidence`: what else speaks for the answer.
-    """
-
-    step: Step
-    inputs: bytes
-    asked: tuple[PeerId, ...]
-    replies: Mapping[PeerId, Reply]
-    evidence: Mapping[Kind, bytes] = field(default_factory=dict)
-
-    @property
-    def disputed(self) -> bool:
-        """Whether not all who revealed an answer revealed the same one."""
-        revealed = (self.replies[node].reveal for node in self.asked if node in self.replies)
-        return len({reveal.output for reveal in revealed if reveal is not None}) > 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Transcript:
-    """What was ordered and what was said, part by part, as far as it went.
-
-    `inputs`: the tensors that left the client, if they are kept, so that the first part can be computed again.
-    """
-
-    order: Order
-    exchanges: tuple[Exchange, ...]
-    inputs: Tensors | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Examination:
-    """`judgements`: of each exchange in turn; `output`: of the last part, if the verdict is that it is valid."""
-
+    transcript: Transcript
     findings: tuple[Finding, ...]
-    faults: tuple[Fault, ...]
     verdict: Verdict
-    output: Tensors | None
-    judgements: tuple[Judgement, ...]
+    public_key: bytes
+    signature: bytes
+
+    @classmethod
+    def signed(cls, transcript: Transcript, found: Examination, client: Identity) -> Self:
+        """Raises ValueError where other parts were asked than ordered, TypeError for tensors that have no encoding."""
+        unsigned = cls(transcript, found.findings, found.verdict, client.public_key, b"")
+        return replace(unsigned, signature=client.sign(RECEIPT, unsigned.content))
+
+    @cached_property
+    def _plain(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            **packing.transcript(self.transcript),
+            "findings": [packing.finding(each) for each in self.findings],
+            "verdict": packing.verdict(self.verdict),
+            "public_key": canonical.text(self.public_key),
+        }
+
+    @cached_property
+    def content(self) -> bytes:
+        """All but the signature, which is over this."""
+        return canonical.encode(self._plain)
+
+    def encode(self) -> bytes:
+        """One canonical JSON text: equal receipts are equal bytes."""
+        return canonical.encode({**self._plain, "signature": canonical.text(self.signature)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises Malformed unless this is exactly what `encode` writes, and not too large."""
+        if len(data) > packing.MOST_BYTES:
+            raise Malformed(Refusal.TOO_LARGE, f"a receipt of {len(data)} bytes; {packing.MOST_BYTES} are the limit")
+        plain = canonical.decode(data)
+        try:
+            if plain["format"] != FORMAT:
+                raise ValueError(f"its format is not {FORMAT!r}")
+            receipt = cls(
+                packing.read_transcript(plain),
+                tuple(packing.read_finding(each) for each in plain["findings"]),
+                packing.read_verdict(plain["verdict"]),
+                canonical.data(plain["public_key"], PUBLIC_KEY_BYTES),
+                canonical.data(plain["signature"], SIGNATURE_BYTES),
+            )
+            same = receipt.encode() == data
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise Malformed(Refusal.MALFORMED, f"a receipt that breaks the rules ({error})") from None
+        if not same:
+            raise Malformed(Refusal.MALFORMED, "a receipt that says more than receipts say")
+        return receipt
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Raises UserError for a file that cannot be read or is no receipt."""
+        try:
+            if file.stat().st_size > packing.MOST_BYTES:
+                raise UserError(f"{file}: is no receipt: it has more than {packing.MOST_BYTES} bytes")
+            return cls.decode(file.read_bytes())
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+        except Malformed as error:
+            raise UserError(f"{file}: is no receipt: {error.detail}") from error
+
+    def save(self, file: Path) -> None:
+        """Raises OSError."""
+        write_atomic(file, self.encode())
+
+    def unsigned(self) -> str | None:
+        """Why it is not its client's word; None if it is."""
+        try:
+            signer = verify_signature(self.public_key, RECEIPT, self.content, self.signature)
+        except Malformed:
+            return "the signature of the receipt does not verify"
+        return None if signer == self.transcript.order.client else "the receipt is signed by another than the client"
 
 
-# ---- other evidence -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """What evidence beside the replies has to fit: the question, the answer that won, what the verifier believes."""
-
-    question: Question
-    exchange: Exchange
-    answer: Answer | None
-    anchors: Anchors
-    policy: Policy
-
-
-class Verifier(Protocol):
-    """Checks one kind of evidence. Raises Malformed for bytes that are no such evidence."""
-
-    def __call__(self, evidence: bytes, case: Case, /) -> Finding: ...
-
-
-Verifiers = Mapping[Kind, Verifier]
-VERIFIERS: Verifiers = MappingProxyType({})
-"""By what they find out. Evidence of a kind that is not here has failed: nobody has checked it."""
-
-
-def _verified(kind: Kind, evidence: bytes, case: Case, verifiers: Verifiers) -> Finding:
-    part = case.question.part
-    if kind not in verifiers:
-        return Finding(kind, part, False, "there is evidence that nobody here can check")
-    try:
-        finding = verifiers[kind](evidence, case)
-    except Malformed as error:
-        return Finding(kind, part, False, f"the evidence cannot be read ({error.detail})")
-    if (finding.kind, finding.part) != (kind, part):
-        return Finding(kind, part, False, "the evidence is about something else")
-    return finding
-
-
-# ---- examination --------------------------------------------------------------------------------------------------
-
-
-def examine(
-    transcript: Transcript,
+def check(
+    receipt: Receipt,
     anchors: Anchors,
     policy: Policy,
-    references: Mapping[str, Tensors] = MappingProxyType({}),
+    references: Mapping[str, Tensors] = NONE,
     verifiers: Verifiers = VERIFIERS,
 ) -> Examination:
-    """What can be found out about an answer by who trusts these anchors and asks for what this policy says.
+    """`examine`, by the verifier's policy, and whether the receipt is whole and its client has found the same.
 
-    `references`: answers of parts as the verifier has computed them from the inputs that they were given, by name. Of
-    parts before the last that nobody disputes the digests are enough.
+    The client has judged by the policy of its order, and may have computed parts again, or not.
     """
-    order = transcript.order
-    findings: list[Finding] = []
-    judgements: list[Judgement] = []
-    given: bytes | None = order.inputs
-    for place, exchange in enumerate(transcript.exchanges):
-        question = order.question(exchange.step, exchange.inputs)
-        judgement = _judged(transcript, place, anchors, policy, references.get(question.part))
-        judgements.append(judgement)
-        findings += [
-            _model(question, exchange, anchors),
-            _link(question, given),
-            fresh(question, anchors.epoch),
-            judgement.finding,
-        ]
-        case = Case(question, exchange, judgement.answer, anchors, policy)
-        findings += [_verified(kind, data, case, verifiers) for kind, data in exchange.evidence.items()]
-        given = None if judgement.answer is None else judgement.answer.signed.claim.output
-    verdict = policy.judge(order.seed, [step.part for step in order.steps], findings)
-    reasons = (*_misordered(transcript, anchors), *verdict.reasons)
-    verdict = Verdict(not reasons, reasons, tuple(findings))
-    answer = judgements[-1].answer if judgements and verdict.valid else None
-    faults = tuple(fault for judgement in judgements for fault in judgement.faults)
-    return Examination(
-        tuple(findings), faults, verdict, answer.tensors if answer is not None else None, tuple(judgements)
-    )
-
-
-def _misordered(transcript: Transcript, anchors: Anchors) -> list[str]:
-    """What is wrong with the order as a whole."""
-    order = transcript.order
-    reasons = []
-    local = [(part, model.hex()) for part, model in order.local]
-    steps = [(step.part, step.model.hex()) for step in order.steps]
-    places = ["client"] * len(local) + ["peers"] * len(steps)
-    wanted = [(part.name, part.digest) for part in anchors.parts]
-    if not wanted:
-        reasons.append("the trust file names no parts of a model")
-    elif local + steps != wanted or places != [part.at for part in anchors.parts]:
-        reasons.append("the order is not for the parts that are pinned, in their order, where each of them belongs")
-    asked = tuple(exchange.step for exchange in transcript.exchanges)
-    if asked != order.steps[: len(asked)]:
-        reasons.append("other parts were asked than ordered")
-    return reasons
-
-
-def _model(question: Question, exchange: Exchange, anchors: Anchors) -> Finding:
-    """Whether the part is the pinned one, and all who were asked are pinned as serving it."""
-    digests = [part.digest for part in anchors.parts if part.name == question.part]
-    if not digests:
-        return Finding(Kind.MODEL, question.part, False, "is no part that is pinned")
-    known = {anchor.id for anchor in anchors.replicas(question.part) if anchor.digest == question.model.hex()}
-    strangers = [node for node in exchange.asked if node not in known]
-    found = pinned(question, digests[0])
-    if not found.passed or not strangers:
+    transcript, own = receipt.transcript, receipt.transcript.order.policy
+    found = examine(transcript, anchors, policy, references, verifiers)
+    again = [found] if policy == own else [examine(transcript, anchors, own, references, verifiers)]
+    if references:
+        again.append(examine(transcript, anchors, own, verifiers=verifiers))
+    reasons = [problem] if (problem := receipt.unsigned()) is not None else []
+    said = (receipt.findings, receipt.verdict)
+    if said not in [(each.findings, each.verdict) for each in again]:
+        reasons.append("the receipt says of itself what is not found again")
+    if not reasons:
         return found
-    return replace(found, passed=False, detail=f"{strangers[0]} was asked, which is not pinned as serving it")
+    verdict = Verdict(False, (*reasons, *found.verdict.reasons), found.findings)
+    return replace(found, verdict=verdict, output=None)
 
 
-def _link(question: Question, given: bytes | None) -> Finding:
-    if given is None:
-        return Finding(Kind.LINK, question.part, False, "the part before it has no answer that counts")
-    return linked(question, given)
+def verify(receipt: bytes | Path | Receipt, trust: Path | Anchors, policy: Policy | None = None) -> Verdict:
+    """Whether an answer is valid for who trusts this `trust.toml` and wants what the policy says (None: `Policy()`).
 
-
-def _judged(
-    transcript: Transcript, place: int, anchors: Anchors, policy: Policy, reference: Tensors | None
-) -> Judgement:
-    """The vote, as both policies want it, among those whom the seed has drawn."""
-    order, exchange = transcript.order, transcript.exchanges[place]
-    question = order.question(exchange.step, exchange.inputs)
-    calibrated = [part.tolerance for part in anchors.parts if part.name == question.part]
-    tolerance = min(policy.tolerance, order.policy.tolerance, *calibrated)
-    sizes = _stricter(order.policy.sizes(order.seed, question.part), policy.sizes(order.seed, question.part))
-    asked = tuple(dict.fromkeys(exchange.asked))
-    by_digest = place < len(transcript.exchanges) - 1
-    judgement = judge(question, asked, exchange.replies, sizes, tolerance, by_digest=by_digest, reference=reference)
-    if (problem := _miscalled(order, exchange, policy)) is None:
-        return judgement
-    return replace(judgement, finding=replace(judgement.finding, passed=False, detail=problem), answer=None)
-
-
-def _stricter(ordered: Sizes, wanted: Sizes) -> Sizes:
-    """As many agree as either policy wants; where more are asked than the verifier wants, no fewer than most of them,
-    if that is so in what it wants.
+    Raises UserError for files that cannot be used, Malformed for bytes that are no receipt.
     """
-    quorum = max(ordered.quorum, wanted.quorum)
-    if wanted.lone and ordered.replicas > wanted.replicas > 1:
-        quorum = max(quorum, ordered.replicas // 2 + 1)
-    return Sizes(max(ordered.replicas, wanted.replicas), max(ordered.faulty, wanted.faulty), quorum)
-
-
-def _miscalled(order: Order, exchange: Exchange, policy: Policy) -> str | None:
-    """What is wrong with who was asked."""
-    part, asked = exchange.step.part, exchange.asked
-    line = order.line(exchange.step)
-    ordered, wanted = order.policy.sizes(order.seed, part), policy.sizes(order.seed, part)
-    if list(asked) != line[: len(asked)]:
-        return "others were asked than the seed draws"
-    if len(asked) < wanted.replicas:
-        return f"{len(asked)} were asked, and the policy wants {wanted.replicas}"
-    if len(asked) < min(ordered.replicas, len(line)):
-        return f"{len(asked)} were asked, and {ordered.replicas} were ordered"
-    silent = sum(exchange.replies.get(node, Reply()).commitment is None for node in asked)
-    if len(asked) > ordered.replicas + silent:
-        return f"{len(asked)} were asked, {silent} without an answer, and {ordered.replicas} were ordered"
-    return None
+    anchors = trust if isinstance(trust, Anchors) else Anchors.load(trust)
+    if not isinstance(receipt, Receipt):
+        receipt = Receipt.decode(receipt) if isinstance(receipt, bytes) else Receipt.load(receipt)
+    return check(receipt, anchors, policy or Policy()).verdict

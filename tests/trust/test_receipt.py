@@ -1,150 +1,280 @@
-"""An honest answer is valid to everybody who trusts its cluster; whatever is changed in what was said, it is not."""
+"""What a receipt says is found again by everybody who trusts its cluster; no bit of it can be changed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from decentral.trust.evidence import FaultKind, Kind
-from decentral.trust.policy import Policy
-from decentral.trust.receipt import Examination, Transcript, examine
-from tests.trust.world import Acts, World
+import decentral
+from decentral.errors import Malformed, Refusal, UserError
+from decentral.trust import canonical
+from decentral.trust.anchors import FILE
+from decentral.trust.evidence import Fault, FaultKind, Finding, Kind, tensors_digest
+from decentral.trust.examination import Case, Verifiers, examine
+from decentral.trust.policy import Policy, Verdict
+from decentral.trust.receipt import Receipt, Transcript, check, verify
+from tests.trust.world import World
 
 QUORUM_3_OF_4 = Policy(replicas=4, quorum=3, faulty=1)
 ALONE = Policy(replicas=1, quorum=1, faulty=0)
-WORLDS = {
-    "3 x 3": World(),
-    "3 x 3, machines round": World(rounding=True),
-    "the first part at the client": World(local=1),
-    "two tensors cross": World(pair=True, rounding=True),
-    "k = 4": World(replicas=4, policy=QUORUM_3_OF_4),
-    "k = 3 of 6": World(replicas=6),
-    "k = 1": World(replicas=2, policy=ALONE),
-    "one in three is audited": World(policy=Policy(audits=0.33)),
-    "one part": World(parts=1),
+HONEST: dict[str, tuple[World, dict[tuple[str, int], str]]] = {
+    "nobody is faulty": (World(), {}),
+    "machines round": (World(rounding=True), {}),
+    "one lies": (World(rounding=True), {("stage-1", 2): "lies"}),
+    "the one that serves lies": (World(), {("stage-0", 0): "lies", ("stage-2", 0): "lies"}),
+    "one withholds": (World(), {("stage-1", 0): "withholds"}),
+    "one sends something else": (World(), {("stage-1", 0): "breaks", ("stage-2", 1): "breaks"}),
+    "one sends something else, and machines round": (World(rounding=True), {("stage-1", 1): "breaks"}),
+    "one keeps its answer": (World(rounding=True), {("stage-1", 1): "keeps"}),
+    "one copies": (World(), {("stage-1", 1): "copies"}),
+    "one is replaced": (World(replicas=5), {("stage-0", 0): "silent", ("stage-1", 1): "silent"}),
+    "k = 4": (World(replicas=4, policy=QUORUM_3_OF_4), {("stage-1", 3): "lies"}),
+    "k = 1": (World(replicas=2, policy=ALONE), {}),
+    "two tensors cross, and the client begins": (World(pair=True, local=1), {("stage-2", 1): "lies"}),
+    "one part": (World(parts=1), {}),
 }
+SMALL = World(parts=1)
+RICH = World(replicas=5, rounding=True)
+RICH_ACTS = {("stage-0", 1): "silent", ("stage-1", 2): "lies"}
 
-ALONE_FAULTY = ["lies", "withholds", "breaks", "copies", "is stale", "not a number"]
 
-
-def examined(world: World, acts: Acts | None = None, policy: Policy | None = None) -> Examination:
-    return examine(world.transcript(acts), world.anchors, policy or world.policy)
+@pytest.fixture(params=HONEST.values(), ids=HONEST.keys(), scope="module")
+def honest(request: pytest.FixtureRequest) -> tuple[World, Receipt]:
+    world, acts = request.param
+    return world, world.receipt(acts)
 
 
 # Honest
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
-def test_honest_answers_are_valid_and_nobody_is_blamed(world: World) -> None:
-    found = examined(world)
-    assert found.verdict.valid
-    assert found.verdict.reasons == ()
-    assert found.faults == ()
-    with torch.no_grad():
-        tensors = world.inputs
-        for stage in list(world.stages.values())[world.local :]:
-            tensors = stage.run(tensors)
+def test_an_honest_receipt_is_valid_to_whom_trusts_its_cluster(honest: tuple[World, Receipt], tmp_path: Path) -> None:
+    world, receipt = honest
+    world.anchors.save(tmp_path / FILE)
+    receipt.save(tmp_path / "receipt.json")
+    for given_ in (receipt, receipt.encode(), tmp_path / "receipt.json"):
+        for trust in (world.anchors, tmp_path / FILE):
+            verdict = decentral.verify(given_, trust, world.policy)
+            assert verdict.valid
+            assert verdict.reasons == ()
+            assert verdict.findings == receipt.findings
+
+
+def test_what_is_read_says_what_was_written(honest: tuple[World, Receipt]) -> None:
+    world, receipt = honest
+    read = Receipt.decode(receipt.encode())
+    assert read.encode() == receipt.encode()
+    assert read.transcript.order == receipt.transcript.order
+    written, found = (check(each, world.anchors, world.policy) for each in (receipt, read))
+    assert found.findings == written.findings
+    assert found.faults == written.faults
     assert found.output is not None
-    for name, tensor in tensors.items():
-        assert torch.allclose(found.output[name], tensor, atol=1e-4)
+    assert written.output is not None
+    assert tensors_digest(found.output) == tensors_digest(written.output)
+
+
+def test_tensors_that_no_verifier_needs_are_not_in_it() -> None:
+    """Of what crosses between parts, and of the inputs above all, only the digests."""
+    kept = Receipt.decode(World().receipt().encode()).transcript
+    assert kept.inputs is None
+    assert [all(r.tensors is None for r in each.replies.values()) for each in kept.exchanges] == [True, True, False]
+    disputed = Receipt.decode(World().receipt({("stage-1", 1): "lies"}).encode()).transcript
+    assert [any(r.tensors is None for r in each.replies.values()) for each in disputed.exchanges] == [False] * 3
+    assert disputed.inputs is None
+    first = Receipt.decode(World().receipt({("stage-0", 1): "lies"}).encode()).transcript
+    assert first.inputs is not None, "to compute the first part again"
+    without = replace(World().transcript({("stage-0", 1): "lies"}), inputs=None)
+    assert Receipt.decode(World().signed(without).encode()).transcript.inputs is None
+
+
+def test_an_answer_that_did_not_come_has_a_receipt_too() -> None:
+    world = World()
+    for acts in ({("stage-1", 0): "lies", ("stage-1", 1): "withholds"}, {("stage-0", i): "silent" for i in range(3)}):
+        receipt = Receipt.decode(world.receipt(acts).encode())
+        found = check(receipt, world.anchors, world.policy)
+        assert not found.verdict.valid
+        assert found.verdict == receipt.verdict, "as the client says"
+        assert found.faults != ()
+
+
+# Changed by anybody
+
+
+def flipped(data: bytes, bits: Iterator[int]) -> Iterator[tuple[int, bytes]]:
+    for bit in bits:
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bit, bytes(changed)
+
+
+def nothing_is_valid(world: World, changed: Iterator[tuple[int, bytes]]) -> int:
+    """How many could be read, and are not valid."""
+    read = 0
+    for bit, data in changed:
+        try:
+            verdict = verify(data, world.anchors, world.policy)
+        except Malformed:
+            continue
+        assert not verdict.valid, f"bit {bit}"
+        read += 1
+    return read
+
+
+@pytest.mark.parametrize(("world", "acts", "step"), [(SMALL, {}, 31), (RICH, RICH_ACTS, 149)], ids=["small", "rich"])
+def test_no_bit_can_be_changed(world: World, acts: dict[tuple[str, int], str], step: int) -> None:
+    data = world.receipt(acts).encode()
+    assert nothing_is_valid(world, flipped(data, iter(range(0, 8 * len(data), step)))) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_bit_of_the_whole_file_can_be_changed() -> None:
+    data = SMALL.receipt().encode()
+    assert nothing_is_valid(SMALL, flipped(data, iter(range(8 * len(data))))) > 1000
+
+
+def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
+    whole = SMALL.receipt().encode()
+    plain = canonical.decode(whole)
+    spaced = whole.replace(b":", b": ", 1)
+    for data in (b"", b"{}", b"null", b"[]", b"1", b"\xff", b"[" * 100_000, whole[:-1], whole + b"\n", spaced,
+                 whole.decode().encode("utf-16")):  # fmt: skip
+        with pytest.raises(Malformed):
+            Receipt.decode(data)
+    for key in plain:
+        without = {other: value for other, value in plain.items() if other != key}
+        for changed in (without, *({**plain, key: value} for value in (None, 1, "x", [], {}, [[]], {"x": {}}))):
+            if changed == plain:
+                continue
+            try:
+                receipt = Receipt.decode(canonical.encode(changed))
+            except Malformed:
+                continue
+            assert not verify(receipt, SMALL.anchors).valid
+    (tmp_path / "receipt").write_bytes(b"{}")
+    for file in (tmp_path / "receipt", tmp_path / "absent", tmp_path):
+        with pytest.raises(UserError, match=str(file)):
+            verify(file, SMALL.anchors)
+    with pytest.raises(UserError, match="absent"):
+        verify(whole, tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
-    ("act", "world"),
+    ("path", "value"),
     [
-        *((act, world) for act in ALONE_FAULTY for world in (World(), World(rounding=True))),
-        ("keeps", World(rounding=True)),
+        (("exchanges", 0, "asked", 0, "peer"), "nobody"),
+        (("exchanges", 0, "asked", 0, "peer"), None),
+        (("exchanges", 0, "asked", 0, "reveal"), {}),
+        (("exchanges", 0, "asked", 0, "reveal"), 0),
+        (("exchanges", 0, "asked", 0, "commitment"), ""),
+        (("exchanges", 0, "asked", 0, "sent"), ""),
+        (("exchanges", 0, "asked", 0, "sent"), "00" * 32),
+        (("exchanges", 0, "asked", 0, "more"), 1),
+        (("exchanges", 0, "evidence"), {"magic": "AAAA"}),
+        (("exchanges", 0, "evidence"), {"zk": "?"}),
+        (("exchanges", 0, "inputs"), "00"),
+        (("exchanges", 0, "asked"), {}),
+        (("tensors", "00" * 32), {"tensors": [], "data": ""}),
+        (("verdict", "valid"), 1),
+        (("verdict", "reasons"), ""),
+        (("findings", 0, "measured"), 1),
+        (("findings", 0, "passed"), "yes"),
+        (("findings", 0, "kind"), "magic"),
+        (("findings", 0, "part"), 0),
+        (("format",), "decentral receipt v2"),
     ],
 )
-def test_one_of_three_who_is_faulty_is_named_and_changes_nothing(act: str, world: World) -> None:
-    for place in range(3):
-        found = examined(world, {("stage-1", place): act})
-        assert found.verdict.valid
-        assert [fault.node for fault in found.faults] == [world.order.line(world.order.steps[1])[place]]
-        assert torch.allclose(next(iter(found.output.values())), next(iter(examined(world).output.values())), atol=1e-4)
+def test_a_field_of_another_form_is_refused(path: tuple[Any, ...], value: object) -> None:
+    plain = canonical.decode(SMALL.receipt().encode())
+    place = plain
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(Malformed):
+        Receipt.decode(canonical.encode(plain))
 
 
-def test_who_is_silent_is_replaced_by_the_next_in_the_line() -> None:
-    world = World(replicas=5)
-    transcript = world.transcript({("stage-0", 0): "silent", ("stage-0", 1): "silent", ("stage-2", 2): "silent"})
-    assert [len(exchange.asked) for exchange in transcript.exchanges] == [5, 3, 4]
-    found = examine(transcript, world.anchors, world.policy)
-    assert found.verdict.valid
-    assert [fault.kind for fault in found.faults] == [FaultKind.UNRESPONSIVE] * 3
+def test_what_is_larger_than_a_receipt_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    receipt = SMALL.receipt()
+    receipt.save(tmp_path / "receipt")
+    monkeypatch.setattr("decentral.trust.packing.MOST_BYTES", 100)
+    with pytest.raises(Malformed):
+        Receipt.decode(receipt.encode())
+    with pytest.raises(UserError):
+        Receipt.load(tmp_path / "receipt")
 
 
-def test_two_of_three_who_are_silent_leave_no_quorum() -> None:
-    found = examined(World(), {("stage-1", 0): "silent", ("stage-1", 1): "silent"})
-    assert not found.verdict.valid
-    assert found.output is None
-    assert len(found.judgements) == 2, "nobody was asked about what comes after"
+# The model, and other evidence
 
 
-def test_an_output_that_is_no_number_is_none() -> None:
-    acts = {("stage-2", place): "not a number" for place in range(3)}
-    assert not examined(World(), acts).verdict.valid
-    assert not examined(World(policy=ALONE), acts).verdict.valid
+def lies_found(world: World, receipt: Receipt) -> tuple[Verdict, tuple[Fault, ...]]:
+    """By one who has the model: the disputed part, computed again in float64."""
+    said = receipt.transcript
+    exchange = said.exchanges[1]
+    given_ = next(r.tensors for r in said.exchanges[0].replies.values() if r.reveal.output == exchange.inputs)
+    with torch.no_grad():
+        stage = world.stages["stage-1"]
+        reference = {name: tensor.double() for name, tensor in stage.run(given_).items()}
+    found = check(receipt, world.anchors, Policy(), {"stage-1": reference})
+    return found.verdict, found.faults
 
 
-def test_digests_are_enough_where_all_have_the_same_and_another_part_came_after() -> None:
+def test_who_has_the_model_tells_who_has_lied() -> None:
     world = World()
-    transcript = world.transcript()
-
-    def without_tensors(*places: int) -> Transcript:
-        exchanges = [
-            replace(each, replies={node: replace(reply, tensors=None) for node, reply in each.replies.items()})
-            if place in places
-            else each
-            for place, each in enumerate(transcript.exchanges)
-        ]
-        return replace(transcript, exchanges=tuple(exchanges))
-
-    whole = examine(transcript, world.anchors, world.policy)
-    kept = examine(without_tensors(0, 1), world.anchors, world.policy)
-    assert kept.verdict.valid
-    assert kept.findings == whole.findings
-    assert kept.faults == whole.faults
-    assert not examine(without_tensors(2), world.anchors, world.policy).verdict.valid
+    line = world.order.line(world.order.steps[1])
+    receipt = Receipt.decode(world.receipt({("stage-1", 0): "lies"}).encode())
+    assert [f.kind for f in check(receipt, world.anchors, Policy()).faults] == [FaultKind.DISAGREED]
+    verdict, faults = lies_found(world, receipt)
+    assert verdict.valid
+    assert [(fault.node, fault.kind) for fault in faults] == [(line[0], FaultKind.LIED)]
+    assert faults[0].proof[0].signer() == line[0]
 
 
-# The verifier's own policy
+def test_a_quorum_of_liars_is_valid_until_somebody_has_the_model() -> None:
+    world = World()
+    receipt = Receipt.decode(world.receipt({("stage-1", 0): "conspires", ("stage-1", 2): "conspires"}).encode())
+    assert verify(receipt, world.anchors).valid
+    verdict, faults = lies_found(world, receipt)
+    assert not verdict.valid
+    assert [fault.kind for fault in faults] == [FaultKind.LIED] * 2
 
 
-def test_where_the_policies_differ_the_stricter_counts() -> None:
-    asked_three = World(replicas=4).transcript()
-    anchors = World(replicas=4).anchors
-    assert examine(asked_three, anchors, Policy()).verdict.valid
-    assert not examine(asked_three, anchors, QUORUM_3_OF_4).verdict.valid
-    asked_four = World(replicas=4, policy=QUORUM_3_OF_4)
-    assert examined(asked_four, policy=Policy()).verdict.valid
-    liars = {("stage-1", 0): "lies", ("stage-1", 1): "withholds"}
-    assert not examined(asked_four, liars, Policy()).verdict.valid, "as ordered, three have to agree"
-    alone = World(policy=ALONE)
-    assert examined(alone).verdict.valid
-    assert not examined(alone, policy=Policy()).verdict.valid
-    assert not examined(World(policy=Policy(audits=0.0)), policy=Policy()).verdict.valid
-    assert examined(World(), policy=Policy(audits=0.0)).verdict.valid
-    loose = World(rounding=True)
-    assert not examined(loose, policy=Policy(tolerance=1e-9)).verdict.valid
-    assert not examine(loose.transcript(), World(tolerance=1e-9).anchors, Policy()).verdict.valid
-    required = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}))
-    assert not examined(World(), policy=required).verdict.valid
+def proved(evidence: bytes, case: Case) -> Finding:
+    """A kind of evidence that fits an answer: its digest."""
+    if len(evidence) != 32:
+        raise Malformed(Refusal.MALFORMED, "is no digest")
+    fits = case.answer is not None and evidence == case.answer.signed.claim.output
+    return Finding(Kind.ZK, case.question.part, fits, "is the answer" if fits else "is another answer")
 
 
-def test_two_of_many_are_no_quorum_for_who_wants_two_of_three() -> None:
-    two_of_five = Policy(replicas=5, quorum=2, faulty=1)
-    world = World(replicas=5, policy=two_of_five)
-    three_gone = {("stage-1", place): "withholds" for place in range(3)}
-    assert examined(world, three_gone).verdict.valid
-    assert not examined(world, three_gone, Policy()).verdict.valid
+def test_other_evidence_counts_if_somebody_here_can_check_it() -> None:
+    wanted = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}))
+    world, verifiers = World(policy=wanted), {Kind.ZK: proved}
+    plain = world.transcript(content=Policy())
+    digests = [next(iter(each.replies.values())).reveal.output for each in plain.exchanges]
 
+    def with_evidence(*evidence: dict[Kind, bytes]) -> Transcript:
+        exchanges = (replace(each, evidence=one) for each, one in zip(plain.exchanges, evidence, strict=True))
+        return replace(plain, exchanges=tuple(exchanges))
 
-def test_a_line_that_is_shorter_than_ordered_is_valid_only_to_whom_that_is_enough() -> None:
-    two = Policy(replicas=2, quorum=2, faulty=0)
-    world = World(replicas=2)
-    transcript = world.transcript(content=two)
-    assert len(transcript.exchanges) == 3
-    assert not examine(transcript, world.anchors, Policy()).verdict.valid
-    assert examine(transcript, world.anchors, two).verdict.valid
+    def judged(said: Transcript, here: Verifiers = verifiers) -> Verdict:
+        found = examine(said, world.anchors, wanted, verifiers=here)
+        receipt = Receipt.decode(Receipt.signed(said, found, world.client).encode())
+        return check(receipt, world.anchors, wanted, verifiers=here).verdict
+
+    right = [{Kind.ZK: digest} for digest in digests]
+    assert judged(with_evidence(*right)).valid
+    assert not judged(with_evidence(*right), {}).valid
+    assert not judged(with_evidence({}, *right[1:])).valid, "evidence removed"
+    assert not judged(with_evidence(*right[::-1])).valid, "of another part"
+    assert not judged(with_evidence({Kind.ZK: b"?"}, *right[1:])).valid
+    assert not judged(with_evidence({**right[0], Kind.ATTESTATION: b""}, *right[1:])).valid, "one kind too many"
+
+    def stray(evidence: bytes, case: Case) -> Finding:
+        return replace(proved(evidence, case), part="stage-9")
+
+    assert not judged(with_evidence(*right), {Kind.ZK: stray}).valid

@@ -20,7 +20,7 @@ from decentral.trust.consensus import Tensors
 from decentral.trust.evidence import Claim, Question, Reply, Sealed, commit, tensors_digest
 from decentral.trust.order import Order, Step
 from decentral.trust.policy import Policy
-from decentral.trust.receipt import Exchange, Transcript, examine
+from decentral.trust.receipt import Exchange, Receipt, Transcript, examine
 from decentral.wire.identity import Identity
 from decentral.wire.messages import PeerId
 
@@ -143,6 +143,13 @@ class World:
                 break
             given = answer.tensors
         return Transcript(order, tuple(exchanges), self.inputs)
+
+    def signed(self, transcript: Transcript) -> Receipt:
+        """As an honest client makes a receipt of it."""
+        return Receipt.signed(transcript, examine(transcript, self.anchors, transcript.order.policy), self.client)
+
+    def receipt(self, acts: Acts | None = None) -> Receipt:
+        return self.signed(self.transcript(acts))
 
     def exchange(self, order: Order, step: Step, given: Tensors, acts: Acts) -> Exchange:
         wanted = order.policy.sizes(order.seed, step.part).replicas

@@ -1,0 +1,193 @@
+"""What anybody finds who looks at what was said about an answer: the client at once, a verifier later.
+
+Nothing is believed but the verifier's trust file and what peers have signed. Where the policy of the order and the
+verifier's own differ, the stricter counts, each number by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol
+
+from decentral.core.quorum import Sizes
+from decentral.errors import Malformed
+from decentral.trust.anchors import Anchors
+from decentral.trust.consensus import Answer, Judgement, Tensors, fresh, judge, linked, pinned
+from decentral.trust.evidence import Fault, Finding, Kind, Question, Reply
+from decentral.trust.order import Order
+from decentral.trust.policy import Policy, Verdict
+from decentral.trust.transcript import Exchange, Transcript
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examination:
+    """`judgements`: of each exchange in turn; `output`: of the last part, if the verdict is that it is valid."""
+
+    findings: tuple[Finding, ...]
+    faults: tuple[Fault, ...]
+    verdict: Verdict
+    output: Tensors | None
+    judgements: tuple[Judgement, ...]
+
+
+# ---- other evidence -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """What evidence beside the replies has to fit: the question, the answer that won, what the verifier believes."""
+
+    question: Question
+    exchange: Exchange
+    answer: Answer | None
+    anchors: Anchors
+    policy: Policy
+
+
+class Verifier(Protocol):
+    """Checks one kind of evidence. Raises Malformed for bytes that are no such evidence."""
+
+    def __call__(self, evidence: bytes, case: Case, /) -> Finding: ...
+
+
+Verifiers = Mapping[Kind, Verifier]
+VERIFIERS: Verifiers = MappingProxyType({})
+"""By what they find out. Evidence of a kind that is not here has failed: nobody has checked it."""
+
+
+def _verified(kind: Kind, evidence: bytes, case: Case, verifiers: Verifiers) -> Finding:
+    part = case.question.part
+    if kind not in verifiers:
+        return Finding(kind, part, False, "there is evidence that nobody here can check")
+    try:
+        finding = verifiers[kind](evidence, case)
+    except Malformed as error:
+        return Finding(kind, part, False, f"the evidence cannot be read ({error.detail})")
+    if (finding.kind, finding.part) != (kind, part):
+        return Finding(kind, part, False, "the evidence is about something else")
+    return finding
+
+
+# ---- examination --------------------------------------------------------------------------------------------------
+
+
+def examine(
+    transcript: Transcript,
+    anchors: Anchors,
+    policy: Policy,
+    references: Mapping[str, Tensors] = MappingProxyType({}),
+    verifiers: Verifiers = VERIFIERS,
+) -> Examination:
+    """What can be found out about an answer by who trusts these anchors and asks for what this policy says.
+
+    `references`: answers of parts as the verifier has computed them from the inputs that they were given, by name. Of
+    parts before the last that nobody disputes the digests are enough.
+    """
+    order = transcript.order
+    findings: list[Finding] = []
+    judgements: list[Judgement] = []
+    given: bytes | None = order.inputs
+    for place, exchange in enumerate(transcript.exchanges):
+        question = order.question(exchange.step, exchange.inputs)
+        judgement = judged(transcript, place, anchors, policy, references.get(question.part))
+        judgements.append(judgement)
+        findings += [
+            _model(question, exchange, anchors),
+            _link(question, given),
+            fresh(question, anchors.epoch),
+            judgement.finding,
+        ]
+        case = Case(question, exchange, judgement.answer, anchors, policy)
+        findings += [_verified(kind, data, case, verifiers) for kind, data in exchange.evidence.items()]
+        given = None if judgement.answer is None else judgement.answer.signed.claim.output
+    verdict = policy.judge(order.seed, [step.part for step in order.steps], findings)
+    reasons = (*_misordered(transcript, anchors), *verdict.reasons)
+    verdict = Verdict(not reasons, reasons, tuple(findings))
+    answer = judgements[-1].answer if judgements and verdict.valid else None
+    faults = tuple(fault for judgement in judgements for fault in judgement.faults)
+    return Examination(
+        tuple(findings), faults, verdict, answer.tensors if answer is not None else None, tuple(judgements)
+    )
+
+
+def _misordered(transcript: Transcript, anchors: Anchors) -> list[str]:
+    """What is wrong with the order as a whole."""
+    order = transcript.order
+    reasons = []
+    local = [(part, model.hex()) for part, model in order.local]
+    steps = [(step.part, step.model.hex()) for step in order.steps]
+    places = ["client"] * len(local) + ["peers"] * len(steps)
+    wanted = [(part.name, part.digest) for part in anchors.parts]
+    if not wanted:
+        reasons.append("the trust file names no parts of a model")
+    elif local + steps != wanted or places != [part.at for part in anchors.parts]:
+        reasons.append("the order is not for the parts that are pinned, in their order, where each of them belongs")
+    asked = tuple(exchange.step for exchange in transcript.exchanges)
+    if asked != order.steps[: len(asked)]:
+        reasons.append("other parts were asked than ordered")
+    return reasons
+
+
+def _model(question: Question, exchange: Exchange, anchors: Anchors) -> Finding:
+    """Whether the part is the pinned one, and all who were asked are pinned as serving it."""
+    digests = [part.digest for part in anchors.parts if part.name == question.part]
+    if not digests:
+        return Finding(Kind.MODEL, question.part, False, "is no part that is pinned")
+    known = {anchor.id for anchor in anchors.replicas(question.part) if anchor.digest == question.model.hex()}
+    strangers = [node for node in exchange.asked if node not in known]
+    found = pinned(question, digests[0])
+    if not found.passed or not strangers:
+        return found
+    return replace(found, passed=False, detail=f"{strangers[0]} was asked, which is not pinned as serving it")
+
+
+def _link(question: Question, given: bytes | None) -> Finding:
+    if given is None:
+        return Finding(Kind.LINK, question.part, False, "the part before it has no answer that counts")
+    return linked(question, given)
+
+
+def judged(
+    transcript: Transcript, place: int, anchors: Anchors, policy: Policy, reference: Tensors | None = None
+) -> Judgement:
+    """The vote about one part, as both policies want it, among those whom the seed has drawn; see `examine`."""
+    order, exchange = transcript.order, transcript.exchanges[place]
+    question = order.question(exchange.step, exchange.inputs)
+    calibrated = [part.tolerance for part in anchors.parts if part.name == question.part]
+    tolerance = min(policy.tolerance, order.policy.tolerance, *calibrated)
+    sizes = _stricter(order.policy.sizes(order.seed, question.part), policy.sizes(order.seed, question.part))
+    asked = tuple(dict.fromkeys(exchange.asked))
+    by_digest = place < len(transcript.exchanges) - 1
+    judgement = judge(question, asked, exchange.replies, sizes, tolerance, by_digest=by_digest, reference=reference)
+    if (problem := _miscalled(order, exchange, policy)) is None:
+        return judgement
+    return replace(judgement, finding=replace(judgement.finding, passed=False, detail=problem), answer=None)
+
+
+def _stricter(ordered: Sizes, wanted: Sizes) -> Sizes:
+    """As many agree as either policy wants; where more are asked than the verifier wants, no fewer than most of them,
+    if that is so in what it wants.
+    """
+    quorum = max(ordered.quorum, wanted.quorum)
+    if wanted.lone and ordered.replicas > wanted.replicas > 1:
+        quorum = max(quorum, ordered.replicas // 2 + 1)
+    return Sizes(max(ordered.replicas, wanted.replicas), max(ordered.faulty, wanted.faulty), quorum)
+
+
+def _miscalled(order: Order, exchange: Exchange, policy: Policy) -> str | None:
+    """What is wrong with who was asked."""
+    part, asked = exchange.step.part, exchange.asked
+    line = order.line(exchange.step)
+    ordered, wanted = order.policy.sizes(order.seed, part), policy.sizes(order.seed, part)
+    if list(asked) != line[: len(asked)]:
+        return "others were asked than the seed draws"
+    if len(asked) < wanted.replicas:
+        return f"{len(asked)} were asked, and the policy wants {wanted.replicas}"
+    if len(asked) < min(ordered.replicas, len(line)):
+        return f"{len(asked)} were asked, and {ordered.replicas} were ordered"
+    silent = sum(exchange.replies.get(node, Reply()).commitment is None for node in asked)
+    if len(asked) > ordered.replicas + silent:
+        return f"{len(asked)} were asked, {silent} without an answer, and {ordered.replicas} were ordered"
+    return None
