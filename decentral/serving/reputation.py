@@ -1,0 +1,102 @@
+"""What a client has seen of each replica, and for how long it holds that for or against it.
+
+The mathematics is `core.reputation`; here it is kept. Judgements go in, weights for the lots come out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from sqlite3 import Connection
+
+from decentral.core.lots import weight
+from decentral.core.reputation import Reputation
+from decentral.serving.ledger import Ledger
+from decentral.trust.evidence import Fault, FaultKind
+from decentral.wire.messages import PeerId
+
+LIES = frozenset({FaultKind.LIED, FaultKind.EQUIVOCATED, FaultKind.BROKE_COMMITMENT, FaultKind.INVALID})
+"""What no network does. Bytes come over TLS from an authenticated peer as it has sent them, or not at all, and the
+question that it signs is the one that it was sent. Who breaks a commitment, or shows a signature that does not fit, may
+deny it before others; the client has seen it."""
+SILENCE = frozenset({FaultKind.UNRESPONSIVE})
+"""What may be the network's fault, or a crash."""
+PENDING = frozenset({FaultKind.DISAGREED})
+"""What says nothing yet: the quorum may be the liars. Computed again, it is a lie, or nothing."""
+
+
+def judged(before: Reputation, faults: Iterable[Fault] = (), *, agreed: int = 0, passed: int = 0) -> Reputation:
+    """After one judgement: so many answers that count, so many tests passed, and these faults of one peer.
+
+    The order of `faults` does not matter, and one part's answer is held against a peer once, however many ways it was
+    wrong in. Whatever is good counts before what is bad, so that a lie forfeits it too.
+    """
+    kinds: dict[str, set[FaultKind]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.part, set()).add(fault.kind)
+    lies = sum(not LIES.isdisjoint(found) for found in kinds.values())
+    silences = sum(LIES.isdisjoint(found) and not SILENCE.isdisjoint(found) for found in kinds.values())
+    steps = (
+        (Reputation.answered, agreed),
+        (Reputation.tested, passed),
+        (Reputation.silent, silences),
+        (Reputation.lied, lies),
+    )
+    for step, times in steps:
+        for _ in range(times):
+            before = step(before)
+    return before
+
+
+class Reputations:
+    """Of every peer that this client has ever judged. All methods raise UserError where the ledger cannot be used."""
+
+    def __init__(self, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
+        """`now`: Unix seconds."""
+        self._ledger, self._now = ledger, now
+
+    def of(self, peer: PeerId) -> Reputation:
+        """As it is worth now."""
+        with self._ledger.reading() as connection:
+            return self._faded(connection, peer, self._now())[0]
+
+    def weights(self, peers: Iterable[PeerId]) -> dict[PeerId, float]:
+        """For drawing lots."""
+        return {peer: weight(self.of(peer).standing) for peer in peers}
+
+    def record(
+        self, faults: Iterable[Fault] = (), agreed: Iterable[PeerId] = (), passed: Iterable[PeerId] = ()
+    ) -> None:
+        """Takes a judgement over. `agreed`: who gave the answer that counts; `passed`: who gave one known before.
+
+        Whoever failed a test stands among `faults`, since the known answer is a reference: `trust.consensus.judge`.
+        """
+        against: dict[PeerId, list[Fault]] = {}
+        for fault in faults:
+            if fault.kind not in PENDING:
+                against.setdefault(fault.node, []).append(fault)
+        answered, tested = Counter(agreed), Counter(passed)
+        touched = sorted({*against, *answered, *tested})
+        if not touched:
+            return
+        with self._ledger.writing() as connection:
+            now = self._now()
+            for peer in touched:
+                before, at = self._faded(connection, peer, now)
+                after = judged(before, against.get(peer, ()), agreed=answered[peer], passed=tested[peer])
+                connection.execute(
+                    "INSERT OR REPLACE INTO reputations VALUES (?, ?, ?, ?, ?)",
+                    (peer, after.good, after.bad, after.passed, at),
+                )
+
+    def _faded(self, connection: Connection, peer: PeerId, now: float) -> tuple[Reputation, float]:
+        """And of which time it then is: clocks of machines are set back, and reputations are not."""
+        row = connection.execute("SELECT good, bad, passed, at FROM reputations WHERE peer = ?", (peer,)).fetchone()
+        if row is None:
+            return Reputation(), now
+        try:
+            good, bad, passed, at = float(row[0]), float(row[1]), int(row[2]), float(row[3])
+            return Reputation(good, bad, passed).after(max(now - at, 0.0)), max(now, at)
+        except (ValueError, TypeError) as error:
+            raise self._ledger.damaged(f"of {peer}: {error}") from error
