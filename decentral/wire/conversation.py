@@ -8,7 +8,7 @@ asks for it. A value whose fields have another form cannot be made: Malformed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -42,13 +42,15 @@ class Terms:
 class Task:
     """Inputs by name, for the part of a model that is called `part` and has this digest of graph and parameters.
 
-    With `terms` the answer is to be evidence; without them it is an output and no more.
+    With `terms` the answer is to be evidence; without them it is an output and no more. It is encoded once, however
+    many replicas it is given to.
     """
 
     part: str
     digest: bytes
     tensors: Mapping[str, Tensor]
     terms: Terms | None = None
+    _encoded: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

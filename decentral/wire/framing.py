@@ -6,7 +6,7 @@ others of the session waiting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -27,49 +27,73 @@ from decentral.wire.elements import Arrival, Elements
 from decentral.wire.limits import MAX_FRAME, MAX_HEADER, MAX_TAG, Limits
 from decentral.wire.records import text
 from decentral.wire.refusals import refused_in, refused_out
-from decentral.wire.tensors import framed
+from decentral.wire.tensors import framed, varint
 from decentral.wire.v1 import serving_pb2 as pb
 
-DATA = 15  # SessionFrame's field number
+FRAMES, CONVERSATION, DATA = 1, 1, 15
+"""Field numbers: of SessionFrames, and of SessionFrame twice."""
+MOST_FRAMES = 64
+"""In one message."""
+
+
+class _Body:
+    """All of a message but the number of its conversation."""
+
+    def __init__(self, said: Said) -> None:
+        self.elements: Elements | None = None
+        match said:
+            case Task(part, digest, tensors, terms):
+                self.elements = Elements(tensors)
+                task = pb.Task(part=part, digest=digest, tensors=_described(self.elements))
+                if terms is not None:
+                    task.question.task, task.question.nonce, task.question.epoch = terms.task, terms.nonce, terms.epoch
+                frame = pb.SessionFrame(task=task)
+            case Output(tensors):
+                self.elements = Elements(tensors)
+                frame = pb.SessionFrame(output=pb.Output(tensors=_described(self.elements)))
+            case _:
+                frame = _alone(said)
+        self.head = frame.SerializeToString()
+        if len(self.head) > MAX_HEADER and self.elements is not None:
+            many = len(self.elements.headers)
+            raise ValueError(f"{many} tensors need a header of {len(self.head)} bytes; at most {MAX_HEADER}")
 
 
 def frames(conversation: int, said: Said) -> Iterator[bytes]:
-    """The frames of what one side says. Raises TypeError for tensors that have no encoding."""
-    match said:
-        case Task(part, digest, tensors, terms):
-            elements = Elements(tensors)
-            task = pb.Task(part=part, digest=digest, tensors=_described(elements))
-            if terms is not None:
-                task.question.task, task.question.nonce, task.question.epoch = terms.task, terms.nonce, terms.epoch
-            return _with_tensors(pb.SessionFrame(conversation=conversation, task=task), elements)
-        case Output(tensors):
-            elements = Elements(tensors)
-            output = pb.Output(tensors=_described(elements))
-            return _with_tensors(pb.SessionFrame(conversation=conversation, output=output), elements)
-        case _:
-            return iter((_alone(conversation, said).SerializeToString(),))
+    """What one side says, each frame as a message of its own; several in a row are a message too.
+
+    Raises TypeError for tensors that have no encoding.
+    """
+    body = _body(said)
+    number = bytes((CONVERSATION << 3,)) + varint(conversation)
+    chunks = body.elements.chunks if body.elements is not None else 0
+    if body.elements is None or not chunks:
+        yield b"".join((framed(FRAMES, len(number) + len(body.head)), number, body.head))
+        return
+    for index in range(chunks):
+        pieces = body.elements.chunk(index)
+        size = sum(map(len, pieces))
+        head = b"".join((number, body.head if not index else b"", framed(DATA, size)))
+        yield b"".join((framed(FRAMES, len(head) + size), head, *pieces))
 
 
-def _with_tensors(first: pb.SessionFrame, elements: Elements) -> Iterator[bytes]:
-    head = first.SerializeToString()
-    if len(head) > MAX_HEADER:
-        raise ValueError(f"{len(elements.headers)} tensors need a header of {len(head)} bytes; at most {MAX_HEADER}")
-    if not elements.chunks:
-        yield head
-    for index in range(elements.chunks):
-        if index == 1:
-            head = pb.SessionFrame(conversation=first.conversation).SerializeToString()
-        pieces = elements.chunk(index)
-        yield b"".join((head, framed(DATA, sum(map(len, pieces))), *pieces))
+def _body(said: Said) -> _Body:
+    """A task's is made once."""
+    if not isinstance(said, Task):
+        return _Body(said)
+    found = said._encoded.get("body") or _Body(said)
+    said._encoded["body"] = found
+    assert isinstance(found, _Body)
+    return found
 
 
 def _described(elements: Elements) -> pb.Tensors:
     return pb.Tensors(headers=elements.headers, total_bytes=elements.total)
 
 
-def _alone(conversation: int, said: Commitment | Open | Reveal | Fetch | Over | Refused) -> pb.SessionFrame:
+def _alone(said: Commitment | Open | Reveal | Fetch | Over | Refused) -> pb.SessionFrame:
     """What has no tensors."""
-    frame = pb.SessionFrame(conversation=conversation)
+    frame = pb.SessionFrame()
     match said:
         case Commitment(digest):
             frame.commitment.digest = digest
@@ -87,14 +111,17 @@ def _alone(conversation: int, said: Commitment | Open | Reveal | Fetch | Over | 
     return frame
 
 
-def parse(frame: bytes) -> pb.SessionFrame:
+def parse(message: bytes) -> Sequence[pb.SessionFrame]:
     """Raises Malformed."""
-    if len(frame) > MAX_FRAME:
-        raise Malformed(Refusal.TOO_LARGE, f"a frame of {len(frame)} bytes; the limit is {MAX_FRAME}")
+    if len(message) > MAX_FRAME:
+        raise Malformed(Refusal.TOO_LARGE, f"a message of {len(message)} bytes; the limit is {MAX_FRAME}")
     try:
-        return pb.SessionFrame.FromString(frame)
+        parsed = pb.SessionFrames.FromString(message).frames
     except DecodeError as error:
-        raise Malformed(Refusal.MALFORMED, "not a SessionFrame") from error
+        raise Malformed(Refusal.MALFORMED, "not SessionFrames") from error
+    if len(parsed) > MOST_FRAMES:
+        raise Malformed(Refusal.TOO_LARGE, f"{len(parsed)} frames in a message; the limit is {MOST_FRAMES}")
+    return parsed
 
 
 def announced_bytes(frame: pb.SessionFrame) -> int:

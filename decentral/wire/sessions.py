@@ -19,58 +19,20 @@ import grpc.aio
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.wire import rpc
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task
-from decentral.wire.framing import Hearing, announced_bytes, frames, parse
+from decentral.wire.framing import announced_bytes, parse
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
+from decentral.wire.stream import Stream
 from decentral.wire.v1 import serving_pb2
 
 METHOD = "Session"
+BROKEN = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
+"""What a write on a stream that has ended raises."""
 OF_A_SERVER = {"commitment", "reveal", "output", "refused", "over"}
 """What a server says, and nothing else, in a conversation that a client has begun."""
 OF_A_CLIENT = {"open", "fetch"}
 """What a client says after its task, until it is over."""
-
-
-class _Stream:
-    """What both ends do alike: frames of several conversations, written in turn and put together again."""
-
-    def __init__(self, write: Callable[[bytes], Awaitable[Any]], limits: Limits) -> None:
-        self.sent = self.received = 0
-        self._write, self._limits = write, limits
-        self._turn = asyncio.Lock()  # gRPC takes one message of a stream at a time
-        self._writing: set[asyncio.Task[None]] = set()
-        self._hearing: dict[int, Hearing] = {}
-
-    async def say(self, conversation: int, said: Said) -> None:
-        """Whoever stops waiting stops between two frames: gRPC ends the stream of all if a write is cancelled."""
-        for frame in frames(conversation, said):
-            writing = asyncio.ensure_future(self._say(frame))
-            self._writing.add(writing)
-            writing.add_done_callback(self._written)
-            await asyncio.shield(writing)
-
-    async def _say(self, frame: bytes) -> None:
-        async with self._turn:
-            await self._write(frame)
-        self.sent += len(frame)
-
-    def _written(self, writing: asyncio.Task[None]) -> None:
-        self._writing.discard(writing)
-        if not writing.cancelled():
-            writing.exception()  # whoever waits has it too; nobody may be left
-
-    def hear(self, frame: serving_pb2.SessionFrame) -> Said | None:
-        """A message, once all of it has come. Raises Malformed."""
-        number = frame.conversation
-        if number in self._hearing:
-            self._hearing[number].feed(frame)
-        else:
-            self._hearing[number] = Hearing(frame, self._limits)
-        return self._hearing.pop(number).message() if self._hearing[number].complete else None
-
-    def forget(self, conversation: int) -> None:
-        self._hearing.pop(conversation, None)
 
 
 class Conversation:
@@ -82,7 +44,7 @@ class Conversation:
         self._heard: asyncio.Queue[Commitment | Reveal | Output | TransportError] = asyncio.Queue()
 
     async def say(self, said: Said) -> None:
-        """Returns once it has left. Raises Unreachable."""
+        """Returns once it has left or is about to. Raises Unreachable."""
         await self._session.write(self._number, said)
 
     async def hear(self) -> Commitment | Reveal | Output:
@@ -108,11 +70,10 @@ class Session:
 
     def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes], to: PeerId, limits: Limits) -> None:
         self.to = to
-        self._stream, self._pending = _Stream(call.write, limits), limits.pending
+        self._stream, self._pending = Stream(call.write, limits), limits.pending
         self._open: dict[int, Conversation] = {}
         self._begun = 0
         self._broken: TransportError | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def sent(self) -> int:
@@ -145,30 +106,30 @@ class Session:
             yield conversation
         finally:
             self._stream.forget(number)
-            if self._open.pop(number, None) is not None and self._broken is None:
-                task = asyncio.ensure_future(self._call_off(number))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            if self._open.pop(number, None) is not None:
+                self._stream.mention(number, Over())
 
     async def write(self, number: int, said: Said) -> None:
         if self._broken is not None:
             raise self._broken
         try:
             await self._stream.say(number, said)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except BROKEN as error:
             raise self._broken or Unreachable(f"{self.to}: the connection broke") from error
 
-    async def _call_off(self, number: int) -> None:
-        with suppress(TransportError):
-            await self.write(number, Over())
+    async def writing(self) -> None:
+        """Has to run beside it. If the connection breaks, whoever reads from it finds out why."""
+        with suppress(*BROKEN):
+            await self._stream.writing()
 
     def take(self, data: bytes) -> None:
-        """A frame of the server; those of conversations that are over are dropped. Raises Malformed."""
+        """A message of the server; frames of conversations that are over are dropped. Raises Malformed."""
         self._stream.received += len(data)
-        frame = parse(data)
-        conversation = self._open.get(frame.conversation)
-        if conversation is None:
-            return
+        for frame in parse(data):
+            if (conversation := self._open.get(frame.conversation)) is not None:
+                self._hear(frame, conversation)
+
+    def _hear(self, frame: serving_pb2.SessionFrame, conversation: Conversation) -> None:
         if (kind := frame.WhichOneof("said")) is not None and kind not in OF_A_SERVER:
             raise Malformed(Refusal.MALFORMED, f"a server that says {kind}")
         match self._stream.hear(frame):
@@ -181,14 +142,12 @@ class Session:
                 del self._open[frame.conversation]
                 conversation.end(Unreachable(f"{self.to}: it hung up"))
 
-    async def end(self, why: TransportError) -> None:
+    def end(self, why: TransportError) -> None:
         """All conversations end with this."""
         self._broken = why
+        self._stream.end(why)
         for conversation in self._open.values():
             conversation.end(why)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -202,6 +161,7 @@ async def open_session(
         call = channel.stream_stream(f"/{rpc.SERVING}/{METHOD}", None, None)(None)
         session = Session(call, to, limits or Limits())
         why: TransportError = Unreachable(f"{to}: the connection broke")
+        writing = asyncio.create_task(session.writing())
         try:
             if not await rpc.has_go_ahead(call):
                 await call.read()  # raises what the call ended with
@@ -218,7 +178,9 @@ async def open_session(
             why = rpc.failure(error, to)
         finally:
             call.cancel()
-            await session.end(why)
+            session.end(why)
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
 
     async def keep() -> None:
         try:
@@ -285,35 +247,31 @@ class Service:
         self, incoming: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[Any]], sender: PeerId
     ) -> None:
         """One session, until the client ends it. Raises Malformed where what comes is none."""
-        stream = _Stream(write, self._limits)
+        stream = Stream(write, self._limits)
         arriving = _Arriving(stream, self._room, self._limits.conversations)
-        running: dict[int, tuple[Client, asyncio.Task[None]]] = {}
-
-        def over(number: int, size: int, _: asyncio.Task[None]) -> None:
-            self._room.give_back(size)
-            running.pop(number, None)
-            stream.forget(number)
-
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(stream.writing())
+                running: dict[int, tuple[Client, asyncio.Task[None]]] = {}
+
+                def over(number: int, size: int, _: asyncio.Task[None]) -> None:
+                    self._room.give_back(size)
+                    running.pop(number, None)
+                    stream.forget(number)
+
                 async for data in incoming:
-                    frame = parse(data)
-                    number = frame.conversation
-                    if number in running:
-                        client, task = running[number]
-                        if (kind := frame.WhichOneof("said")) == "over":
-                            task.cancel()
-                        elif kind not in OF_A_CLIENT:
-                            raise Malformed(Refusal.MALFORMED, "more than open, fetch and over after a task")
-                        elif isinstance(said := stream.hear(frame), Open | Fetch):
-                            client.take(said)
-                    elif (given := await arriving.take(frame, len(running))) is not None:
-                        client = Client(sender, partial(stream.say, number), self._limits.pending)
-                        task = tasks.create_task(self._answer(given, client))
-                        running[number] = client, task
-                        task.add_done_callback(partial(over, number, arriving.pop(number)))  # also if it never began
+                    for frame in parse(data):
+                        number = frame.conversation
+                        if number in running:
+                            _tell(*running[number], frame, stream)
+                        elif (given := arriving.take(frame, len(running))) is not None:
+                            client = Client(sender, partial(stream.say, number), self._limits.pending)
+                            task = tasks.create_task(self._answer(given, client))
+                            running[number] = client, task
+                            task.add_done_callback(partial(over, number, arriving.pop(number)))  # if it began or not
                 for _, task in running.values():
                     task.cancel()
+                stream.finish()
         finally:
             arriving.drop()
 
@@ -324,15 +282,25 @@ class Service:
             await client.say(Refused(error.reason, error.detail))
 
 
+def _tell(client: Client, task: asyncio.Task[None], frame: serving_pb2.SessionFrame, stream: Stream) -> None:
+    """What a client says after its task. Raises Malformed."""
+    if (kind := frame.WhichOneof("said")) == "over":
+        task.cancel()
+    elif kind not in OF_A_CLIENT:
+        raise Malformed(Refusal.MALFORMED, "more than open, fetch and over after a task")
+    elif isinstance(said := stream.hear(frame), Open | Fetch):
+        client.take(said)
+
+
 class _Arriving:
     """A session's tasks of which more is to come."""
 
-    def __init__(self, stream: _Stream, room: Room, most: int) -> None:
+    def __init__(self, stream: Stream, room: Room, most: int) -> None:
         self._stream, self._room, self._most = stream, room, most
         self._sizes: dict[int, int] = {}
         self._newest = 0
 
-    async def take(self, frame: serving_pb2.SessionFrame, running: int) -> Task | None:
+    def take(self, frame: serving_pb2.SessionFrame, running: int) -> Task | None:
         """The task, once all of it is here; it is refused where too much is under way. Raises Malformed."""
         number, kind = frame.conversation, frame.WhichOneof("said")
         if number > self._newest:
@@ -340,7 +308,7 @@ class _Arriving:
             if kind != "task":
                 raise Malformed(Refusal.MALFORMED, "a conversation that does not begin with a task")
             if len(self._sizes) + running >= self._most or not self._room.take(size):
-                await self._stream.say(number, Refused(Refusal.BUSY, "too much is under way"))
+                self._stream.mention(number, Refused(Refusal.BUSY, "too much is under way"))
                 return None
             self._sizes[number] = size
         elif number not in self._sizes:

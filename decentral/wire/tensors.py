@@ -30,12 +30,17 @@ HEADER, DATA, DIGEST = 1, 2, 3  # ModelChunk's field numbers
 
 def framed(field: int, size: int) -> bytes:
     """What protobuf puts before `size` bytes of a field: its tag and the length (base-128 varint)."""
-    length = bytearray([field << 3 | 2])
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    length.append(size)
-    return bytes(length)
+    return bytes((field << 3 | 2,)) + varint(size)
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it, seven bits a byte."""
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
 
 
 class EncodedModel:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decentral.errors import Malformed, Refusal, Refused
+from decentral.wire import framing
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task, Terms
-from decentral.wire.framing import Hearing, announced_bytes, frames, parse
+from decentral.wire.framing import MOST_FRAMES, Hearing, announced_bytes, frames, parse
 from decentral.wire.limits import CHUNK_BYTES, Limits
 from decentral.wire.v1 import serving_pb2
 
@@ -17,8 +18,13 @@ DIGEST = bytes(range(32))
 TERMS = Terms(b"t" * 16, b"n" * 32, 3)
 
 
+def parsed(message: bytes) -> serving_pb2.SessionFrame:
+    (frame,) = parse(message)
+    return frame
+
+
 def heard(said: Said, limits: Limits | None = None) -> Said:
-    first, *rest = (parse(frame) for frame in frames(7, said))
+    first, *rest = (parsed(frame) for frame in frames(7, said))
     assert {first.conversation, *(frame.conversation for frame in rest)} == {7}
     hearing = Hearing(first, limits or Limits())
     for frame in rest:
@@ -40,7 +46,7 @@ def test_a_task_arrives_as_it_was_given(part: str, size: int) -> None:
 
 def test_large_outputs_travel_in_chunks_of_a_mebibyte() -> None:
     output = Output({"y": torch.randn(CHUNK_BYTES // 4 * 2 + 5)})
-    sizes = [len(parse(frame).data) for frame in frames(1, output)]
+    sizes = [len(parsed(frame).data) for frame in frames(1, output)]
     assert sizes == [CHUNK_BYTES, CHUNK_BYTES, 20]
     back = heard(output)
     assert isinstance(back, Output)
@@ -72,8 +78,8 @@ def test_a_refusal_arrives_with_its_reason() -> None:
 
 def test_a_message_says_at_its_beginning_how_much_will_come() -> None:
     task = Task("p", DIGEST, {"x": torch.zeros(1000)})
-    assert announced_bytes(parse(next(frames(1, task)))) == 4000
-    assert announced_bytes(parse(next(frames(1, Over())))) == 0
+    assert announced_bytes(parsed(next(frames(1, task)))) == 4000
+    assert announced_bytes(parsed(next(frames(1, Over())))) == 0
 
 
 def test_a_reason_of_a_later_version_is_read_as_unspecified() -> None:
@@ -111,21 +117,56 @@ def test_a_frame_that_breaks_a_rule_is_refused(broken: serving_pb2.SessionFrame)
 
 @pytest.mark.parametrize("said", [Fetch(), Commitment(DIGEST)], ids=lambda said: type(said).__name__)
 def test_what_is_whole_does_not_go_on(said: Said) -> None:
-    hearing = Hearing(parse(next(frames(1, said))), Limits())
+    hearing = Hearing(parsed(next(frames(1, said))), Limits())
     with pytest.raises(Malformed):
         hearing.feed(serving_pb2.SessionFrame(conversation=1, data=b"more"))
 
 
 def test_more_than_the_limit_is_refused_at_the_first_frame() -> None:
-    first = parse(next(frames(1, Task("p", DIGEST, {"x": torch.zeros(1000)}))))
+    first = parsed(next(frames(1, Task("p", DIGEST, {"x": torch.zeros(1000)}))))
     with pytest.raises(Malformed) as refused:
         Hearing(first, Limits(model_bytes=3999))
     assert refused.value.reason is Refusal.TOO_LARGE
 
 
+@given(st.lists(st.integers(1, 1 << 40), max_size=8))
+def test_messages_in_a_row_are_a_message(numbers: list[int]) -> None:
+    said = [Fetch(), Output({"y": torch.ones(3)}), Commitment(DIGEST)]
+    together = b"".join(frame for number in numbers for each in said for frame in frames(number, each))
+    back = [(frame.conversation, Hearing(frame, Limits()).message()) for frame in parse(together)]
+    assert [number for number, _ in back] == [number for number in numbers for _ in said]
+    assert [type(each) for _, each in back] == [type(each) for each in said] * len(numbers)
+
+
+def test_a_frame_is_what_protobuf_would_write() -> None:
+    output = Output({"y": torch.arange(3)})
+    (message,) = frames(300, output)
+    (frame,) = parse(message)
+    assert serving_pb2.SessionFrames(frames=[frame]).SerializeToString() == message
+
+
+def test_no_more_frames_than_the_limit_come_in_one_message() -> None:
+    (fetch,) = frames(1, Fetch())
+    assert len(parse(fetch * MOST_FRAMES)) == MOST_FRAMES
+    with pytest.raises(Malformed) as refused:
+        parse(fetch * (MOST_FRAMES + 1))
+    assert refused.value.reason is Refusal.TOO_LARGE
+
+
+def test_a_task_is_encoded_once_for_all_who_are_given_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("p", DIGEST, {"x": torch.ones(4)}, TERMS)
+    first = list(frames(1, task))
+    monkeypatch.setattr(framing, "Elements", None)
+    again = list(frames(2, task))
+    assert first != again
+    assert parsed(again[0]).conversation == 2
+    assert parsed(again[0]).data == parsed(first[0]).data
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     try:
-        Hearing(parse(data), Limits(model_bytes=1 << 16))
+        for frame in parse(data):
+            Hearing(frame, Limits(model_bytes=1 << 16))
     except Malformed:
         return

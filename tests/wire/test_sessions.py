@@ -278,7 +278,7 @@ async def test_room_is_given_back_for_tasks_that_are_called_off_before_they_begi
 
     for number in range(1, 4):
         await service.session(incoming(number), write, Identity.generate().id)
-    assert not any(parse(data).WhichOneof("said") == "refused" for data in written)
+    assert not any(frame.WhichOneof("said") == "refused" for data in written for frame in parse(data))
 
 
 async def test_a_session_with_a_stranger_is_refused(serving: Any) -> None:

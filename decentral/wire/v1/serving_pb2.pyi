@@ -7,6 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class SessionFrames(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedCompositeFieldContainer[SessionFrame]
+    def __init__(self, frames: _Optional[_Iterable[_Union[SessionFrame, _Mapping]]] = ...) -> None: ...
+
 class SessionFrame(_message.Message):
     __slots__ = ("conversation", "task", "output", "refused", "over", "commitment", "open", "reveal", "fetch", "data")
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]

@@ -37,8 +37,8 @@ class ServingStub:
         """
         self.Session = channel.stream_stream(
                 '/decentral.wire.v1.Serving/Session',
-                request_serializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrame.SerializeToString,
-                response_deserializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrame.FromString,
+                request_serializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrames.SerializeToString,
+                response_deserializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrames.FromString,
                 _registered_method=True)
 
 
@@ -58,8 +58,8 @@ def add_ServingServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Session': grpc.stream_stream_rpc_method_handler(
                     servicer.Session,
-                    request_deserializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrame.FromString,
-                    response_serializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrame.SerializeToString,
+                    request_deserializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrames.FromString,
+                    response_serializer=decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrames.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,8 +88,8 @@ class Serving:
             request_iterator,
             target,
             '/decentral.wire.v1.Serving/Session',
-            decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrame.SerializeToString,
-            decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrame.FromString,
+            decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrames.SerializeToString,
+            decentral_dot_wire_dot_v1_dot_serving__pb2.SessionFrames.FromString,
             options,
             channel_credentials,
             insecure,
