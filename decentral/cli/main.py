@@ -18,7 +18,21 @@ from decentral.cli.output import drop_output, note, say
 from decentral.errors import DecentralError, Untraceable, UserError, leading
 from decentral.registry import nearest
 
-COMMANDS = ("demo", "run", "recipes", "show", "report", "up", "serve", "status", "logs", "down", "generate", "doctor")
+COMMANDS = (
+    "demo",
+    "run",
+    "recipes",
+    "show",
+    "report",
+    "up",
+    "serve",
+    "status",
+    "logs",
+    "down",
+    "generate",
+    "verify",
+    "doctor",
+)
 """In the order of `--help`. Each is the function of its name in the module of its name."""
 
 BAD_INPUT, FAILED, INTERRUPTED, UNREAD = 2, 1, 130, 141

@@ -8,6 +8,7 @@ a seed that nobody else knows until the answers are given; replicas see its dige
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,8 @@ from typing import Any, Self
 from decentral.core.lots import draw
 from decentral.errors import Malformed, Refusal
 from decentral.trust import canonical
-from decentral.trust.evidence import DIGEST_BYTES, MAX_EPOCH, MAX_PART, TASK_BYTES, Question
+from decentral.trust.anchors import PART_FORMS
+from decentral.trust.evidence import DIGEST_BYTES, MAX_EPOCH, TASK_BYTES, Question
 from decentral.trust.policy import Policy
 from decentral.wire.identity import PEER_ID
 from decentral.wire.messages import PeerId
@@ -131,7 +133,7 @@ def _step(plain: Any) -> Step:
 
 
 def _part(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value.encode()) <= MAX_PART:
+    if not isinstance(value, str) or not re.fullmatch(PART_FORMS["name"], value):
         raise ValueError(f"{value!r} is no part")
     return value
 

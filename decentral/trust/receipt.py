@@ -87,7 +87,8 @@ class Receipt:
             )
             same = receipt.encode() == data
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise Malformed(Refusal.MALFORMED, f"a receipt that breaks the rules ({error})") from None
+            why = ascii(str(error))[1:200]  # it may quote the file, and a terminal may read it
+            raise Malformed(Refusal.MALFORMED, f"a receipt that breaks the rules ({why})") from None
         if not same:
             raise Malformed(Refusal.MALFORMED, "a receipt that says more than receipts say")
         return receipt

@@ -317,6 +317,29 @@ def test_a_reply_that_is_left_out_later_leaves_a_trace() -> None:
     assert not judgement.finding.passed
 
 
+def test_tensors_that_one_has_sent_stand_for_all_that_revealed_their_digest() -> None:
+    sizes = with_deadlines(1)
+    same = {peer.id: reply(peer, computed(0)) for peer in PEERS[:3]}
+    one_sent = {node: replace(each, tensors=None) if node != PEERS[2].id else each for node, each in same.items()}
+    judgement = judged(one_sent, sizes)
+    assert judgement.finding == judged(same, sizes).finding
+    assert judgement.faults == ()
+    assert off(judgement) < TOLERANCE
+
+
+def test_without_tensors_equal_digests_are_enough_for_who_says_so() -> None:
+    sizes = with_deadlines(1)
+    same = {peer.id: reply(peer, computed(0)) for peer in PEERS[:3]}
+    none_sent = {node: replace(each, tensors=None) for node, each in same.items()}
+    assert not judged(none_sent, sizes).finding.passed
+    by_digest = judged(none_sent, sizes, by_digest=True)
+    assert by_digest.finding == judged(same, sizes).finding
+    assert by_digest.answer.tensors is None
+    assert judged(none_sent, sizes, by_digest=True, reference=TRUTH).faults == (), "nobody is called a liar unheard"
+    one_lies = {**none_sent, PEERS[0].id: replace(reply(PEERS[0], {"y": -computed(0)["y"]}), tensors=None)}
+    assert not judged(one_lies, sizes, by_digest=True).finding.passed
+
+
 # Equivocation
 
 

@@ -94,7 +94,8 @@ def test_what_is_no_order_is_refused(key: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("part", ""), ("part", "x" * 65), ("model", "00"), ("server", PEERS[0][:-1]), ("weights", {}),
+    [("part", ""), ("part", "x" * 65), ("part", "a\n"), ("part", "\x1b[2J"), ("model", "00"),
+     ("server", PEERS[0][:-1]), ("weights", {}),
      ("weights", {PEERS[0]: 0.0}), ("weights", {PEERS[0]: 1}), ("weights", {PEERS[0]: 1.5}),
      ("weights", {PEERS[1]: 0.5}), ("weights", {"x": 0.5})],
 )  # fmt: skip

@@ -1,0 +1,147 @@
+"""`decentral verify`: whether a saved answer counts, found out again from its receipt, without a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decentral.cli.output import JsonOption, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from decentral.trust.anchors import Anchors
+    from decentral.trust.examination import Examination
+    from decentral.trust.policy import Policy
+    from decentral.trust.receipt import Receipt
+
+NOT_VALID = 1
+CANNOT_TELL = (
+    "a receipt cannot tell whether others might have been asked, or weighed in another way, whether the client left "
+    "out what a peer revealed, or what the time was"
+)
+
+
+def verify(
+    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="What `predict --receipt` has kept.")],
+    trust: Annotated[
+        Path, typer.Option("--trust", metavar="FILE", help="The trust.toml of its cluster, as you got it.")
+    ],
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="What you want of an answer, in TOML.")
+    ] = None,
+    require: Annotated[
+        str | None, typer.Option(metavar="KIND,...", help="Evidence that you want: consensus, zk, attestation.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out again whether an answer counts: for who trusts this file, and by your policy, not by its client's.
+
+    Exit code 0: valid; 1: not valid, with every reason; 2: the receipt, the trust file or the policy cannot be used.
+    """
+    from decentral.trust.anchors import Anchors
+    from decentral.trust.policy import Policy
+
+    anchors = Anchors.load(trust)
+    wanted = Policy.load(policy) if policy is not None else Policy()
+    if require is not None:
+        wanted = wanted.requiring(*(name.strip() for name in require.split(",")))
+    from decentral.trust.receipt import Receipt, check
+
+    read = Receipt.load(receipt)
+    found = check(read, anchors, wanted)
+    if as_json:
+        say_json(_plain(read, anchors, wanted, found))
+    else:
+        _say(read, anchors, found)
+    if not found.verdict.valid:
+        raise typer.Exit(NOT_VALID)
+
+
+# ---- what is said -------------------------------------------------------------------------------------------------
+
+
+def _say(receipt: Receipt, anchors: Anchors, found: Examination) -> None:
+    parts = _parts(receipt, anchors, found)
+    order = receipt.transcript.order
+    client = f"client {order.client[:12]}…, {_moment(order.time)} as it says"
+    if found.verdict.valid:
+        least = min(len(part["agree"]) for part in parts)
+        simulated = ", in part simulated" if any(each.simulated for each in found.findings) else ""
+        say(f"valid: {least} or more replicas agree on every part ({len(parts)}){simulated}; {client}")
+    else:
+        say(f"NOT VALID; {client}")
+        for reason in found.verdict.reasons:
+            say(f"  {reason}")
+    if parts:
+        say()
+        say_table(("part", "agree", "who", "asked too"), map(_row, parts))
+    for fault in _faults(anchors, found):
+        say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    say()
+    say(CANNOT_TELL)
+
+
+def _moment(seconds: int) -> str:
+    """Whatever a client says it was."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s after 1970"
+
+
+def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
+    agree, others = (", ".join(part[key]) or "-" for key in ("agree", "others"))
+    return part["part"], f"{len(part['agree'])} of {len(part['asked'])}", agree, others
+
+
+def _plain(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination) -> dict[str, Any]:
+    from decentral.trust import packing
+
+    order = receipt.transcript.order
+    return {
+        "valid": found.verdict.valid,
+        "reasons": list(found.verdict.reasons),
+        "findings": [packing.finding(each) for each in found.findings],
+        "faults": _faults(anchors, found),
+        "parts": _parts(receipt, anchors, found),
+        "task": order.task.hex(),
+        "client": order.client,
+        "time": order.time,
+        "epoch": order.epoch,
+        "policy": policy.plain(),
+    }
+
+
+def _parts(receipt: Receipt, anchors: Anchors, found: Examination) -> list[dict[str, Any]]:
+    """Who was asked about each part, whose answers the counting one is among, and who else was asked."""
+    names = {peer.id: peer.name for peer in anchors.peers}
+    parts = []
+    for exchange, judgement in zip(receipt.transcript.exchanges, found.judgements, strict=True):
+        asked = [_name(names, node) for node in exchange.asked]
+        counts = judgement.answer is not None
+        agree = [_name(names, node) for node in exchange.asked if counts and node in judgement.vote.near]
+        others = [name for name in asked if name not in agree]
+        parts.append({"part": exchange.step.part, "asked": asked, "agree": agree, "others": others})
+    return parts
+
+
+def _faults(anchors: Anchors, found: Examination) -> list[dict[str, str]]:
+    names = {peer.id: peer.name for peer in anchors.peers}
+    return [
+        {
+            "kind": fault.kind.value,
+            "node": _name(names, fault.node),
+            "id": fault.node,
+            "part": fault.part,
+            "detail": fault.detail,
+        }
+        for fault in found.faults
+    ]
+
+
+def _name(names: Mapping[Any, str], node: str) -> str:
+    """As the trust file calls it."""
+    return names.get(node, f"{node[:12]}…")
