@@ -16,6 +16,7 @@ from decentral.errors import Malformed
 from decentral.trust.anchors import Anchors
 from decentral.trust.consensus import Answer, Judgement, Tensors, fresh, judge, linked, pinned
 from decentral.trust.evidence import Fault, Finding, Kind, Question, Reply
+from decentral.trust.leakage import verify_stated
 from decentral.trust.order import Order
 from decentral.trust.policy import Policy, Verdict
 from decentral.trust.transcript import Exchange, Transcript
@@ -53,7 +54,7 @@ class Verifier(Protocol):
 
 
 Verifiers = Mapping[Kind, Verifier]
-VERIFIERS: Verifiers = MappingProxyType({})
+VERIFIERS: Verifiers = MappingProxyType({Kind.LEAKAGE: verify_stated})
 """By what they find out. Evidence of a kind that is not here has failed: nobody has checked it."""
 
 

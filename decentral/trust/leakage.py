@@ -12,13 +12,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from decentral.errors import UserError
+from decentral.errors import Malformed, Refusal, UserError
 from decentral.files import write_atomic
+from decentral.trust import canonical
 from decentral.trust.anchors import Part
 from decentral.trust.evidence import Finding, Kind
 from decentral.trust.policy import Policy
+
+if TYPE_CHECKING:
+    from decentral.trust.examination import Case
 
 FILE = "leakage.json"
 VERSION = 1
@@ -91,6 +95,32 @@ def findings(measured: Measurement, parts: Sequence[Part]) -> list[Finding]:
         told = 0.0 if part.at == "client" else known[part.name].correlation
         found.append(Finding(Kind.LEAKAGE, part.name, True, f"distance correlation {told:.3f}", told))
     return found
+
+
+def stated(measured: Measurement, part: str) -> bytes:
+    """What a client says of one part, as evidence in a receipt. Raises KeyError for a part that was not measured."""
+    correlation = next((each.correlation for each in measured.exposures if each.part == part), None)
+    if correlation is None:
+        raise KeyError(part)
+    digests = [[name, digest] for name, digest in measured.digests.items()]
+    return canonical.encode({"correlation": correlation, "digests": digests, "noise": measured.noise})
+
+
+def verify_stated(evidence: bytes, case: Case) -> Finding:
+    """That it was measured of the very parts that the verifier has pinned. The number is the client's word: it alone
+    can have measured what leaks of its own inputs, and it is whom a leak harms. Raises Malformed.
+    """
+    plain = canonical.decode(evidence)
+    try:
+        told, noise, digests = plain["correlation"], plain["noise"], plain["digests"]
+        if type(told) is not float or not 0 <= told <= 1 or not isinstance(noise, str) or len(plain) > 3:
+            raise ValueError("no distance correlation")
+    except (ValueError, KeyError, TypeError) as error:
+        raise Malformed(Refusal.MALFORMED, f"is no measurement of leakage ({error})") from None
+    part, pinned = case.question.part, [[each.name, each.digest] for each in case.anchors.parts]
+    if digests != pinned:
+        return Finding(Kind.LEAKAGE, part, False, "it was measured of other parts")
+    return Finding(Kind.LEAKAGE, part, True, f"distance correlation {told:.3f}, as its client has measured", told)
 
 
 def check_leakage(folder: Path, parts: Sequence[Part], policy: Policy, noise: str = "") -> Measurement | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from decentral.trust.consensus import Tensors
-from decentral.trust.evidence import Kind, Reply
+from decentral.trust.evidence import Kind, Reply, tensors_digest
 from decentral.trust.order import Order, Step
 from decentral.wire.messages import PeerId
 
@@ -42,3 +42,10 @@ class Transcript:
     order: Order
     exchanges: tuple[Exchange, ...]
     inputs: Tensors | None = None
+
+    def given(self, place: int) -> Tensors | None:
+        """What a part was given, by its place, if the tensors are here."""
+        said = self.exchanges[place - 1].replies.values() if place else ()
+        here = [self.inputs] if place == 0 else [reply.tensors for reply in said]
+        wanted = self.exchanges[place].inputs
+        return next((each for each in here if each is not None and tensors_digest(each) == wanted), None)

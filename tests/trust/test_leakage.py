@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from decentral.errors import UserError
+from decentral.trust import canonical
 from decentral.trust.anchors import Part
 from decentral.trust.evidence import Finding, Kind
-from decentral.trust.leakage import FILE, Exposure, Measurement, check_leakage, findings
+from decentral.trust.leakage import FILE, Exposure, Measurement, check_leakage, findings, stated
 from decentral.trust.policy import Policy
+from decentral.trust.receipt import verify
+from tests.trust.world import World
 
 
 def exposure(part: str, correlation: float) -> Exposure:
@@ -121,3 +125,56 @@ def test_a_policy_finds_its_evidence_for_every_part() -> None:
 def test_the_check_needs_no_torch() -> None:
     code = "import sys, decentral.trust.leakage; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# In receipts
+
+
+def measured_of(world: World, correlation: float = 0.4) -> Measurement:
+    digests = {each.name: each.digest for each in world.anchors.parts}
+    return replace(MEASURED, exposures=tuple(exposure(name, correlation) for name in digests), digests=digests)
+
+
+def valid(world: World, evidence: Callable[[str], bytes | None]) -> bool:
+    """With this evidence for each part, in a receipt; the client's policy is the world's, and so is the verifier's."""
+    said = world.transcript(content=Policy())
+    exchanges = []
+    for each in said.exchanges:
+        told = evidence(each.step.part)
+        exchanges.append(replace(each, evidence={} if told is None else {Kind.LEAKAGE: told}))
+    receipt = world.signed(replace(said, exchanges=tuple(exchanges)))
+    return verify(receipt.encode(), world.anchors, world.policy).valid
+
+
+def test_what_a_client_states_in_a_receipt_is_bounded_by_the_verifiers_policy() -> None:
+    for bound, accepted in ((0.4, True), (0.39, False)):
+        world = World(local=1, policy=Policy(leakage=bound))
+        assert valid(world, lambda part, world=world: stated(measured_of(world), part)) == accepted
+    assert not valid(World(policy=Policy(leakage=1.0)), lambda part: None), "nobody has measured"
+    assert valid(World(), lambda part: stated(measured_of(World(), 1.0), part)), "nobody asks"
+    with pytest.raises(KeyError):
+        stated(MEASURED, "stage-9")
+
+
+def test_what_was_measured_of_other_parts_or_is_no_measurement_has_failed() -> None:
+    world = World(policy=Policy(leakage=0.5))
+    right = stated(measured_of(world), "stage-1")
+    assert valid(world, lambda part: right)
+    plain = canonical.decode(right)
+    for wrong in (
+        b"",
+        right + b" ",
+        stated(MEASURED, "stage-1"),
+        stated(measured_of(World(parts=2)), "stage-1"),
+        *(
+            canonical.encode({**plain, **change})
+            for change in (
+                {"correlation": None}, {"correlation": 0}, {"correlation": -0.1}, {"correlation": 1.1},
+                {"correlation": True}, {"noise": 1}, {"digests": None}, {"more": 1},
+                {"digests": plain["digests"][::-1]},
+            )
+        ),
+        *(canonical.encode({k: v for k, v in plain.items() if k != key}) for key in plain),
+        canonical.encode([]),
+    ):  # fmt: skip
+        assert not valid(world, lambda part, wrong=wrong: wrong), wrong

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from decentral.trust.evidence import Reply
+from decentral.trust.evidence import Reply, tensors_digest
 from tests.trust.world import World
 
 
@@ -25,3 +25,17 @@ def test_who_was_not_asked_disputes_nothing() -> None:
     stranger = next(iter(second.replies))
     assert not replace(first, replies={**first.replies, stranger: second.replies[stranger]}).disputed
     assert not replace(first, replies=dict.fromkeys(first.asked, Reply())).disputed
+
+
+def test_what_a_part_was_given_is_found_where_it_is_here() -> None:
+    said = World().transcript({("stage-1", 0): "breaks"})
+    for place, exchange in enumerate(said.exchanges):
+        found = said.given(place)
+        assert found is not None
+        assert tensors_digest(found) == exchange.inputs
+    assert replace(said, inputs=None).given(0) is None
+    first, second, third = said.exchanges
+    silent = replace(second, replies=dict.fromkeys(second.asked, Reply()))
+    assert replace(said, exchanges=(first, silent, third)).given(2) is None
+    misled = replace(second, replies=dict.fromkeys(second.asked, second.replies[second.asked[0]]))
+    assert replace(said, exchanges=(first, misled, third)).given(2) is None, "what was sent is not what was revealed"
