@@ -21,6 +21,8 @@ STEPS = 4
 """Of the power method, which seldom finds more after three."""
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def gain(stage: Stage, inputs: Tensors, apart: float, generator: torch.Generator, steps: int = STEPS) -> float:
     """The largest ratio over the samples of these inputs, whose first axis they are, for a push of `apart`.
 
@@ -31,6 +33,7 @@ def gain(stage: Stage, inputs: Tensors, apart: float, generator: torch.Generator
         raise ValueError(f"inputs are pushed by more than 0 and less than 1 of their size, not by {apart}")
     twin = copy.deepcopy(stage).double().requires_grad_(False)
     exact = {name: each.double() if each.is_floating_point() else each for name, each in inputs.items()}
+    exact = {name: each.clone() for name, each in exact.items()}  # also of inference tensors
     sizes = {name: _size(each) for name, each in exact.items() if each.is_floating_point()}
     signs = {
         name: torch.randint(0, 2, exact[name].shape, generator=generator).double() * 2 - 1

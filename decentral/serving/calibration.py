@@ -63,10 +63,14 @@ class Part:
 
 
 def drawn(data: Tensors, count: int, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
-    """So many batches of samples that are drawn with replacement, each of one of the usual sizes."""
+    """So many batches of samples that are drawn with replacement, each of one of the usual sizes.
+
+    A size is half as probable as the one below it: large batches cost what many small ones do.
+    """
     samples = len(next(iter(data.values())))
+    shares = 0.5 ** torch.arange(len(SIZES))
     for _ in range(count):
-        size = SIZES[int(torch.randint(len(SIZES), (), generator=generator))]
+        size = SIZES[int(torch.multinomial(shares, 1, generator=generator))]
         chosen = torch.randint(samples, (size,), generator=generator)
         yield {name: each[chosen] for name, each in data.items()}
 
@@ -88,7 +92,9 @@ def measure(
     if not machines:
         raise ValueError("there is no machine to compare")
     generator = torch.Generator().manual_seed(seed)
-    collected = [_Collected(stage, machines, lies(stage, others or {}, generator)) for stage in stages]
+    collected = [
+        _Collected(stage, machines, lies(stage, others or {}, generator) if lied_to else {}) for stage in stages
+    ]
     waiting = iter(batches)
     with Fleet(stages, machines) as fleet, torch.inference_mode():
         while chunk := list(islice(waiting, AT_ONCE)):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -147,11 +148,19 @@ _DEVICE: list[torch.device] = []
 
 
 def _begin(stages: Sequence[Stage], machine: Machine) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.backends.mkldnn.enabled = machine.onednn  # type: ignore[assignment]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     _DEVICE[:] = [torch.device(machine.device)]
     _HELD[:] = [stage.to(_DEVICE[0]) for stage in stages]
+
+
+def _end_with_parent() -> None:
+    """One that waits for work would not notice that nobody is there who could give it any."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _compute(work: Sequence[tuple[int, bytes, str]]) -> list[bytes]:

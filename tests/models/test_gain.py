@@ -111,3 +111,13 @@ def test_pushes_have_a_size() -> None:
     for apart in (0.0, 1.0, -1.0):
         with pytest.raises(ValueError, match="pushed by"):
             found(stage, inputs, apart)
+
+
+def test_it_is_the_same_where_nothing_is_to_be_differentiated() -> None:
+    layer, inputs = linear(3, 5, 2), normal(1, 2, 5)
+    stage = whole(layer, inputs)
+    ours = found(stage, inputs)
+    with torch.inference_mode():
+        assert found(stage, inputs * 1) == ours
+    with torch.no_grad():
+        assert found(stage, inputs.double()) == ours

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +32,12 @@ def stages() -> list[Stage]:
 
 def given(stage: Stage, inputs: Tensor = INPUTS) -> dict[str, Tensor]:
     return {stage.inputs[0].name: inputs}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracker() -> None:
+    """Python's own, which every process that spawns others has from then on, and which ends with it."""
+    resource_tracker.ensure_running()
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +82,42 @@ def test_a_machine_that_cannot_be_is_an_error_and_leaves_no_process() -> None:
     fleet = Fleet(stages(), [Machine("nowhere", device="no such device")])
     with pytest.raises(Exception, match=r"abruptly|broken|terminated"), fleet:
         pass
+
+
+ORPHANS = """
+import time
+from tests.serving.test_machines import stages
+from decentral.serving.machines import Fleet, machines
+
+if __name__ == "__main__":
+    with Fleet(stages(), machines()[:1]):
+        print("up", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_machines_end_with_the_process_that_started_them(root: Path, tmp_path: Path) -> None:
+    script = tmp_path / "holder.py"
+    script.write_text(ORPHANS)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"up\n"
+        tasks = Path(f"/proc/{holder.pid}/task")
+        born = [int(pid) for file in tasks.glob("*/children") for pid in file.read_text().split()]
+        holder.kill()
+    assert born
+    until = time.monotonic() + 20
+    while any(alive(pid) for pid in born) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [pid for pid in born if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that has ended may wait for whoever inherited it."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
