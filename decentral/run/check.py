@@ -22,7 +22,8 @@ from decentral.run.explain import explain
 
 if TYPE_CHECKING:
     from decentral.run.choice import Choice
-    from decentral.run.recipe import Data, Recipe
+    from decentral.run.experiment import Data
+    from decentral.run.recipe import Recipe
     from decentral.run.source import Document, Key
 
 _TYPES: Mapping[str, Any] = {
@@ -50,20 +51,20 @@ def check(recipe: Recipe, document: Document) -> None:
     from decentral.training.catalogue import LEARNERS
     from decentral.wire.traces import TRACES
 
-    _named(ALGORITHMS, recipe.algorithm, document, ("algorithm",))
-    _named(LEARNERS, recipe.learner.name, document, ("learner", "name"))
-    _options(LEARNERS, recipe.learner, 0, document, ("learner",), ours=_supplied(recipe))
-    _named(DATASETS, recipe.data.name, document, ("data", "name"))
-    _options(DATASETS, recipe.data, 3, document, ("data", "options"))
-    _named(PARTITIONS, recipe.data.partition.name, document, ("data", "partition", "name"))
-    _options(PARTITIONS, recipe.data.partition, 3, document, ("data", "partition"), ours=frozenset({"look"}))
-    if not _of_torchvision(recipe.model.name, document):
-        _options(MODELS, recipe.model, 2, document, ("model",))
-    _named(TOPOLOGIES, recipe.topology.name, document, ("topology", "name"))
-    _options(TOPOLOGIES, recipe.topology, 2, document, ("topology",))
+    check_name(ALGORITHMS, recipe.algorithm, document, ("algorithm",))
+    check_name(LEARNERS, recipe.learner.name, document, ("learner", "name"))
+    check_options(LEARNERS, recipe.learner, 0, document, ("learner",), ours=_supplied(recipe))
+    check_name(DATASETS, recipe.data.name, document, ("data", "name"))
+    check_options(DATASETS, recipe.data, 3, document, ("data", "options"))
+    check_name(PARTITIONS, recipe.data.partition.name, document, ("data", "partition", "name"))
+    check_options(PARTITIONS, recipe.data.partition, 3, document, ("data", "partition"), ours=frozenset({"look"}))
+    if not check_torchvision(recipe.model.name, document):
+        check_options(MODELS, recipe.model, 2, document, ("model",))
+    check_name(TOPOLOGIES, recipe.topology.name, document, ("topology", "name"))
+    check_options(TOPOLOGIES, recipe.topology, 2, document, ("topology",))
     if (trace := recipe.simulation.trace) is not None:
-        _named(TRACES, trace.name, document, ("simulation", "trace", "name"))
-        _options(TRACES, trace, 3, document, ("simulation", "trace"))
+        check_name(TRACES, trace.name, document, ("simulation", "trace", "name"))
+        check_options(TRACES, trace, 3, document, ("simulation", "trace"))
     _buildable(recipe, document)
     _drawable(recipe, document)
     _averageable(recipe, document)
@@ -73,14 +74,14 @@ def check(recipe: Recipe, document: Document) -> None:
     _divisible(recipe, document)
 
 
-def _named(registry: Registry, name: str, document: Document, key: Key) -> None:
+def check_name(registry: Registry, name: str, document: Document, key: Key) -> None:
     try:
         registry.check(name)
     except UserError as error:
         raise document.error(str(error), key) from None
 
 
-def _of_torchvision(model: str, document: Document) -> bool:
+def check_torchvision(model: str, document: Document) -> bool:
     from decentral.models.catalogue import is_torchvision
 
     try:
@@ -95,7 +96,7 @@ def _supplied(recipe: Recipe) -> frozenset[str]:
     return frozenset({*ours, "augment", "assignment", "clusters", *type(recipe.training).model_fields})
 
 
-def _options(
+def check_options(
     registry: Registry,
     choice: Choice | Data,
     given: int,
@@ -198,8 +199,8 @@ def _averageable(recipe: Recipe, document: Document) -> None:
     from decentral.core.rules import RULES
 
     choice, key = recipe.averaging.rule, ("averaging", "rule")
-    _named(RULES, choice.name, document, (*key, "name"))
-    _options(RULES, choice, 0, document, key)
+    check_name(RULES, choice.name, document, (*key, "name"))
+    check_options(RULES, choice, 0, document, key)
     try:
         fewest = RULES.construct(choice.name, **choice.options).fewest
     except UserError as error:
@@ -221,8 +222,8 @@ def _compressible(recipe: Recipe, document: Document) -> None:
     from decentral.core.encodings import ENCODINGS
 
     choice, key = recipe.exchange.compression, ("exchange", "compression")
-    _named(ENCODINGS, choice.name, document, (*key, "name"))
-    _options(ENCODINGS, choice, 0, document, key)
+    check_name(ENCODINGS, choice.name, document, (*key, "name"))
+    check_options(ENCODINGS, choice, 0, document, key)
     try:
         encoding = ENCODINGS.construct(choice.name, **choice.options)
     except UserError as error:
@@ -247,8 +248,8 @@ def _steppable(recipe: Recipe, document: Document) -> None:
     choice, key = recipe.averaging.outer, ("averaging", "outer")
     if choice is None:
         return
-    _named(OUTERS, choice.name, document, (*key, "name"))
-    _options(OUTERS, choice, 0, document, key)
+    check_name(OUTERS, choice.name, document, (*key, "name"))
+    check_options(OUTERS, choice, 0, document, key)
     try:
         OUTERS.construct(choice.name, **choice.options)
     except UserError as error:
@@ -342,8 +343,8 @@ def _attackable(recipe: Recipe, document: Document) -> None:
 
     if (choice := recipe.attack) is None:
         return
-    _named(ATTACKS, choice.name, document, ("attack", "name"))
-    _options(ATTACKS, choice, 0, document, ("attack",))
+    check_name(ATTACKS, choice.name, document, ("attack", "name"))
+    check_options(ATTACKS, choice, 0, document, ("attack",))
     try:
         attack = ATTACKS.construct(choice.name, **choice.options)
     except UserError as error:

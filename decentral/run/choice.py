@@ -34,21 +34,33 @@ class Choice(Section):
             return {"name": value}
         if not isinstance(value, Mapping):
             raise ValueError(f"must be a name, or a mapping with a name, not {value!r}")
-        given = dict(value)
-        if set(given) == {"name", "options"} and isinstance(given["options"], Mapping):
-            return given
-        name = given.pop("name", None)
+        if (name := value.get("name")) is None:
+            raise ValueError("must have a name")
         if not isinstance(name, str):
-            raise ValueError("must have a name" if name is None else f"the name must be a word, not {name!r}")
-        if not_finite := [key for key, option in given.items() if not _finite(option)]:
-            raise ValueError(f"{not_finite[0]} must be finite")
-        fixed = {key: given.pop(key) for key in cls.model_fields if key != "options" and key in given}
-        return {**fixed, "name": name, "options": given}
+            raise ValueError(f"the name must be a word, not {name!r}")
+        return gathered(cls, value)
 
     @model_serializer
     def _short(self) -> str | dict[str, Any]:
-        fixed = {key: getattr(self, key) for key in type(self).model_fields if key != "options"}
-        return {**fixed, **self.options} if len(fixed) > 1 or self.options else self.name
+        return spread(self) if len(type(self).model_fields) > 2 or self.options else self.name
+
+
+def gathered(kind: type[Section], value: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a section that has options: what is no field of it becomes one of them. Raises ValueError."""
+    if "options" in value and isinstance(value["options"], Mapping) and value.keys() <= kind.model_fields.keys():
+        return dict(value)
+    fixed = {key: option for key, option in value.items() if key in kind.model_fields and key != "options"}
+    options = {key: option for key, option in value.items() if key not in fixed}
+    if not_finite := [key for key, option in options.items() if not _finite(option)]:
+        raise ValueError(f"{not_finite[0]} must be finite")
+    return {**fixed, "options": options}
+
+
+def spread(section: Section) -> dict[str, Any]:
+    """The way back: its fields, and its options beside them."""
+    fixed = {key: getattr(section, key) for key in type(section).model_fields if key != "options"}
+    options: dict[str, Any] = getattr(section, "options")  # noqa: B009
+    return {**fixed, **options}
 
 
 class Attack(Choice):

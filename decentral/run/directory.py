@@ -1,7 +1,8 @@
-"""One folder per run, laid out the same in every world.
+"""One folder per cluster, laid out the same in every world, whether its peers train or serve.
 
-    recipe.yaml  run.json  summary.json  metrics.csv  events.jsonl  report.html  trust.toml
-    checkpoints/peer-0.safetensors ...     nodes/<name>/{events.jsonl, log.txt, keys ...}     authority/
+    recipe.yaml  run.json  cluster.json  trust.toml     nodes/<name>/{events.jsonl, log.txt, keys ...}     authority/
+    of peers that train:  summary.json  metrics.csv  events.jsonl  report.html     checkpoints/peer-0.safetensors ...
+    of peers that serve:  stages/{network.json, stage-0.safetensors ...}     training/, if the model was trained for it
 
 A launcher holds an advisory lock on it, which the operating system releases however the launcher ends.
 """
@@ -16,29 +17,41 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Generic, Self
 
 from decentral.errors import RunDirectoryError
 from decentral.files import write_atomic
 from decentral.run import journal, lock
+from decentral.run.experiment import FILE, E
 from decentral.run.recipe import Recipe
+from decentral.run.serving_recipe import ServingRecipe
 
 RUNS = Path("runs")
 LOCK = ".lock"
-RECIPE, ABOUT, LOG = "recipe.yaml", "run.json", "log.txt"
-CHECKPOINTS = "checkpoints"
-FOLDERS = (journal.NODES, CHECKPOINTS)
+RECIPE, ABOUT, LOG = FILE, "run.json", "log.txt"
+CHECKPOINTS, STAGES, TRAINING = "checkpoints", "stages", "training"
+TRAINS, SERVES = "training", "serving"
+"""What the peers of a cluster do."""
 
 
-class RunDirectory:
-    """The files of one run. `create` and `resume` hold the lock until `close` (or use `with`); `open` only reads."""
+class ClusterDirectory(Generic[E]):
+    """The files of one cluster, by the kind of its recipe.
 
-    def __init__(self, path: Path, recipe: Recipe, world: str, held: int | None = None):
+    `create`, `resume` and `hold` take the lock until `close` (or use `with`); `open` only reads.
+    """
+
+    does: ClassVar[str]
+    reads: ClassVar[type[Any]]
+    """The type of its recipe."""
+    folders: ClassVar[tuple[str, ...]]
+    """Those that are made with it."""
+
+    def __init__(self, path: Path, recipe: E, world: str, held: int | None = None):
         self.path, self.recipe, self.world = path, recipe, world
         self._held = held
 
     @classmethod
-    def create(cls, path: Path | str | None, recipe: Recipe, world: str) -> Self:
+    def create(cls, path: Path | str | None, recipe: E, world: str) -> Self:
         """A new run in an empty or new folder; None: runs/<recipe>-<n>.
 
         Raises RunDirectoryError if the folder holds anything, is in use or cannot be written; nothing is overwritten.
@@ -50,7 +63,7 @@ class RunDirectory:
             held = _locked(folder)
             try:
                 check_empty(folder)  # again: another launcher may have been faster
-                _lay_out(folder, recipe, world)
+                _lay_out(folder, cls, recipe, world)
             except BaseException:
                 os.close(held)
                 raise
@@ -58,28 +71,29 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """A run that was made before, to read. Raises RunDirectoryError if there is none."""
+        """One that was made before, to read. Raises RunDirectoryError if there is none, or one of another kind."""
         folder = Path(path)
         with _refusing(folder):
-            try:
-                about = json.loads((folder / ABOUT).read_bytes())
-                world = str(about["world"])
-            except (FileNotFoundError, NotADirectoryError):
-                raise RunDirectoryError(f"{folder}: holds no run (there is no {ABOUT})") from None
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunDirectoryError(f"{folder / ABOUT}: damaged") from error
-            return cls(folder, Recipe.from_run(folder), world)
+            world, does = _about(folder)
+            if does != cls.does:
+                raise RunDirectoryError(f"{folder}: is of peers in {does}, not in {cls.does}")
+            return cls(folder, cls.reads.from_run(folder), world)
 
     @classmethod
-    def resume(cls, path: Path | str, recipe: Recipe) -> Self:
-        """An interrupted run, to go on with. Raises RunDirectoryError if its recipe was another or it is running."""
+    def resume(cls, path: Path | str, recipe: E) -> Self:
+        """One to go on with. Raises RunDirectoryError if its recipe was another or it is running."""
         run = cls.open(path)
         if differing := run.recipe.differences(recipe):
             raise RunDirectoryError(
                 f"{run.path}: this run has another recipe; these keys differ: {', '.join(differing)}"
             )
-        with _refusing(run.path):
-            return cls(run.path, recipe, run.world, _locked(run.path))
+        return cls(run.path, recipe, run.world).hold()
+
+    def hold(self) -> Self:
+        """Takes the lock. Raises RunDirectoryError if another launcher has it."""
+        with _refusing(self.path):
+            self._held = _locked(self.path)
+        return self
 
     def close(self) -> None:
         """Releases the lock."""
@@ -109,22 +123,6 @@ class RunDirectory:
     @property
     def recipe_file(self) -> Path:
         return self.path / RECIPE
-
-    @property
-    def summary_file(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def report_file(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / CHECKPOINTS
 
     @property
     def nodes(self) -> Path:
@@ -166,6 +164,76 @@ class RunDirectory:
             write_atomic(file, data)
 
 
+class RunDirectory(ClusterDirectory[Recipe]):
+    """Of a run: peers that train."""
+
+    does = TRAINS
+    reads = Recipe
+    folders = (journal.NODES, CHECKPOINTS)
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINTS
+
+
+class ServingDirectory(ClusterDirectory[ServingRecipe]):
+    """Of a model that peers serve in stages."""
+
+    does = SERVES
+    reads = ServingRecipe
+    folders = (journal.NODES, STAGES)
+
+    @property
+    def stages(self) -> Path:
+        """The stages' parameters and the network that they are of, see `decentral.serving.model`."""
+        return self.path / STAGES
+
+    @property
+    def training(self) -> Path:
+        """The run from which the model came, where the recipe names another recipe to train it by."""
+        return self.path / TRAINING
+
+    def change(self, recipe: ServingRecipe) -> None:
+        """To another recipe, while nothing has been prepared for the one it has."""
+        with _refusing(self.path):
+            _describe(self.path, type(self), recipe, self.world)
+        self.recipe = recipe
+
+
+AnyDirectory = RunDirectory | ServingDirectory
+
+
+def open_cluster(path: Path | str) -> AnyDirectory:
+    """Of either kind, to read. Raises RunDirectoryError if there is none."""
+    with _refusing(Path(path)):
+        _, does = _about(Path(path))
+    return ServingDirectory.open(path) if does == SERVES else RunDirectory.open(path)
+
+
+def _about(folder: Path) -> tuple[str, str]:
+    """The world of a cluster, and what its peers do. Raises RunDirectoryError, and OSError."""
+    try:
+        about = json.loads((folder / ABOUT).read_bytes())
+        world, does = str(about["world"]), str(about.get("does", TRAINS))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunDirectoryError(f"{folder}: holds no run (there is no {ABOUT})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{folder / ABOUT}: damaged") from error
+    return world, does
+
+
 def peer_name(index: int) -> str:
     """What the peer of that index in the plan is called."""
     return f"peer-{index}"
@@ -192,25 +260,30 @@ def check_empty(folder: Path) -> None:
         raise RunDirectoryError(f"{folder}: is not empty ({', '.join(sorted(held)[:3])}); choose another folder")
 
 
-def _lay_out(folder: Path, recipe: Recipe, world: str) -> None:
-    """The first files of a run, or none of them."""
-    about = {
-        "world": world,
-        "recipe": recipe.name,
-        "hash": recipe.hash,
-        "decentral": importlib.metadata.version("decentral"),
-    }
+def _lay_out(folder: Path, kind: type[ClusterDirectory[E]], recipe: E, world: str) -> None:
+    """The first files of a cluster, or none of them."""
     try:
-        for name in FOLDERS:
+        for name in kind.folders:
             (folder / name).mkdir()
-        write_atomic(folder / RECIPE, recipe.to_yaml().encode())
-        write_atomic(folder / ABOUT, json.dumps(about, indent=2).encode() + b"\n")
+        _describe(folder, kind, recipe, world)
     except BaseException:
-        for name in FOLDERS:
+        for name in kind.folders:
             with contextlib.suppress(OSError):
                 (folder / name).rmdir()
         (folder / RECIPE).unlink(missing_ok=True)
         raise
+
+
+def _describe(folder: Path, kind: type[ClusterDirectory[E]], recipe: E, world: str) -> None:
+    about = {
+        "world": world,
+        "does": kind.does,
+        "recipe": recipe.name,
+        "hash": recipe.hash,
+        "decentral": importlib.metadata.version("decentral"),
+    }
+    write_atomic(folder / RECIPE, recipe.to_yaml().encode())
+    write_atomic(folder / ABOUT, json.dumps(about, indent=2).encode() + b"\n")
 
 
 def _locked(folder: Path) -> int:

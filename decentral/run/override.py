@@ -46,6 +46,8 @@ def override(document: Document, setting: str, recipe: type[BaseModel]) -> None:
 
 
 def _section(annotation: object) -> type[BaseModel] | None:
+    if get_origin(annotation) is dict:
+        return None
     kinds = [annotation, *get_args(annotation)]  # those of `Attack | None` are two
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 

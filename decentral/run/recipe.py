@@ -1,4 +1,4 @@
-"""What to run, never where: the typed recipe that every world reads.
+"""What to train, never where: the typed recipe that every world reads.
 
 Torch-free, so that a recipe is checked before anything heavy is imported. Precedence: the defaults below, then the
 file, then `--set key.path=value`. Peers compare `Recipe.hash` when they join one another.
@@ -6,16 +6,14 @@ file, then `--set key.path=value`. Peers compare `Recipe.hash` when they join on
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from decentral import locate
 from decentral.errors import RecipeError
@@ -23,37 +21,22 @@ from decentral.registry import nearest
 from decentral.run import source
 from decentral.run.check import check
 from decentral.run.choice import Attack, Choice, Count, Section
-from decentral.run.explain import explain
+from decentral.run.experiment import (
+    Data,
+    Deadlines,
+    Device,
+    E,
+    Experiment,
+    Seconds,
+    Seed,
+    Threads,
+    validated,
+)
 from decentral.run.override import override
 
-NOT_HASHED = ("name", "device", "data.root", "simulation")
-"""What may differ between peers that train together: none of it changes what is computed."""
-
-Seconds = Annotated[float, Field(gt=0, le=1e6)]
+STAGES = "stages"
+"""The key by which a recipe that serves a model is told from one that trains."""
 PeerCount = Annotated[int, Field(ge=1, le=100_000)]
-
-
-class Data(Section):
-    """What the peers learn from, and how it is shared out among them."""
-
-    name: str = "digits"
-    """A name of `decentral.data.datasets.DATASETS`."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Options of the dataset's loader."""
-    root: str | None = None
-    """Folder of the archives; null: $DECENTRAL_DATA, or ~/.cache/decentral/data. Not part of the hash."""
-    partition: Choice = Choice(name="iid")
-    """Who holds which training images."""
-    subset: Count | None = None
-    """Class-balanced number of training images over all peers; null: all."""
-    verify: bool = True
-    """Whether the archives' checksums must be the published ones."""
-    download: bool = False
-    """Whether a missing archive may be fetched."""
-    augment: bool = False
-    """Random crop and flip, for images of 32x32 and larger."""
-    channels: Literal[3] | None = None
-    """3: grayscale images become three equal channels, as torchvision's networks need them; null: as they are."""
 
 
 class Training(Section):
@@ -158,17 +141,6 @@ class Evaluation(Every):
     """Class-balanced number of test images, drawn from the seed; null: all."""
 
 
-class Deadlines(Section):
-    """Seconds that a peer waits at most."""
-
-    round: Seconds = 120.0
-    """For the models of a round."""
-    probe: Seconds = 1.0
-    """Between probes of a silent neighbour."""
-    call: Seconds = 30.0
-    """For the answer to one call."""
-
-
 class Churn(Section):
     """Peers that come and go in the simulator; who goes is drawn from the seed."""
 
@@ -207,21 +179,21 @@ class Simulation(Section):
     """Who comes and goes; null: everybody stays."""
 
 
-class Recipe(Section):
-    """One experiment, resolved: every key has its value."""
+class Recipe(Experiment):
+    """One experiment in training."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "recipe"
-    """What its runs are called; the file's name if not given. Not part of the hash."""
+    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "simulation")
+
     algorithm: str = "dimat"
     """A name of `decentral.algorithms.catalogue.ALGORITHMS`."""
     peers: PeerCount = 5
     topology: Choice = Choice(name="ring")
     """Who exchanges models with whom: a name of `decentral.core.topology.TOPOLOGIES`."""
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    device: str = "cpu"
+    seed: Seed = 0
+    device: Device = "cpu"
     """cpu, cuda, cuda:N or auto. Not part of the hash."""
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Threads = 1
     """Torch threads of each peer, equal in every world: gradients differ between one thread and two."""
     model: Choice = Choice(name="mlp")
     """A name of `decentral.models.catalogue.MODELS` or of torchvision; options go to its constructor."""
@@ -249,30 +221,10 @@ class Recipe(Section):
             return {**value, "name": "null"} if value.get("name", "") is None else value
         return "null" if value is None else value
 
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        if not re.fullmatch(r"cpu|auto|cuda(:[0-9]{1,3})?", value):
-            raise ValueError(f"must be cpu, cuda, cuda:N or auto, not {value!r}")
-        return value
-
     @property
     def batchnorm(self) -> Literal["reestimate", "average"]:
         """What becomes of BatchNorm's statistics when models are merged."""
         return self.matching.statistics if self.algorithm == "dimat" else self.averaging.batchnorm
-
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256, in hexadecimal, of what decides the result: all but `NOT_HASHED`, as canonical JSON."""
-        values = self.model_dump()
-        for key in NOT_HASHED:
-            *way, last = key.split(".")
-            section = values
-            for part in way:
-                section = section[part]
-            del section[last]
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def sample(self) -> int:
@@ -299,36 +251,34 @@ class Recipe(Section):
         """Peers that do not count for means: attackers, and a router, whose measures are of something else."""
         return self.attackers if self.router is None else (*self.attackers, self.router)
 
-    def to_yaml(self) -> str:
-        """Resolved, in the order of the schema; a comment carries the hash."""
-        return f"# hash: {self.hash}\n{source.dump(self.model_dump())}"
-
-    @staticmethod
-    def from_run(directory: Path) -> Recipe:
-        """The recipe of a run directory. Its names are not looked up: a report needs no plugin."""
-        return _validated(source.read_file(directory / "recipe.yaml"))
-
-    def differences(self, other: Recipe) -> list[str]:
-        """Dotted keys whose values differ, of those that are hashed."""
-        own, others = dict(_flat(self.model_dump())), dict(_flat(other.model_dump()))
-        keys = dict.fromkeys([*own, *others])
-        different = [key for key in keys if key not in own or key not in others or own[key] != others[key]]
-        return [key for key in different if not any(key == name or key.startswith(f"{name}.") for name in NOT_HASHED)]
-
 
 def load_recipe(path_or_name: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a file, or from a name of recipes/, with `key.path=value` overrides, fully checked.
+    """A recipe that trains, from a file or a name of recipes/, with `key.path=value` overrides, fully checked.
 
     Raises RecipeError that names the key, the file and the line, and offers the nearest name.
     """
+    document = read_recipe(path_or_name)
+    if STAGES in document.values:
+        problem = f"this recipe serves a model; start it with: decentral up {path_or_name} --dir DIR"
+        raise document.error(problem, (STAGES,))
+    recipe = resolved(document, overrides, Recipe)
+    check(recipe, document)
+    return recipe
+
+
+def read_recipe(path_or_name: Path | str) -> source.Document:
+    """What a recipe's file says. Raises RecipeError."""
     path = find_recipe(path_or_name)
     document = source.read_file(path)
     document.values.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:64] or "recipe")
+    return document
+
+
+def resolved(document: source.Document, overrides: Sequence[str], kind: type[E]) -> E:
+    """With overrides and defaults, by its types alone. Raises RecipeError."""
     for setting in overrides:
-        override(document, setting, Recipe)
-    recipe = _validated(document)
-    check(recipe, document)
-    return recipe
+        override(document, setting, kind)
+    return validated(document, kind)
 
 
 def find_recipe(path_or_name: Path | str) -> Path:
@@ -354,19 +304,3 @@ def describe(file: Path) -> str:
     """The first line of a recipe's header comment."""
     first = file.read_text().partition("\n")[0]
     return first.lstrip("# ") if first.startswith("#") else ""
-
-
-def _validated(document: source.Document) -> Recipe:
-    try:
-        return Recipe.model_validate(document.values)
-    except ValidationError as invalid:
-        key, problem = explain(invalid.errors()[0], Recipe)
-        raise document.error(problem, key) from None
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -6,8 +6,9 @@ is a word). Anchors, aliases and tags are refused before anything is built, and 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ class Document:
         prefixes = (key[:length] for length in range(len(key), 0, -1))
         place = next((self.places[prefix] for prefix in prefixes if prefix in self.places), Place(self.file))
         return RecipeError(problem, key=".".join(map(str, key)) or None, file=place.file, line=place.line)
+
+    @contextlib.contextmanager
+    def placing(self) -> Iterator[None]:
+        """Around what does not know the file: an error that names a key is given its place."""
+        try:
+            yield
+        except RecipeError as error:
+            if error.key is None or error.file is not None:
+                raise
+            raise self.error(error.problem, tuple(error.key.split("."))) from error
 
     def replace(self, key: Key, place: Place) -> None:
         """Notes that the value at `key`, and all below it, now comes from `place`."""

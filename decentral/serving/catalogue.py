@@ -27,4 +27,4 @@ BEHAVIOURS = Registry(
         "slow": f"{_HERE}:Slow",
     },
 )
-"""Constructors `(stage, part, digest, identity, work, **options) -> Serve`, as `serving.stage.StageService`."""
+"""Constructors as that of `serving.stage.StageService`, with options of their own beside what it takes."""

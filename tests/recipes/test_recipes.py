@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from decentral.run.recipe import Recipe, load_recipe, recipe_files
+from decentral.run.recipe import Recipe, load_recipe, read_recipe, recipe_files
+from decentral.run.serving_recipe import ServingRecipe, any_recipe
 
 FILES = recipe_files()
-COMMAND = re.compile(r"^# {3}(decentral run .*)$", re.MULTILINE)
+COMMAND = re.compile(r"^# {3}(decentral (?:run|up) .*)$", re.MULTILINE)
 SETTING = re.compile(r"--set (\S+)")
 
 each_recipe = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -28,13 +29,20 @@ def commands(file: Path) -> list[list[str]]:
     return [shlex.split(command) for command in COMMAND.findall(header(file))]
 
 
-def resolve(command: list[str]) -> Recipe:
-    """The recipe of a `decentral run NAME` with the settings behind it; anything else on the line is an error."""
-    assert command[:2] == ["decentral", "run"]
-    name, *options = command[2:]
+def load(name: str, settings: list[str] | None = None) -> Recipe | ServingRecipe:
+    """Of either kind. RUN, a run of the reader's, need not be there."""
+    return any_recipe(read_recipe(name), settings or [], prepared=True)
+
+
+def resolve(command: list[str]) -> Recipe | ServingRecipe:
+    """The recipe of `decentral run NAME`, or `up NAME`, with its settings; anything else on the line is an error."""
+    program, verb, name, *options = command
     pairs = list(zip(options[::2], options[1::2], strict=True))
-    assert all(option == "--set" or (option, value) == ("--on", "sim") for option, value in pairs)
-    return load_recipe(name, [value for option, value in pairs if option == "--set"])
+    recipe = load(name, [value for option, value in pairs if option == "--set"])
+    assert (program, verb) == ("decentral", "run" if isinstance(recipe, Recipe) else "up")
+    others = [pair for pair in pairs if pair[0] != "--set"]
+    assert others in ([], [("--on", "sim")]) if verb == "run" else others == [("--dir", "DIR")]
+    return recipe
 
 
 @each_recipe
@@ -48,9 +56,9 @@ def test_every_command_of_a_header_resolves(file: Path) -> None:
 
 @each_recipe
 def test_every_setting_that_a_header_speaks_of_can_be_set(file: Path) -> None:
-    plain = load_recipe(file.stem)
+    plain = load(file.stem)
     for setting in SETTING.findall(header(file)):
-        changed = load_recipe(file.stem, [setting.rstrip(".,;:)")])
+        changed = load(file.stem, [setting.rstrip(".,;:)")])
         assert changed.model_dump() != plain.model_dump(), f"--set {setting} changes nothing"
 
 
@@ -64,7 +72,7 @@ def test_a_header_names_hardware_and_a_measurement_with_its_seed(file: Path) -> 
 
 
 def test_no_two_recipes_are_one_experiment() -> None:
-    hashes = {load_recipe(file.stem).hash for file in FILES}
+    hashes = {load(file.stem).hash for file in FILES}
     assert len(hashes) == len(FILES)
 
 
@@ -90,6 +98,7 @@ def test_one_file_serves_many_settings(name: str, settings: list[str]) -> None:
 )
 def test_a_recipe_for_a_gpu_runs_two_rounds_on_a_cpu(command: list[str], data_root: Path, tmp_path: Path) -> None:
     recipe = resolve(command)
+    assert isinstance(recipe, Recipe)
     images = 20 if recipe.router is None else 40 * recipe.peers  # no cluster may be tiny
     fewer = ["data.verify=false", f"data.root={data_root}", "evaluation.samples=20", f"data.subset={images}"]
     if recipe.router is not None:

@@ -14,8 +14,9 @@ import pytest
 
 from decentral.errors import RunDirectoryError
 from decentral.run import directory
-from decentral.run.directory import RunDirectory, check_empty, peer_name
+from decentral.run.directory import RunDirectory, ServingDirectory, check_empty, open_cluster, peer_name
 from decentral.run.recipe import Recipe
+from decentral.run.serving_recipe import ServingRecipe
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -155,3 +156,51 @@ def test_a_nodes_folder_is_its_owners_alone(tmp_path: Path, recipe: Recipe) -> N
         folder = run.node(peer_name(2))
         assert folder == run.node("peer-2") == run.journal_file("peer-2").parent == run.log_file("peer-2").parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+# ---- of a model that is served ---------------------------------------------------------------------------------------
+
+SERVING = ServingRecipe.model_validate({"name": "serve", "stages": 2, "model": {"recipe": "dimat-digits"}})
+
+
+def test_a_directory_is_opened_as_what_its_peers_do(tmp_path: Path, recipe: Recipe) -> None:
+    RunDirectory.create(tmp_path / "trains", recipe, "sim").close()
+    ServingDirectory.create(tmp_path / "serves", SERVING, "local").close()
+    assert isinstance(open_cluster(tmp_path / "trains"), RunDirectory)
+    served = open_cluster(tmp_path / "serves")
+    assert isinstance(served, ServingDirectory)
+    assert (served.recipe, served.world) == (SERVING, "local")
+    assert served.stages.is_dir() and served.nodes.is_dir() and not (tmp_path / "serves" / "checkpoints").exists()
+    with pytest.raises(RunDirectoryError, match="is of peers in serving, not in training"):
+        RunDirectory.open(tmp_path / "serves")
+    with pytest.raises(RunDirectoryError, match="is of peers in training, not in serving"):
+        ServingDirectory.open(tmp_path / "trains")
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        open_cluster(tmp_path)
+
+
+def test_a_run_from_before_models_were_served_is_one_that_trains(tmp_path: Path, recipe: Recipe) -> None:
+    RunDirectory.create(tmp_path / "run", recipe, "local").close()
+    about = tmp_path / "run" / "run.json"
+    about.write_text("".join(line for line in about.read_text().splitlines(True) if '"does"' not in line))
+    assert isinstance(open_cluster(tmp_path / "run"), RunDirectory)
+
+
+def test_a_serving_directory_is_gone_on_with_by_its_recipe_only(tmp_path: Path) -> None:
+    ServingDirectory.create(tmp_path / "serves", SERVING, "local").close()
+    other = SERVING.model_copy(update={"replicas": 4})
+    with pytest.raises(RunDirectoryError, match="these keys differ: replicas"):
+        ServingDirectory.resume(tmp_path / "serves", other)
+    with ServingDirectory.resume(tmp_path / "serves", SERVING) as held:
+        held.change(other)
+        assert held.in_use
+    assert ServingDirectory.open(tmp_path / "serves").recipe == other
+
+
+def test_what_was_opened_to_read_can_be_held(tmp_path: Path, recipe: Recipe) -> None:
+    RunDirectory.create(tmp_path / "run", recipe, "local").close()
+    with open_cluster(tmp_path / "run").hold() as held:
+        assert held.in_use
+        with pytest.raises(RunDirectoryError, match="another launcher is using"):
+            open_cluster(tmp_path / "run").hold()
+    assert not open_cluster(tmp_path / "run").in_use

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from decentral.errors import RecipeError
-from decentral.run.recipe import Choice, load_recipe
+from decentral.run.choice import Choice
+from decentral.run.recipe import load_recipe
+from decentral.run.serving_recipe import ServingRecipe, load_any_recipe
 
 FILE = """\
 peers: 6
@@ -89,3 +91,12 @@ def test_a_key_of_what_is_null_by_default_needs_a_name_first(file: Path) -> None
     assert str(caught.value).startswith("--set attack.peers=0.2: attack")
     both = load_recipe(file, ["algorithm=dpsgd", "attack.name=sign-flip", "attack.peers=[1]"])
     assert both.attackers == (1,)
+
+
+def test_setting_an_entry_of_a_table_leaves_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "serves.yaml"
+    path.write_text("stages: 2\nmodel: {recipe: dimat-digits}\nliars: {stage-0-a: slow}\n")
+    recipe = load_any_recipe(path, ["liars.stage-1-b=crash", "policy.audits=0.5"])
+    assert isinstance(recipe, ServingRecipe)
+    assert recipe.liars == {"stage-0-a": Choice(name="slow"), "stage-1-b": Choice(name="crash")}
+    assert recipe.policy == {"audits": 0.5}

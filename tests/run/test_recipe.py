@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from decentral.errors import RecipeError
 from decentral.run.choice import Choice
 from decentral.run.recipe import Recipe, describe, find_recipe, load_recipe, recipe_files
+from decentral.run.serving_recipe import load_any_recipe
 from decentral.run.source import read_value
 
 FILE = """\
@@ -59,12 +60,12 @@ def test_a_recipe_is_called_as_its_file_unless_it_says_otherwise(file: Path) -> 
 
 @pytest.mark.parametrize("path", recipe_files(), ids=lambda path: path.stem)
 def test_a_brought_recipe_is_valid_short_and_says_how_to_run_it(path: Path) -> None:
-    recipe = load_recipe(path.stem)
+    recipe = load_any_recipe(path.stem)
     assert recipe.name == path.stem
     lines = path.read_text().splitlines()
     assert len(lines) < 60
     header = "\n".join(line for line in lines if line.startswith("#"))
-    assert f"decentral run {path.stem}" in header
+    assert f"decentral {'run' if isinstance(recipe, Recipe) else 'up'} {path.stem}" in header
     assert "Hardware:" in header
     assert f"(seed {recipe.seed})" in header
     assert describe(path)

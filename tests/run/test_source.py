@@ -142,3 +142,15 @@ def test_any_bytes_give_a_mapping_or_a_recipe_error(tmp_path_factory: pytest.Tem
         assert isinstance(source.read_file(file).values, dict)
     except RecipeError as error:
         assert str(file) in str(error)
+
+
+def test_an_error_that_knows_no_file_is_given_the_place_of_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("a: 1\nb:\n  c: 2\n")
+    document = source.read_file(path)
+    with pytest.raises(RecipeError) as placed, document.placing():
+        raise RecipeError("cannot be", key="b.c")
+    assert (placed.value.file, placed.value.line, placed.value.key) == (str(path), 3, "b.c")
+    with pytest.raises(RecipeError) as elsewhere, document.placing():
+        raise RecipeError("cannot be", key="b.c", file="other.yaml", line=9)
+    assert (elsewhere.value.file, elsewhere.value.line) == ("other.yaml", 9)
