@@ -17,6 +17,7 @@ import torch
 from decentral.launch.life import entered, live, node_arguments
 from decentral.launch.serving import EXPERT
 from decentral.models.experts import load_denoiser
+from decentral.run.directory import RunDirectory
 from decentral.serving.expert import ExpertService
 from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.wire.limits import Limits
@@ -24,7 +25,7 @@ from decentral.wire.limits import Limits
 
 async def serve(path: Path, index: int) -> None:
     """From the run directory until it is cancelled."""
-    async with entered(path, index) as node:
+    async with entered(path, index, RunDirectory) as node:
         torch.set_num_threads(node.directory.recipe.threads)
         model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
         service = ExpertService(model, f"expert-{index}", served_by(node.clock))

@@ -16,13 +16,14 @@ from decentral.algorithms.catalogue import APART
 from decentral.launch import assembly
 from decentral.launch.life import entered, live, node_arguments
 from decentral.launch.plan import make_plan
+from decentral.run.directory import RunDirectory
 from decentral.run.journal import read
 from decentral.training.checkpoint import Checkpoints
 
 
 async def participate(path: Path, index: int, resumed: int | None) -> None:
     """From the run directory to the last round."""
-    async with entered(path, index) as node:
+    async with entered(path, index, RunDirectory) as node:
         directory, recipe, name = node.directory, node.directory.recipe, node.member.name
         plan, algorithm = make_plan(recipe), assembly.assemble_algorithm(recipe)
         returning = resumed is None and any(event["event"] == "started" for event in read(directory.journal_file(name)))

@@ -17,9 +17,9 @@ def logs(
     """Print the logs of all nodes, or of one."""
     from decentral.errors import UserError
     from decentral.registry import nearest
-    from decentral.run.directory import RunDirectory
+    from decentral.run.directory import open_cluster
 
-    run = RunDirectory.open(directory)
+    run = open_cluster(directory)
     files = run.log_files
     if node is not None and node not in files:
         raise UserError(f"{directory}: no log of a node {node!r}; {nearest(node, files)}")

@@ -15,14 +15,14 @@ def serve(
     port: PortOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a finished run in the foreground; `decentral up` does it in the background."""
+    """Serve what a directory holds in the foreground; `decentral up` does it in the background."""
     from decentral.launch.background import note_launcher
     from decentral.launch.serving import ServingRun, parts_of
-    from decentral.run.directory import RunDirectory
+    from decentral.run.directory import open_cluster
 
     load_plugins(plugins)
     files = tuple(str(plugin.resolve()) for plugin in plugins or ())
-    with RunDirectory.resume(directory, RunDirectory.open(directory).recipe) as run:
+    with open_cluster(directory).hold() as run:
         note_launcher(run)
         parts = parts_of(run)
         if as_json:

@@ -12,10 +12,10 @@ def show(
 
     Peers compare that hash when they join one another.
     """
-    from decentral.run.recipe import load_recipe
+    from decentral.run.serving_recipe import load_any_recipe
 
     load_plugins(plugins)
-    resolved = load_recipe(recipe, overrides or ())
+    resolved = load_any_recipe(recipe, overrides or ())
     if as_json:
         say_json({"hash": resolved.hash, "recipe": resolved.model_dump()})
     else:

@@ -1,28 +1,44 @@
-"""`decentral status`: where every peer of a run stands now, or stood when it ended."""
+"""`decentral status`: where every node of a cluster stands now, or stood when it ended."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from decentral.cli.output import JsonOption, RunArgument, say, say_json
+from decentral.cli.output import JsonOption, RunArgument, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from decentral.run.directory import RunDirectory, ServingDirectory
 
 
 def status(directory: RunArgument, as_json: JsonOption = False) -> None:
-    """Show each peer's phase, round, loss, accuracy and bytes; of algorithms that draw samples, the newest one."""
+    """Show each peer's phase, round, loss, accuracy and bytes; of algorithms that draw samples, the newest one.
+
+    Of a model that is served in stages, show the parts, and each node with its part and whether it runs.
+    """
+    from decentral.run.directory import RunDirectory, open_cluster
+
+    run = open_cluster(directory)
+    if isinstance(run, RunDirectory):
+        show_training(run, as_json)
+    else:
+        show_serving(run, as_json)
+
+
+def show_training(run: RunDirectory, as_json: bool) -> None:
     from rich.console import Console
 
     from decentral.algorithms.catalogue import DRAWING
     from decentral.cli.progress import standings_table
     from decentral.launch.background import launcher_pid
-    from decentral.run.directory import RunDirectory, peer_name
+    from decentral.run.directory import peer_name
     from decentral.run.journal import Tail
     from decentral.run.samples import Samples, turn_words
     from decentral.run.standing import Standings
     from decentral.run.summary import attack_words
 
-    run = RunDirectory.open(directory)
     standings = Standings(run.recipe.peers, aside=run.recipe.aside)
-    samples, events = Samples(), Tail(directory).poll()
+    samples, events = Samples(), Tail(run.path).poll()
     standings.take_all(events)
     if run.recipe.algorithm in DRAWING:
         samples.take_all(events)
@@ -30,7 +46,7 @@ def status(directory: RunArgument, as_json: JsonOption = False) -> None:
     running, pid = run.in_use, launcher_pid(run)
     if as_json:
         peers = {peer_name(index): asdict(peer) for index, peer in enumerate(standings.peers)}
-        about = {"dir": str(directory), "world": run.world, "running": running, "launcher": pid}
+        about = {"dir": str(run.path), "world": run.world, "running": running, "launcher": pid}
         sample = {"sample": None if turn is None else turn.as_json()} if run.recipe.algorithm in DRAWING else {}
         say_json({**about, **sample, "peers": peers})
         return
@@ -41,3 +57,55 @@ def status(directory: RunArgument, as_json: JsonOption = False) -> None:
         for line in turn_words(turn, run.recipe.rounds):
             say(line)
     Console().print(standings_table(standings, run.recipe.rounds))
+
+
+def show_serving(cluster: ServingDirectory, as_json: bool) -> None:
+    from decentral.launch.background import launcher_pid
+
+    running, pid, nodes, parts = cluster.in_use, launcher_pid(cluster), nodes_of(cluster), parts_of(cluster)
+    if as_json:
+        about = {"dir": str(cluster.path), "world": cluster.world, "running": running, "launcher": pid}
+        say_json({**about, "parts": parts, "nodes": nodes})
+        return
+    say(f"{cluster.recipe.name}: {len(cluster.recipe.parts)} stages, {'running' if running else 'not running'}")
+    if (liars := cluster.recipe.liars_words) is not None:
+        say(liars)
+    say()
+    rows = [(each["name"], each["at"], each["digest"][:16], f"{each['tolerance']:g}") for each in parts]
+    say_table(("part", "computed at", "digest", "tolerance"), rows)
+    say()
+    told = ("part", "phase", "address", "behaviour")
+    lines = [(name, *(str(node[key] or "") for key in told)) for name, node in nodes.items()]
+    say_table(("node", "part", "phase", "address", "told to lie"), lines)
+
+
+def parts_of(cluster: ServingDirectory) -> list[dict[str, Any]]:
+    """As they are pinned; none before they are."""
+    from decentral.trust.anchors import FILE, Anchors
+
+    trust = cluster.path / FILE
+    return [asdict(part) for part in Anchors.load(trust).parts] if trust.exists() else []
+
+
+def nodes_of(cluster: ServingDirectory) -> dict[str, dict[str, Any]]:
+    """By name: its part, whether it runs, what it was last known to do, where, and what it is told to lie by."""
+    from decentral.launch.cluster import FILE, Cluster, is_running
+    from decentral.run.journal import Tail
+    from decentral.run.standing import Standings
+
+    recipe = cluster.recipe
+    standings = Standings(len(recipe.nodes))
+    standings.take_all(Tail(cluster.path).poll())
+    members = Cluster.load(cluster.path).members if (cluster.path / FILE).exists() else ()
+    addresses = {member.name: member.address for member in members}
+    nodes = {}
+    for replica, standing in zip(recipe.nodes, standings.peers, strict=True):
+        running, liar = is_running(cluster.nodes / replica.node), recipe.liars.get(replica.node)
+        nodes[replica.node] = {
+            "part": recipe.parts[replica.stage],
+            "running": running,
+            "phase": standing.phase if running or standing.gone else "not running",
+            "address": addresses.get(replica.node),
+            "behaviour": None if liar is None else liar.name,
+        }
+    return nodes

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, say, say_json
+from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, note, say, say_json
 from decentral.cli.run import PortOption, RestartOption
 from decentral.errors import RunDirectoryError
 
 if TYPE_CHECKING:
     from decentral.launch.engine import Options
-    from decentral.run.directory import RunDirectory
+    from decentral.launch.prepare import Train
+    from decentral.run.directory import AnyDirectory, RunDirectory
     from decentral.run.recipe import Recipe
+    from decentral.run.serving_recipe import ServingRecipe
+    from decentral.run.source import Document
 
 
 def up(
@@ -29,26 +32,72 @@ def up(
     """Start a cluster in the background.
 
     Peers of a recipe that trains start to train. A recipe of models that are served by their peers is trained first,
-    unless DIR holds its finished run. `decentral status`, `logs` and `down` look after the cluster.
+    unless DIR holds its finished run; so is the model of a recipe that serves one in stages, unless it comes from
+    elsewhere. `decentral status`, `logs` and `down` look after the cluster.
     """
     from decentral.algorithms.catalogue import SERVED
-    from decentral.launch.background import start, start_serving
+    from decentral.launch.background import start
     from decentral.launch.engine import Options
-    from decentral.run.recipe import load_recipe
+    from decentral.launch.prepare import is_prepared
+    from decentral.run.recipe import Recipe, read_recipe
+    from decentral.run.serving_recipe import any_recipe
 
     load_plugins(plugins or ())
-    resolved = load_recipe(recipe, overrides or ())
-    if resolved.algorithm in SERVED:
-        run = trained(resolved, Options(directory, plugins=plugins or (), restarts=restart, port=port), hidden=as_json)
-        launcher = start_serving(run, plugins=plugins or (), port=port)
-        said = f"{directory} answers; ask it with: decentral generate {directory}"
+    document = read_recipe(recipe)
+    resolved = any_recipe(document, overrides or (), prepared=is_prepared(directory))
+    options = Options(directory, plugins=plugins or (), restarts=restart, port=port)
+    if not isinstance(resolved, Recipe):
+        serve(staged(resolved, document, options, hidden=as_json), options, as_json)
+    elif resolved.algorithm in SERVED:
+        serve(trained(resolved, options, hidden=as_json), options, as_json)
     else:
-        launcher = start(resolved, directory, plugins=plugins or (), restarts=restart, port=port)
-        said = f"{resolved.peers} peers are up in {directory}; look at them with: decentral status {directory}"
+        launcher = start(resolved, directory, plugins=options.plugins, restarts=options.restarts, port=port)
+        if as_json:
+            say_json({"dir": str(directory), "launcher": launcher.pid, "peers": resolved.peers})
+        else:
+            say(f"{resolved.peers} peers are up in {directory}; look at them with: decentral status {directory}")
+
+
+def serve(cluster: AnyDirectory, options: Options, as_json: bool) -> None:
+    """Starts the nodes and says so once all of them answer."""
+    from decentral.launch.background import RESTARTS, start_serving
+    from decentral.run.directory import RunDirectory
+
+    restarts = options.restarts or RESTARTS
+    launcher = start_serving(cluster, plugins=options.plugins, restarts=restarts, port=options.port)
+    if isinstance(cluster, RunDirectory):
+        count, ask = {"peers": cluster.recipe.peers}, f"generate {cluster.path}"
+    else:
+        count, ask = {"nodes": len(cluster.recipe.nodes)}, f"status {cluster.path}"
     if as_json:
-        say_json({"dir": str(directory), "launcher": launcher.pid, "peers": resolved.peers})
+        say_json({"dir": str(cluster.path), "launcher": launcher.pid, **count})
     else:
-        say(said)
+        what = "ask it with" if isinstance(cluster, RunDirectory) else "look at its nodes with"
+        say(f"{cluster.path} answers; {what}: decentral {ask}")
+
+
+def staged(recipe: ServingRecipe, document: Document, options: Options, *, hidden: bool) -> AnyDirectory:
+    """The directory of a model in stages, which is made there, trained and cut if it is not there yet."""
+    from decentral.launch.prepare import prepare
+
+    assert options.out is not None
+    if (told := recipe.liars_words) is not None:
+        note(told)
+    with document.placing():
+        return prepare(recipe, options.out, plugins=options.plugins, train=training(hidden), say=note)
+
+
+def training(hidden: bool) -> Train:
+    """Runs a recipe, and shows how far it is."""
+    from decentral.cli.progress import Progress
+    from decentral.launch.engine import execute
+
+    def train(recipe: Recipe, options: Options) -> None:
+        note(f"training by {recipe.name}")
+        with Progress(recipe, hidden=hidden) as progress:
+            execute(recipe, "local", options.watched(progress))
+
+    return train
 
 
 def trained(recipe: Recipe, options: Options, *, hidden: bool) -> RunDirectory:
@@ -56,14 +105,11 @@ def trained(recipe: Recipe, options: Options, *, hidden: bool) -> RunDirectory:
 
     Raises RunDirectoryError if it holds another run, or one that did not end.
     """
-    from decentral.cli.progress import Progress
-    from decentral.launch.engine import execute
     from decentral.run.directory import ABOUT, RunDirectory
 
     assert options.out is not None
     if not (options.out / ABOUT).exists():
-        with Progress(recipe, hidden=hidden) as progress:
-            execute(recipe, "local", options.watched(progress))
+        training(hidden)(recipe, options)
     run = RunDirectory.open(options.out)
     if differing := run.recipe.differences(recipe):
         raise RunDirectoryError(f"{run.path}: is a run of another recipe; these keys differ: {', '.join(differing)}")

@@ -20,30 +20,34 @@ from typing import Any, Self
 
 from decentral.errors import DecentralError, UserError
 from decentral.files import write_atomic
-from decentral.run.directory import RunDirectory, check_empty
+from decentral.run.directory import AnyDirectory, RunDirectory, check_empty
 from decentral.run.journal import Tail
-from decentral.run.recipe import Recipe, load_recipe
+from decentral.run.recipe import Recipe, read_recipe
+from decentral.run.serving_recipe import ServingRecipe, any_recipe
+from decentral.run.source import Document
 from decentral.run.standing import Standings
 
 STARTING = 120.0
 """Seconds in which the peers must have started."""
 STOPPING = 20.0
 """Seconds that a launcher gets to end its nodes and to write down what came of the run."""
+RESTARTS = 3
+"""How often a node that serves is started again."""
 LOOK = 0.05
 """Seconds between looks."""
 
 
-def note_launcher(run: RunDirectory) -> None:
+def note_launcher(run: AnyDirectory) -> None:
     """Writes down that this process launches the run."""
     write_atomic(_pid_file(run), str(os.getpid()).encode())
 
 
-def launcher_pid(run: RunDirectory) -> int | None:
+def launcher_pid(run: AnyDirectory) -> int | None:
     """The process that runs a cluster, None if there is none: the lock tells, since a pid may be another's by now."""
     return int(_pid_file(run).read_text()) if run.in_use and _pid_file(run).exists() else None
 
 
-def _pid_file(run: RunDirectory) -> Path:
+def _pid_file(run: AnyDirectory) -> Path:
     return run.node("launcher") / "pid"
 
 
@@ -64,16 +68,16 @@ def start(
 
 
 def start_serving(
-    run: RunDirectory, *, plugins: Sequence[Path] = (), restarts: int = 3, port: int | None = None
+    run: AnyDirectory, *, plugins: Sequence[Path] = (), restarts: int = RESTARTS, port: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts the nodes of a finished run that serve, and returns their launcher once all of them do.
+    """Starts the nodes of a cluster that serve, and returns their launcher once all of them do.
 
     Raises as `start` does.
     """
     from decentral.launch.serving import parts_of
 
     serving = len(parts_of(run))
-    standings, tail = Standings(run.recipe.peers), Tail(run.path)
+    standings, tail = Standings(run.recipe.peers if isinstance(run, RunDirectory) else serving), Tail(run.path)
     tail.poll()  # what the run wrote is known
     arguments = ["serve", str(run.path), *_options(plugins, restarts, port)]
     return _launch(arguments, run.path, tail, standings, lambda: standings.serving == serving)
@@ -112,7 +116,7 @@ def _launch(
     return launcher
 
 
-def stop(run: RunDirectory) -> None:
+def stop(run: AnyDirectory) -> None:
     """Ends a cluster and waits for its last word. Raises UserError if it is not running."""
     pid = launcher_pid(run)
     if pid is None:
@@ -132,12 +136,13 @@ class LocalCluster:
         with LocalCluster("dimat-digits", overrides=["rounds=5"]) as cluster:
             summary = cluster.wait()
 
+    Of a recipe that serves a model, the block begins once all nodes answer, after the training that it may take.
     `directory` is the run directory; a temporary folder's if none is given, and gone with it.
     """
 
     def __init__(
         self,
-        recipe: Recipe | Path | str,
+        recipe: Recipe | ServingRecipe | Path | str,
         *,
         overrides: Sequence[str] = (),
         directory: Path | str | None = None,
@@ -146,23 +151,32 @@ class LocalCluster:
         port: int | None = None,
     ) -> None:
         """Raises RecipeError."""
-        self.recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+        document = Document("", {}) if isinstance(recipe, Recipe | ServingRecipe) else read_recipe(recipe)
+        self.recipe = recipe if isinstance(recipe, Recipe | ServingRecipe) else any_recipe(document, overrides)
+        self._document = document
         self._temporary = tempfile.TemporaryDirectory(prefix="decentral-") if directory is None else None
         self.directory = Path(self._temporary.name if self._temporary else directory or "")
         self._plugins, self._restarts, self._port = plugins, restarts, port
         self._launcher: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Returns once all peers have started."""
+        """Returns once all peers have started, or serve."""
         try:
-            self._launcher = start(
-                self.recipe, self.directory, plugins=self._plugins, restarts=self._restarts, port=self._port
-            )
+            self._launcher = self._started()
         except BaseException:
             if self._temporary is not None:
                 self._temporary.cleanup()
             raise
         return self
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if isinstance(self.recipe, Recipe):
+            return start(self.recipe, self.directory, plugins=self._plugins, restarts=self._restarts, port=self._port)
+        from decentral.launch.prepare import prepare
+
+        with self._document.placing():
+            cluster = prepare(self.recipe, self.directory, plugins=self._plugins)
+        return start_serving(cluster, plugins=self._plugins, restarts=self._restarts, port=self._port)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -174,7 +188,12 @@ class LocalCluster:
             self._temporary.cleanup()
 
     def wait(self, timeout: float | None = None) -> dict[str, Any]:
-        """The summary, once the last round is over. Raises DecentralError if the run broke or takes too long."""
+        """The summary, once the last round is over. Raises DecentralError if the run broke or takes too long.
+
+        A cluster that serves has no last round: UserError.
+        """
+        if isinstance(self.recipe, ServingRecipe):
+            raise UserError("a cluster that serves runs until its with block ends")
         assert self._launcher is not None, "the cluster is up inside its with block only"
         try:
             code = self._launcher.wait(timeout)

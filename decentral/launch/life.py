@@ -14,14 +14,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.cluster import Cluster, node_lock
 from decentral.launch.renewal import Renewal
 from decentral.registry import load_entry_points, load_plugin
-from decentral.run.directory import RunDirectory
+from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.journal import Journal
 from decentral.wire.certificate import Credentials
 from decentral.wire.clock import WallClock
@@ -36,11 +36,14 @@ CANNOT, FAILED, TOLD = 2, 1, 128 + signal.SIGTERM
 """Exit codes: what it was given cannot be used; it broke; it was told to end."""
 
 
+D = TypeVar("D", RunDirectory, ServingDirectory)
+
+
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Generic[D]):
     """What a node has in hand: its folder, who it is, and who else takes part."""
 
-    directory: RunDirectory
+    directory: D
     cluster: Cluster
     member: Member
     folder: Path
@@ -77,12 +80,12 @@ class Node:
 
 
 @asynccontextmanager
-async def entered(path: Path, index: int) -> AsyncIterator[Node]:
-    """Node `index` of a run directory, which nobody else is meanwhile; what ends it is written to its journal.
+async def entered(path: Path, index: int, kind: type[D]) -> AsyncIterator[Node[D]]:
+    """Node `index` of a directory of that kind, which nobody else is meanwhile; its journal tells what ends it.
 
     Raises UserError for what it cannot use.
     """
-    directory, cluster = RunDirectory.open(path), Cluster.load(path)
+    directory, cluster = kind.open(path), Cluster.load(path)
     if not 0 <= index < len(cluster.members):
         raise UserError(f"--index {index}: this run has the nodes 0 to {len(cluster.members) - 1}")
     load_entry_points()

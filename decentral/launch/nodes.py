@@ -15,7 +15,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from decentral import locate
@@ -23,8 +23,9 @@ from decentral.algorithms.catalogue import SERVED
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError
 from decentral.launch.cluster import Cluster
-from decentral.run.directory import RunDirectory
+from decentral.run.directory import AnyDirectory
 from decentral.run.recipe import Recipe
+from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire import enrolment
 from decentral.wire.authority import Authority
@@ -135,7 +136,7 @@ class Nodes:
     """The nodes of one run directory, by index. Made by `open_nodes`."""
 
     def __init__(
-        self, directory: RunDirectory, members: Sequence[Member], authority: Authority, address: str, forks: ForkServer
+        self, directory: AnyDirectory, members: Sequence[Member], authority: Authority, address: str, forks: ForkServer
     ) -> None:
         self._members, self._directory, self._forks = members, directory, forks
         self._authority, self._address = authority, address
@@ -152,14 +153,16 @@ class Nodes:
         return await self._forks.fork([*argv, *arguments], self._directory.log_file(name))
 
 
-def preloaded_for(recipe: Recipe) -> tuple[str, ...]:
+def preloaded_for(recipe: Recipe | ServingRecipe) -> tuple[str, ...]:
     """What takes a node seconds to import, and the fork server once."""
+    if isinstance(recipe, ServingRecipe):
+        return ("decentral.serving.model", "decentral.serving.stage")
     return ("decentral.launch.publish", "sklearn.cluster") if recipe.algorithm in SERVED else ()
 
 
 @contextlib.asynccontextmanager
 async def open_nodes(
-    directory: RunDirectory,
+    directory: AnyDirectory,
     members: tuple[Member, ...],
     epoch: float,
     plugins: tuple[str, ...],
@@ -167,12 +170,13 @@ async def open_nodes(
 ) -> AsyncIterator[Nodes]:
     """A fork server and the cluster's authority, for as long as the body runs; writes down who takes part.
 
-    `parts`: what each member serves, if they do.
+    `parts`: what each member serves, if they do. What was pinned of the model stays as it is.
     """
-    authority = Authority.open(directory.authority)
+    authority, trust = Authority.open(directory.authority), directory.path / FILE
     served = [(part.name, part.digest) for part in parts] or [("", "")] * len(members)
-    anchors = (Anchor(one.name, one.id, one.address, *part) for one, part in zip(members, served, strict=True))
-    Anchors(authority.pem, tuple(anchors)).save(directory.path / FILE)
+    peers = tuple(Anchor(one.name, one.id, one.address, *part) for one, part in zip(members, served, strict=True))
+    pinned = Anchors.load(trust) if trust.exists() else Anchors(authority.pem, ())
+    replace(pinned, authority=authority.pem, peers=peers).save(trust)
     async with (
         ForkServer.open(directory.log_file("launcher"), preloaded_for(directory.recipe)) as forks,
         authority.serve(f"{HOST}:0") as address,  # until the last node has ended: they renew their certificates
@@ -182,7 +186,7 @@ async def open_nodes(
 
 
 @contextlib.contextmanager
-def introduced(directory: RunDirectory, names: Sequence[str], port: int | None) -> Iterator[tuple[Member, ...]]:
+def introduced(directory: AnyDirectory, names: Sequence[str], port: int | None) -> Iterator[tuple[Member, ...]]:
     """Members with identities, made where there are none yet, and with ports that are held while the body runs."""
     with contextlib.ExitStack() as held:
         ports = [held.enter_context(taken) for taken in reserve_ports(len(names), port)]

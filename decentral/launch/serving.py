@@ -1,7 +1,8 @@
 """A standing cluster of nodes that answer clients, until the launcher is told to end.
 
-Each node is a peer of a finished run and serves the part of the model that it has. A node that crashes is started
-again a few times, each time after a longer pause; its clients go on with the others meanwhile.
+Each node is a peer of a finished run and serves the part of the model that it has, or it is a replica of a stage. A
+node that crashes is started again a few times, each time after a longer pause; its clients go on with the others
+meanwhile.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from decentral.algorithms.catalogue import SERVED
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
-from decentral.run.directory import RunDirectory, peer_name
+from decentral.run.directory import AnyDirectory, RunDirectory, ServingDirectory, peer_name
 from decentral.run.journal import Journal, Observer, Tail
+from decentral.trust.anchors import FILE, Anchors
 
 EXPERT, DIGEST = "expert", "digest"
 """A node's folder of the expert that it has trained, and the file there with the digest of that model."""
@@ -31,7 +33,7 @@ class ServingRun:
 
     def __init__(
         self,
-        directory: RunDirectory,
+        directory: AnyDirectory,
         parts: Sequence[Part],
         *,
         plugins: tuple[str, ...] = (),
@@ -97,8 +99,23 @@ class ServingRun:
                 self._failed[event["peer"]] = event["problem"]
 
 
-def parts_of(run: RunDirectory) -> list[Part]:
-    """What the peers of a finished run serve. Raises UserError where there is nothing to serve."""
+def parts_of(cluster: AnyDirectory) -> list[Part]:
+    """What each node serves, by index. Raises UserError where there is nothing to serve."""
+    return _replicas(cluster) if isinstance(cluster, ServingDirectory) else _experts(cluster)
+
+
+def _replicas(cluster: ServingDirectory) -> list[Part]:
+    if not (cluster.path / FILE).exists():
+        problem = "its stages are not there yet; go on with it: decentral up"
+        raise UserError(f"{cluster.path}: {problem} {cluster.recipe_file} --dir {cluster.path}")
+    pinned, names = {part.name: part for part in Anchors.load(cluster.path / FILE).parts}, cluster.recipe.parts
+    if set(names) - set(pinned):
+        raise UserError(f"{cluster.path / FILE}: parts: there is no {min(set(names) - set(pinned))}")
+    parts = [(replica.node, pinned[names[replica.stage]]) for replica in cluster.recipe.nodes]
+    return [Part(node, "stage.py", part.name, part.digest) for node, part in parts]
+
+
+def _experts(run: RunDirectory) -> list[Part]:
     if run.recipe.algorithm not in SERVED:
         raise UserError(f"{run.path}: peers of {run.recipe.algorithm!r} have nothing to serve once they have trained")
     parts = []

@@ -1,0 +1,78 @@
+"""From a serving recipe to a folder whose nodes can start: the model is trained first where it has to be, and cut.
+
+What was done stays done: where an earlier attempt was interrupted, the next one goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from decentral.errors import RunDirectoryError
+from decentral.launch.engine import Options, execute
+from decentral.run.directory import ABOUT, ServingDirectory
+from decentral.run.finished import FinishedRun
+from decentral.run.recipe import Recipe, load_recipe
+from decentral.run.serving_recipe import ServingRecipe
+from decentral.trust.anchors import FILE, Anchors
+from decentral.trust.leakage import check_leakage
+from decentral.wire.authority import Authority
+
+Train = Callable[[Recipe, Options], object]
+"""Runs a recipe to its end in this machine's processes."""
+
+
+def train_quietly(recipe: Recipe, options: Options) -> None:
+    execute(recipe, "local", options)
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether the stages of a serving cluster are on disk: what is pinned of them is written after them."""
+    return (path / FILE).is_file()
+
+
+def prepare(
+    recipe: ServingRecipe,
+    path: Path,
+    *,
+    plugins: Sequence[Path] = (),
+    train: Train = train_quietly,
+    say: Callable[[str], None] = lambda words: None,
+) -> ServingDirectory:
+    """Makes the folder, or goes on with it; its stages and its trust file are there afterwards. Blocking.
+
+    Raises RecipeError that names the key alone where the recipe asks for what cannot be, and UserError.
+    """
+    if not (path / ABOUT).exists():
+        opened = ServingDirectory.create(path, recipe, "local")
+    elif ServingDirectory.open(path).in_use:
+        raise RunDirectoryError(f"{path}: is up already; end it with: decentral down {path}")
+    elif is_prepared(path):
+        opened = ServingDirectory.resume(path, recipe)
+    else:
+        opened = ServingDirectory.resume(path, ServingDirectory.open(path).recipe)
+    with opened as directory:
+        if not is_prepared(path):
+            from decentral.launch.stages import cut
+
+            directory.change(recipe)
+            parts = cut(recipe, _source(directory, plugins, train), directory.stages, say)
+            Anchors(Authority.open(directory.authority).pem, (), 1, parts).save(path / FILE)
+        budget = recipe.budget()
+        noise = "" if budget is None else str(budget)
+        check_leakage(path, Anchors.load(path / FILE).parts, recipe.default_policy(), noise)
+    return directory
+
+
+def _source(directory: ServingDirectory, plugins: Sequence[Path], train: Train) -> FinishedRun | None:
+    """The run from which the model comes; None: it comes from a file."""
+    model = directory.recipe.model
+    if model.file is not None:
+        return None
+    if model.run is not None:
+        return FinishedRun.open(Path(model.run).expanduser())
+    assert model.recipe is not None
+    begun = (directory.training / ABOUT).exists()
+    if not begun or not FinishedRun.is_over(directory.training):
+        train(load_recipe(model.recipe), Options(directory.training, resume=begun, plugins=plugins))
+    return FinishedRun.open(directory.training)
