@@ -38,14 +38,17 @@ def distance(one: Tensors, other: Tensors) -> float:
 
 
 def distances(answers: Sequence[Tensors]) -> Float[np.ndarray, "n n"]:
-    """Between all pairs."""
-    laid_out = [_laid_out(answer) for answer in answers]
-    found = np.zeros((len(answers), len(answers)))
+    """Between all pairs. An answer that several gave, one object, is compared once."""
+    own = list({id(answer): answer for answer in answers}.values())
+    laid_out = [_laid_out(answer) for answer in own]
+    found = np.zeros((len(own), len(own)))
     for i, one in enumerate(laid_out):
         found[i, i] = 0.0 if all(each.finite for each in one.values()) else np.inf
         for j in range(i):
             found[i, j] = found[j, i] = _apart(one, laid_out[j])
-    return found
+    place = {id(answer): i for i, answer in enumerate(own)}
+    rows = [place[id(answer)] for answer in answers]
+    return found[np.ix_(rows, rows)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from functools import partial
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -50,8 +51,8 @@ class StageService:
     ) -> None:
         """`digest` of the stage in hexadecimal, as clients have it pinned; the stage is on `device`.
 
-        A task has `most` samples at most. A client that has a commitment shows all of them within `patience` seconds,
-        and fetches the output within as many. `held`: bytes of answers that may wait for that.
+        A task has `most` samples at most. A client that has a commitment has `patience` seconds until it fetches
+        the output or goes. `held`: bytes of answers that may wait for that.
         """
         self.part, self.digest, self.epoch = part, digest, epoch
         self.stage, self.device, self.identity = stage, torch.device(device), identity
@@ -81,13 +82,11 @@ class StageService:
         await self.commit(sealed, client)
         async with asyncio.timeout(self._patience):
             opened = await client.hear()
-        if not isinstance(opened, Open):
-            raise Malformed(Refusal.MALFORMED, "an answer is fetched before all have committed")
-        await self.reveal(sealed, opened.commitments, client)
-        async with asyncio.timeout(self._patience):
-            fetch = await client.hear()
-        if not isinstance(fetch, Fetch):
-            raise Malformed(Refusal.MALFORMED, "commitments are shown twice")
+            if not isinstance(opened, Open):
+                raise Malformed(Refusal.MALFORMED, "an answer is fetched before all have committed")
+            await self.reveal(sealed, opened.commitments, client)
+            if not isinstance(await client.hear(), Fetch):
+                raise Malformed(Refusal.MALFORMED, "commitments are shown twice")
         await self.deliver(outputs, client)
 
     # ---- what a replica says ----------------------------------------------------------------------------------------
@@ -121,7 +120,7 @@ class StageService:
     def _compute(self, task: Task, client: Client) -> dict[str, Tensor]:
         """The outputs, contiguous on the CPU. Raises Malformed for what the stage cannot compute with."""
         for name, tensor in task.tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if tensor.is_floating_point() and not _finite(tensor):
                 raise Malformed(Refusal.MALFORMED, f"{name} is not finite")
         inputs = {name: tensor.to(self.device) for name, tensor in task.tensors.items()}
         try:
@@ -153,3 +152,8 @@ class StageService:
             raise Malformed(Refusal.SCHEMA, f"{port.name} is {given}, not {wanted}")
         if tensor.ndim and len(tensor) > self._most:
             raise Malformed(Refusal.TOO_LARGE, f"{len(tensor)} samples; {self._most} at most")
+
+
+def _finite(tensor: Tensor) -> bool:
+    """A sum of what is not finite is not finite, and takes one pass; one that is not may be too large only."""
+    return isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())

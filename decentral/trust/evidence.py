@@ -218,4 +218,7 @@ def _signed(claim: Claim, node: PeerId, shown: bytes) -> bytes:
 
 def _joined(*parts: bytes) -> bytes:
     """Each part after its length, so that no two lists of parts are the same bytes."""
-    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    pieces: list[bytes] = []
+    for part in parts:
+        pieces += (len(part).to_bytes(8, "big"), part)
+    return b"".join(pieces)

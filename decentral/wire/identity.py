@@ -25,6 +25,7 @@ SIGNATURE_BYTES = 64
 PEER_ID = re.compile(r"[a-z2-7]{52}\Z")
 
 
+@lru_cache(maxsize=4096)
 def peer_id(public_key: bytes) -> PeerId:
     """Lower-case base32 of the SHA-256 of a raw Ed25519 public key, without padding: 52 characters."""
     return PeerId(base64.b32encode(hashlib.sha256(public_key).digest()).decode().rstrip("=").lower())

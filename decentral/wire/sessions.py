@@ -27,6 +27,8 @@ from decentral.wire.stream import Stream
 from decentral.wire.v1 import serving_pb2
 
 METHOD = "Session"
+LINGER = 0.02
+"""Seconds that a goodbye waits for company: a message of its own costs as much as what it saves."""
 BROKEN = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 """What a write on a stream that has ended raises."""
 OF_A_SERVER = {"commitment", "reveal", "output", "refused", "over"}
@@ -107,7 +109,7 @@ class Session:
         finally:
             self._stream.forget(number)
             if self._open.pop(number, None) is not None:
-                self._stream.mention(number, Over())
+                self._stream.mention(number, Over(), LINGER)
 
     async def write(self, number: int, said: Said) -> None:
         if self._broken is not None:

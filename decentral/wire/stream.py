@@ -30,6 +30,7 @@ class Stream:
         self._leaving: list[asyncio.Future[None]] = []
         self._size = 0  # of what waits
         self._idle: asyncio.Future[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._finished = False
         self._broken: Exception | None = None
         self._hearing: dict[int, Hearing] = {}
@@ -47,11 +48,19 @@ class Stream:
             if (left := self._put(frame)) is not None:
                 await left
 
-    def mention(self, conversation: int, said: Said) -> None:
-        """The same for what is small, without waiting or learning whether it leaves."""
+    def mention(self, conversation: int, said: Said, linger: float = 0.0) -> None:
+        """The same for what is small, without waiting, or learning whether it leaves.
+
+        What is in no hurry may linger for so many seconds, to leave with what is said next.
+        """
         if self._broken is None:
             for frame in frames(conversation, said):
-                self._put(frame)
+                self._size += len(frame)
+                self._waiting.append((frame, None))
+            if not linger:
+                self._wake()
+            elif self._lingering is None:
+                self._lingering = asyncio.get_running_loop().call_later(linger, self._wake)
 
     def _put(self, frame: bytes) -> asyncio.Future[None] | None:
         self._size += len(frame)
@@ -61,6 +70,9 @@ class Stream:
         return left
 
     def _wake(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 

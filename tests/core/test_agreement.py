@@ -236,3 +236,12 @@ def test_what_a_drift_could_change_is_undecided() -> None:
 def test_drifts_grow_through_the_stages_that_come_after() -> None:
     assert end_to_end([0.1], [5.0]) == pytest.approx(0.1)
     assert end_to_end([0.1, 0.2, 0.3], [9.0, 2.0, 4.0]) == pytest.approx(0.1 * 2 * 4 + 0.2 * 4 + 0.3)
+
+
+def test_an_answer_that_several_gave_is_compared_as_if_each_had_its_own() -> None:
+    one, other = {"x": torch.tensor([1.0, 2.0])}, {"x": torch.tensor([1.0, 2.5])}
+    lost = {"x": torch.tensor([torch.nan])}
+    answers = [one, other, one, lost, lost]
+    apart = distances([{"x": answer["x"].clone()} for answer in answers])
+    assert np.array_equal(distances(answers), apart)
+    assert distances([]).shape == (0, 0)

@@ -277,6 +277,11 @@ async def test_what_the_stage_cannot_take_is_refused(stage, digest, inputs, chan
         assert refused.value.reason is reason
 
 
+async def test_numbers_whose_sum_is_too_large_are_finite_all_the_same(stage, digest, inputs):
+    large = {name: torch.full_like(tensor, 3e38) for name, tensor in inputs.items()}
+    assert isinstance(await answer(serve(stage, digest), Task(PART, bytes.fromhex(digest), large)), Output)
+
+
 async def test_sizes_that_only_the_computation_finds_wrong_are_refused_too():
     class Adding(torch.nn.Module):
         inputs = (Port("a", torch.float32, (4, 2)), Port("b", torch.float32, (4, 2)))

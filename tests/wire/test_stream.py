@@ -23,10 +23,12 @@ class Wire:
     def __init__(self) -> None:
         self.messages: list[bytes] = []
         self.open = asyncio.Event()
+        self.arrived: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def write(self, message: bytes) -> None:
         await self.open.wait()
         self.messages.append(message)
+        self.arrived.put_nowait(message)
 
     def numbers(self) -> list[list[int]]:
         """Of the conversations, by message."""
@@ -118,6 +120,21 @@ async def test_who_stops_waiting_leaves_the_stream_to_the_others() -> None:
         await stream.say(2, Fetch())
         wire.open.set()
     assert wire.numbers() == [[1], [1, 2]]
+
+
+async def test_what_is_in_no_hurry_leaves_with_what_is_said_next_or_by_itself() -> None:
+    async with running() as (stream, wire):
+        wire.open.set()
+        await asyncio.sleep(0)  # until it has begun to write
+        stream.mention(1, Over(), 1000.0)
+        await asyncio.sleep(0.01)
+        assert wire.messages == []
+        await stream.say(2, Fetch())
+        await wire.arrived.get()
+        stream.mention(3, Over(), 0.001)
+        await wire.arrived.get()
+        stream.mention(4, Over(), 1000.0)
+    assert wire.numbers() == [[1, 2], [3], [4]], "what waits at the end leaves too"
 
 
 async def test_a_write_that_fails_ends_the_stream_for_all_who_say_something() -> None:
