@@ -73,7 +73,7 @@ class Receipt:
     def decode(cls, data: bytes) -> Self:
         """Raises Malformed unless this is exactly what `encode` writes, and not too large."""
         if len(data) > packing.MOST_BYTES:
-            raise Malformed(Refusal.TOO_LARGE, f"a receipt of {len(data)} bytes; {packing.MOST_BYTES} are the limit")
+            raise Malformed(Refusal.TOO_LARGE, f"it has more than {packing.MOST_BYTES} bytes")
         plain = canonical.decode(data)
         try:
             if plain["format"] != FORMAT:
@@ -97,9 +97,8 @@ class Receipt:
     def load(cls, file: Path) -> Self:
         """Raises UserError for a file that cannot be read or is no receipt."""
         try:
-            if file.stat().st_size > packing.MOST_BYTES:
-                raise UserError(f"{file}: is no receipt: it has more than {packing.MOST_BYTES} bytes")
-            return cls.decode(file.read_bytes())
+            with file.open("rb") as opened:
+                return cls.decode(opened.read(packing.MOST_BYTES + 1))
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
         except Malformed as error:

@@ -14,6 +14,7 @@ import decentral
 from decentral.errors import Malformed, Refusal, UserError
 from decentral.trust import canonical
 from decentral.trust.anchors import FILE
+from decentral.trust.consensus import Tensors
 from decentral.trust.evidence import Fault, FaultKind, Finding, Kind, tensors_digest
 from decentral.trust.examination import Case, Verifiers, examine
 from decentral.trust.policy import Policy, Verdict
@@ -211,15 +212,14 @@ def test_what_is_larger_than_a_receipt_is_refused(monkeypatch: pytest.MonkeyPatc
 # The model, and other evidence
 
 
-def lies_found(world: World, receipt: Receipt) -> tuple[Verdict, tuple[Fault, ...]]:
-    """By one who has the model: the disputed part, computed again in float64."""
-    said = receipt.transcript
-    exchange = said.exchanges[1]
-    given_ = next(r.tensors for r in said.exchanges[0].replies.values() if r.reveal.output == exchange.inputs)
+def computed(world: World, said: Transcript) -> dict[str, Tensors]:
+    """The second part, by one who has the model."""
     with torch.no_grad():
-        stage = world.stages["stage-1"]
-        reference = {name: tensor.double() for name, tensor in stage.run(given_).items()}
-    found = check(receipt, world.anchors, Policy(), {"stage-1": reference})
+        return {"stage-1": world.stages["stage-1"].run(said.given(1))}
+
+
+def lies_found(world: World, receipt: Receipt) -> tuple[Verdict, tuple[Fault, ...]]:
+    found = check(receipt, world.anchors, Policy(), computed(world, receipt.transcript))
     return found.verdict, found.faults
 
 
@@ -241,6 +241,17 @@ def test_a_quorum_of_liars_is_valid_until_somebody_has_the_model() -> None:
     verdict, faults = lies_found(world, receipt)
     assert not verdict.valid
     assert [fault.kind for fault in faults] == [FaultKind.LIED] * 2
+
+
+def test_what_a_client_found_that_has_the_model_is_found_again_by_who_has_it_not() -> None:
+    world = World()
+    for liars, valid in ((("lies", "honest"), True), (("conspires", "conspires"), False)):
+        said = world.transcript({("stage-1", place): act for place, act in enumerate(liars)})
+        found = examine(said, world.anchors, Policy(), computed(world, said))
+        assert found.verdict.valid == valid
+        receipt = Receipt.decode(Receipt.signed(said, found, world.client).encode())
+        assert verify(receipt, world.anchors).valid == valid
+        assert lies_found(world, receipt)[0].valid == valid
 
 
 def proved(evidence: bytes, case: Case) -> Finding:
