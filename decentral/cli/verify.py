@@ -12,12 +12,14 @@ import typer
 from decentral.cli.output import JsonOption, say, say_json, say_table
 
 if TYPE_CHECKING:
+    from decentral.serving.settling import Settled
     from decentral.trust.anchors import Anchors
     from decentral.trust.examination import Examination
     from decentral.trust.policy import Policy
     from decentral.trust.receipt import Receipt
 
 NOT_VALID = 1
+STAGES = "stages"
 CANNOT_TELL = (
     "a receipt cannot tell whether others might have been asked, or weighed in another way, whether the client left "
     "out what a peer revealed, or what the time was"
@@ -35,9 +37,15 @@ def verify(
     require: Annotated[
         str | None, typer.Option(metavar="KIND,...", help="Evidence that you want: consensus, zk, attestation.")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="DIR", help="The cluster's own folder, or its `stages`: to tell who lied."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find out again whether an answer counts: for who trusts this file, and by your policy, not by its client's.
+
+    With the model, parts that replicas disagree about are computed again where the receipt holds what they were given.
 
     Exit code 0: valid; 1: not valid, with every reason; 2: the receipt, the trust file or the policy cannot be used.
     """
@@ -51,19 +59,27 @@ def verify(
     from decentral.trust.receipt import Receipt, check
 
     read = Receipt.load(receipt)
-    found = check(read, anchors, wanted)
+    settled = None if model is None else _settled(read, anchors, model)
+    found = check(read, anchors, wanted, {} if settled is None else settled.references)
     if as_json:
-        say_json(_plain(read, anchors, wanted, found))
+        say_json(_plain(read, anchors, wanted, found, settled))
     else:
-        _say(read, anchors, found)
+        _say(read, anchors, found, settled)
     if not found.verdict.valid:
         raise typer.Exit(NOT_VALID)
+
+
+def _settled(receipt: Receipt, anchors: Anchors, folder: Path) -> Settled:
+    from decentral.serving.settling import settle
+
+    stages = folder / STAGES
+    return settle(receipt.transcript, anchors, stages if stages.is_dir() else folder)
 
 
 # ---- what is said -------------------------------------------------------------------------------------------------
 
 
-def _say(receipt: Receipt, anchors: Anchors, found: Examination) -> None:
+def _say(receipt: Receipt, anchors: Anchors, found: Examination, settled: Settled | None) -> None:
     parts = _parts(receipt, anchors, found)
     order = receipt.transcript.order
     client = f"client {order.client[:12]}…, {_moment(order.time)} as it says"
@@ -80,6 +96,10 @@ def _say(receipt: Receipt, anchors: Anchors, found: Examination) -> None:
         say_table(("part", "agree", "who", "asked too"), map(_row, parts))
     for fault in _faults(anchors, found):
         say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    if settled is not None:
+        say(f"computed again: {', '.join(settled.references) or 'nothing'}")
+        for part, why in settled.open.items():
+            say(f"not computed again: {part}: {why}")
     say()
     say(CANNOT_TELL)
 
@@ -97,7 +117,9 @@ def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
     return part["part"], f"{len(part['agree'])} of {len(part['asked'])}", agree, others
 
 
-def _plain(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination) -> dict[str, Any]:
+def _plain(
+    receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination, settled: Settled | None
+) -> dict[str, Any]:
     from decentral.trust import packing
 
     order = receipt.transcript.order
@@ -107,6 +129,8 @@ def _plain(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examinatio
         "findings": [packing.finding(each) for each in found.findings],
         "faults": _faults(anchors, found),
         "parts": _parts(receipt, anchors, found),
+        "computed_again": [] if settled is None else list(settled.references),
+        "not_computed_again": {} if settled is None else dict(settled.open),
         "task": order.task.hex(),
         "client": order.client,
         "time": order.time,

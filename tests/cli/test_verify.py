@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from decentral.cli.main import app
 from decentral.trust import canonical
 from decentral.trust.anchors import FILE
-from tests.trust.world import Acts, World
+from tests.trust.world import Acts, Filed, World
 
 
 def kept(folder: Path, acts: Acts | None = None, world: World | None = None) -> World:
@@ -164,3 +164,25 @@ def test_nothing_that_a_receipt_brings_steers_a_terminal(tmp_path: Path) -> None
         assert result.exit_code == 2
         assert "\x1b" not in result.output
         assert "\nvalid" not in result.output.lower()
+
+
+def test_who_has_the_model_is_told_who_lied(tmp_path: Path) -> None:
+    Filed().keep(tmp_path / "stages")
+    kept(tmp_path, {("stage-1", 1): "lies"}, Filed())
+    assert "disagreed: " in said(tmp_path).stdout
+    for folder in (tmp_path, tmp_path / "stages"):
+        result = said(tmp_path, "--model", str(folder))
+        assert result.exit_code == 0
+        assert "lied: stage-1-" in result.stdout
+        assert "computed again: stage-1" in result.stdout
+    kept(tmp_path, {("stage-0", 1): "conspires", ("stage-0", 2): "conspires"}, Filed())
+    assert said(tmp_path).exit_code == 0
+    result = said(tmp_path, "--model", str(tmp_path), "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["computed_again"] == ["stage-0"]
+    assert [each["kind"] for each in found["faults"]] == ["lied", "lied"]
+    assert "2 of 3 agree on an answer that is wrong" in "".join(found["reasons"])
+    result = said(tmp_path, "--model", str(tmp_path / "absent"))
+    assert result.exit_code == 2
+    assert "absent" in result.output

@@ -9,11 +9,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from decentral.models.stages import Stage, split
+from decentral.serving.model import Network, save_stages
 from decentral.training.digest import model_digest
 from decentral.trust.anchors import CERTIFICATE, Anchor, Anchors, Part
 from decentral.trust.consensus import Tensors
@@ -206,3 +208,24 @@ class World:
             shared = here.setdefault(reveal.output, tensors[node]) if sent is None else sent
             replies[node] = Reply(said[node], reveal, shared)
         return replies
+
+
+NETWORK = Network("mlp", {"hidden": [8, 8]}, (1, 2, 2), 3, 3, False, "nobody")
+
+
+class Filed(World):
+    """Three parts of a network that can be written down."""
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        torch.manual_seed(5)
+        return {f"stage-{place}": stage for place, stage in enumerate(NETWORK.split(NETWORK.build()))}
+
+    @cached_property
+    def inputs(self) -> Tensors:
+        images = torch.randn(4, *NETWORK.input, generator=torch.Generator().manual_seed(2))
+        return {self.stages["stage-0"].inputs[0].name: images}
+
+    def keep(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        save_stages(folder, NETWORK, list(self.stages.values()))

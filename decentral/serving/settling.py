@@ -1,0 +1,64 @@
+"""Disputes in a receipt, settled by who has the model: the parts that replicas disagreed about, computed again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from decentral.errors import UserError
+from decentral.models.stages import Stage
+from decentral.serving.model import digest_of, load_stages
+from decentral.trust.anchors import Anchors
+from decentral.trust.consensus import Tensors
+from decentral.trust.transcript import Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`references`: in float64, by part, for `trust.receipt.check`; `open`: why other disputed parts have none."""
+
+    references: Mapping[str, Tensors]
+    open: Mapping[str, str]
+
+
+def settle(transcript: Transcript, anchors: Anchors, folder: Path) -> Settled:
+    """`folder` holds the stages (`serving.model`). Blocking. Raises UserError where they are not the pinned ones."""
+    places = {part.name: place for place, part in enumerate(anchors.parts)}
+    wanted: dict[int, Tensors] = {}
+    left: dict[str, str] = {}
+    for number, exchange in enumerate(transcript.exchanges):
+        part = exchange.step.part
+        if not exchange.disputed:
+            continue
+        if part not in places:
+            left[part] = "is no part that is pinned"
+        elif (given := transcript.given(number)) is None:
+            left[part] = "what it was given is not in the receipt"
+        else:
+            wanted[places[part]] = given
+    stages = load_stages(folder, wanted)
+    references: dict[str, Tensors] = {}
+    for place, stage in stages.items():
+        pinned = anchors.parts[place]
+        if digest_of(stage) != pinned.digest:
+            raise UserError(f"{folder}: its {pinned.name} is not the one that is pinned")
+        try:
+            references[pinned.name] = reference(stage, wanted[place])
+        except (UserError, ValueError):  # who disagree may have been given anything
+            left[pinned.name] = "cannot be computed from what it was given"
+    return Settled(references, left)
+
+
+def reference(stage: Stage, inputs: Tensors) -> Tensors:
+    """A stage's answer in float64. Raises UserError if the stage cannot be computed so, ValueError for other inputs."""
+    exact = copy.deepcopy(stage).double()
+    doubled = {name: each.double() if each.is_floating_point() else each for name, each in inputs.items()}
+    try:
+        with torch.no_grad():
+            return exact.run(doubled)
+    except RuntimeError as error:
+        raise UserError(f"this part cannot be computed in float64 ({error})") from error
