@@ -58,7 +58,10 @@ async def serve(path: Path, index: int, told: str | None) -> None:
             node.journal.record("misbehaves", behaviour=behaviour.name, options=options, simulated=True)
             print(f"{replica.node} is told to misbehave: {behaviour.name} (simulated)")
         work = served_by(node.clock)
-        service = serving(stage, part, digest, node.identity, work, epoch=anchors.epoch, device=device, **options)
+        try:
+            service = serving(stage, part, digest, node.identity, work, epoch=anchors.epoch, device=device, **options)
+        except TypeError as error:  # of options that a behaviour does not have
+            raise UserError(f"liars.{replica.node}: {error}") from error
         async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service):
             node.journal.record("serving", part=part, digest=digest)
             await asyncio.Event().wait()

@@ -26,6 +26,8 @@ POLL = 0.05
 """Seconds between looks at the journals."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 """Seconds before a crashed node is started again, doubled each time."""
+SETTLED = 300.0
+"""Seconds after which a node that crashes is taken for one that has never crashed."""
 
 
 class ServingRun:
@@ -76,16 +78,17 @@ class ServingRun:
 
     async def _keep(self, nodes: Nodes, index: int, part: Part) -> None:
         """One node from its first start to its last end."""
-        pause = FIRST_PAUSE
-        for attempt in range(self._restarts + 1):
-            if attempt:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+        crashes = 0
+        while crashes <= self._restarts:
+            if crashes:
+                await asyncio.sleep(min(FIRST_PAUSE * 2 ** (crashes - 1), LONGEST_PAUSE))
+            began = time.monotonic()
             code = await (await nodes.start(index, part.script))
             self._drain()
             if index in self._failed:
                 raise UserError(f"{part.node}: {self._failed[index]}")
             self._journal.record("crashed", other=index, code=code)
+            crashes = 1 if time.monotonic() - began > SETTLED else crashes + 1
 
     async def _follow(self) -> None:
         while True:

@@ -17,12 +17,13 @@ import pytest
 import torch
 
 from decentral.errors import RunDirectoryError, Unreachable, UserError
+from decentral.launch import serving
 from decentral.launch.background import launcher_pid, start_serving, stop
 from decentral.launch.cluster import LOCK, is_running
 from decentral.launch.serving import DIGEST, EXPERT, parts_of
 from decentral.models.denoisers import unet
 from decentral.run.directory import RunDirectory, peer_name
-from decentral.run.journal import Tail
+from decentral.run.journal import Journal, Tail
 from decentral.run.recipe import load_recipe
 from decentral.serving.expert import digest_of
 from decentral.serving.generation import PIPELINE, Wish, generate
@@ -120,3 +121,31 @@ def test_a_node_that_cannot_use_its_model_ends_the_cluster_with_its_words(run):
         start_serving(run)
     with pytest.raises(UserError, match="not running"):
         stop(run)
+
+
+class Crashing:
+    """Nodes that end at once; after `most` starts the test has seen enough."""
+
+    def __init__(self, most: int) -> None:
+        self.started, self._most = 0, most
+
+    async def start(self, index: int, script: str) -> asyncio.Future[int]:
+        self.started += 1
+        if self.started > self._most:
+            raise asyncio.CancelledError
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        ended.set_result(1)
+        return ended
+
+
+@pytest.mark.parametrize(("settled", "starts"), [(1e9, 3), (-1.0, 21)])
+async def test_only_crashes_soon_after_one_another_are_counted(run, monkeypatch, settled, starts):
+    monkeypatch.setattr(serving, "SETTLED", settled)
+    monkeypatch.setattr(serving, "FIRST_PAUSE", 0.0)
+    nodes, launcher = Crashing(20), serving.ServingRun(run, parts_of(run), restarts=2)
+    with (
+        Journal(run.journal_file("launcher"), None, lambda: 0.0) as launcher._journal,
+        contextlib.suppress(asyncio.CancelledError),
+    ):
+        await launcher._keep(nodes, 0, launcher.parts[0])
+    assert nodes.started == starts

@@ -170,6 +170,18 @@ def test_a_node_whose_stage_is_not_the_one_that_is_pinned_ends_the_cluster_with_
     assert not cluster.in_use
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_behaviour_with_an_option_that_it_does_not_have_is_named(tmp_path: Path, file: Path) -> None:
+    lying = [
+        "liars={stage-0-a: {name: wrong-output, nosuch: 1}}",
+        "replicas=1",
+        "policy={replicas: 1, quorum: 1, faulty: 0}",
+    ]
+    with pytest.raises(UserError, match=r"liars\.stage-0-a: .*nosuch"), LocalCluster(file, overrides=lying):
+        raise AssertionError("a node took an option that means nothing")
+
+
 def test_each_replica_serves_the_part_that_is_pinned(tmp_path: Path, file: Path) -> None:
     recipe = load_any_recipe(file, ["local=1", "liars={}"])
     assert isinstance(recipe, ServingRecipe)
