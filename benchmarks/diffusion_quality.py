@@ -2,7 +2,8 @@
 
     python -m benchmarks.diffusion_quality [--seeds 0 1 2] [--experts 1 2 4 8] [--steps 2400] [--figure PNG]
 
-Networks, data and training are those of recipes/diffusion-digits.yaml. `steps` are optimiser steps of all experts
+Experts, data and training are those of recipes/diffusion-digits.yaml; the router is a UNet with half of an expert's
+channels. `steps` are optimiser steps of all experts
 together, so each of K takes a K-th of them; the monolith takes as many, and as many more as the router costs in
 floating-point operations. Held-out flow loss is on test images with the same noise for every row (paired); Frechet and
 kernel distance, precision and recall are on features of a classifier of digits (benchmarks.digit_judge: no Inception),

@@ -54,10 +54,10 @@ def clusters(
     """A cluster for each peer. See `group` for `fine` and `largest`.
 
     `features`: pixels (their first principal `components`), encoder (of a network trained on these images), a name of
-    torchvision's with the `weights` in a safetensors file, or such a file with a tensor `features`, a row for each
-    training image. `random` cuts without looking, which is what clusters are to be compared with; `file` is read
-    instead of all of it. Raises UserError for more clusters than there can be, and for one with fewer than `fewest`
-    images.
+    torchvision's with the `weights` in a safetensors file, dinov2 with the folder of a checkpoint as `weights`, or a
+    safetensors file with a tensor `features`, a row for each training image. `random` cuts without looking, which is
+    what clusters are to be compared with; `file` is read instead of all of it. Raises UserError for more clusters than
+    there can be, and for one with fewer than `fewest` images.
     """
     check_count(len(labels), peers, fewest)
     if file is not None:

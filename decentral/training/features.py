@@ -1,7 +1,7 @@
 """What images look like to a network, or along their principal components: rows that can be clustered.
 
-A network's features of an image are what goes into its last linear layer. Everything follows from the data, the
-options and the seed, so that each peer finds the same by itself.
+A network's features of an image are what goes into its last linear layer; of DINOv2, what comes out. Everything follows
+from the data, the options and the seed, so that each peer finds the same by itself.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from decentral.data.clusters import Features, PrincipalComponents
 from decentral.data.datasets import Indices, LabelledImages, Pixels
 from decentral.errors import UserError
 from decentral.models.catalogue import build_model, is_torchvision
+from decentral.models.dinov2 import load_dinov2
 from decentral.models.graphs import evaluating
 from decentral.training.classifier import ClassifierLearner
 from decentral.training.images import normalise
 from decentral.training.loop import choose_device
 
-BATCH = 256
+BATCH = 128
 EPOCHS = 5
 """Of an encoder that is trained on the images for no other purpose."""
+DINOV2 = "dinov2"
 IMAGENET_MEAN, IMAGENET_STD, IMAGENET_SIDE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
 
 
@@ -64,11 +66,13 @@ class Looking:
             return PrincipalComponents(pixels, components, self._seed, self._data.white)
         if name == "encoder":
             return self._trained_here()
-        if not is_torchvision(name):
-            raise UserError(f"data.partition.features: {name!r} is not pixels, encoder or one of torchvision's names")
+        if name != DINOV2 and not is_torchvision(name):
+            known = f"pixels, encoder, {DINOV2} or one of torchvision's names"
+            raise UserError(f"data.partition.features: {name!r} is not {known}")
         if not isinstance(weights, str):
-            raise UserError(f"data.partition.weights: {name!r} needs its weights in a safetensors file")
-        return self._pretrained(name, Path(weights))
+            where = "the folder of a checkpoint" if name == DINOV2 else "a safetensors file"
+            raise UserError(f"data.partition.weights: {name!r} needs its weights in {where}")
+        return self._dinov2(Path(weights)) if name == DINOV2 else self._pretrained(name, Path(weights))
 
     def _trained_here(self) -> Callable[[Pixels], Features]:
         data, seed = self._data, derive_seed(self._seed, "encoder")
@@ -97,14 +101,25 @@ class Looking:
             model.load_state_dict(load_file(weights.expanduser()))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"data.partition.weights: {weights} are not the weights of {name!r}: {error}") from error
-        white = self._data.white
+        return lambda pixels: features(model, self._as_imagenet(IMAGENET_SIDE), pixels)
+
+    def _dinov2(self, folder: Path) -> Callable[[Pixels], Features]:
+        try:
+            model = load_dinov2(folder.expanduser()).to(choose_device(self._device))
+        except UserError as error:
+            raise UserError(f"data.partition.weights: {error}") from error
+        patch = model.shape.patch
+        return lambda pixels: answers(model, self._as_imagenet(IMAGENET_SIDE // patch * patch), pixels)
+
+    def _as_imagenet(self, side: int) -> Callable[[Tensor], Tensor]:
+        """Pixels as networks that were trained on ImageNet see them: in colour, `side` wide, mean 0, variance 1."""
+        mean, std = ([value * self._data.white for value in row] for row in (IMAGENET_MEAN, IMAGENET_STD))
 
         def prepare(part: Tensor) -> Tensor:
             colour = part.expand(-1, 3, -1, -1) if part.shape[1] == 1 else part
-            mean, std = ([value * white for value in row] for row in (IMAGENET_MEAN, IMAGENET_STD))
-            return functional.interpolate(normalise(colour, mean, std), IMAGENET_SIDE, mode="bilinear", antialias=True)
+            return functional.interpolate(normalise(colour, mean, std), side, mode="bilinear", antialias=True)
 
-        return lambda pixels: features(model, prepare, pixels)
+        return prepare
 
     def _from_file(self, path: Path) -> tuple[Features, Callable[[], Features] | None]:
         """`features`: a row for each training image; `test`, if it is there: one for each test image."""
@@ -129,13 +144,21 @@ def features(model: nn.Module, prepare: Callable[[Tensor], Tensor], pixels: Pixe
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise UserError(f"a {type(model).__name__} has no linear layer whose input could be its features")
-    device = layers[-1].weight.device
     caught: list[Float[Tensor, "b d"]] = []
     handle = layers[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0].flatten(1).double().cpu()))
     try:
-        with evaluating(model):
-            for start in range(0, len(pixels), BATCH):
-                model(prepare(torch.from_numpy(pixels[start : start + BATCH]).to(device)))
+        answers(model, prepare, pixels)
     finally:
         handle.remove()
     return torch.cat(caught).numpy()
+
+
+@torch.no_grad()
+def answers(model: nn.Module, prepare: Callable[[Tensor], Tensor], pixels: Pixels) -> Features:
+    """What a network says of each image."""
+    device, found = next(model.parameters()).device, []
+    with evaluating(model):
+        for start in range(0, len(pixels), BATCH):
+            answer = model(prepare(torch.from_numpy(pixels[start : start + BATCH]).to(device)))
+            found.append(answer.flatten(1).double().cpu())
+    return torch.cat(found).numpy()

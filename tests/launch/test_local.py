@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from decentral.run.recipe import load_recipe
 
 SMALL = ("rounds=4", "peers=3", "model={name: mlp, hidden: [16]}")
 SLOW_ROUNDS = ("training.epochs=60", "deadlines.probe=0.3")
+ENDLESS = "rounds=100000"
+"""Until it is told to end, however long this test has to wait for a processor."""
 
 
 def accuracies(summary: dict) -> list[float]:
@@ -91,6 +94,18 @@ class Launched:
                     return int(link.parts[2])
         raise AssertionError(f"peer {peer} is not running")
 
+    @contextlib.contextmanager
+    def halted(self, *peers: int) -> Iterator[None]:
+        """Their rounds do not go on meanwhile."""
+        processes = [self.pid_of(peer) for peer in peers]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+
     def end(self, seconds: float = 90.0) -> dict:
         _, errors = self.process.communicate(timeout=seconds)
         assert self.process.returncode == 0, errors
@@ -98,6 +113,13 @@ class Launched:
 
     def nodes_running(self) -> list[str]:
         return [node.name for node in (self.out / "nodes").glob("peer-*") if is_running(node)]
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 60.0) -> None:
+    ends = time.monotonic() + seconds
+    while not what() and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert what()
 
 
 def again(run: Launched, peer: int) -> list[str]:
@@ -110,15 +132,19 @@ def overrides(*values: str) -> list[str]:
 
 
 def test_a_killed_peer_is_named_as_crashed_and_as_rejoined_when_it_is_started_again(tmp_path):
-    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=10"))
+    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=8"))
     run.wait_for("round", peer=1, round=2)
     os.kill(run.pid_of(1), signal.SIGKILL)
     run.wait_for("crashed", other=1)
-    returned = subprocess.run(again(run, 1), capture_output=True, text=True, timeout=90, check=False)
-    assert returned.returncode == 0, returned.stderr
+    run.wait_for("lost", peer=0)
+    with run.halted(0, 2):  # while it imports what it needs
+        returning = subprocess.Popen(again(run, 1), stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: "peer-1" in run.nodes_running())
+    _, errors = returning.communicate(timeout=90)
+    assert returning.returncode == 0, errors
     summary = run.end()
     assert summary["crashed"] == summary["rejoined"] == ["peer-1"]
-    assert summary["rounds"] == 10
+    assert summary["rounds"] == 8
     journal = read(run.out / "nodes" / "peer-1" / "events.jsonl")
     assert [event["rejoined"] for event in journal if event["event"] == "started"] == [False, True]
     received = [event for event in read(run.out / "nodes" / "peer-0" / "events.jsonl") if event["event"] == "exchanged"]
@@ -169,10 +195,7 @@ def test_a_killed_launcher_takes_its_peers_along_and_the_run_can_be_resumed(tmp_
     run.wait_for("round", peer=0, round=2)
     run.process.kill()
     run.process.communicate()
-    ends = time.monotonic() + 15
-    while run.nodes_running() and time.monotonic() < ends:
-        time.sleep(0.05)
-    assert not run.nodes_running()
+    wait_until(lambda: not run.nodes_running())
     resumed = Launched(tmp_path / "run", "--resume", *values).end()
     whole = Launched(tmp_path / "whole", *values).end()
     assert resumed["rounds"] == whole["rounds"] == 4
@@ -181,10 +204,10 @@ def test_a_killed_launcher_takes_its_peers_along_and_the_run_can_be_resumed(tmp_
 
 
 def test_ctrl_c_ends_every_child_and_keeps_what_was_done(tmp_path):
-    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS))
+    run = Launched(tmp_path / "run", *overrides(*SMALL, ENDLESS))
     run.wait_for("round", peer=0, round=1)
     run.process.send_signal(signal.SIGINT)
-    _, errors = run.process.communicate(timeout=30)
+    _, errors = run.process.communicate(timeout=90)
     assert run.process.returncode == 130
     assert "Traceback" not in errors and "--resume" in errors
     assert not run.nodes_running()
@@ -192,13 +215,15 @@ def test_ctrl_c_ends_every_child_and_keeps_what_was_done(tmp_path):
 
 
 def test_a_peer_is_not_started_twice(tmp_path):
-    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS))
-    run.wait_for("started", peer=1)
-    second = subprocess.run(again(run, 1), capture_output=True, text=True, timeout=60, check=False)
-    assert second.returncode == 2
-    assert "running already" in second.stderr and "Traceback" not in second.stderr
-    run.process.send_signal(signal.SIGINT)
-    run.process.communicate(timeout=30)
+    run = Launched(tmp_path / "run", *overrides(*SMALL, ENDLESS))
+    try:
+        run.wait_for("started", peer=1)
+        second = subprocess.run(again(run, 1), capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 2
+        assert "running already" in second.stderr and "Traceback" not in second.stderr
+    finally:
+        run.process.send_signal(signal.SIGINT)
+        run.process.communicate(timeout=90)
 
 
 def test_what_a_peer_cannot_use_ends_the_run_with_its_words(tmp_path):

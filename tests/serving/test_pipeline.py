@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor, nn
 
@@ -199,24 +199,6 @@ def test_progress_is_shown_as_diffusers_does(
     pipeline.set_progress_bar_config(disable=False)
     images(pipeline)
     assert "3/3" in capsys.readouterr().err
-
-
-def test_latents_are_decoded_where_there_is_a_vae(part: Part) -> None:
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        latent_channels=4,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    )
-    made = DecentralizedDiffusionPipeline(expert_0=part(0, shape=(4, 8, 8)), vae=vae)
-    made.set_progress_bar_config(disable=True)
-    latents = images(made, output_type="latent")
-    expected = vae.decode(latents / vae.config.scaling_factor).sample
-    torch.testing.assert_close(images(made), (expected / 2 + 0.5).clamp(0, 1).detach())
-    with pytest.raises(UserError, match="vae does not fit: it has 4 latent channels, the experts have 1"):
-        DecentralizedDiffusionPipeline(expert_0=part(0), vae=vae)
 
 
 # Experts that are absent

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from decentral.data.datasets import load_dataset
 from decentral.errors import UserError
-from decentral.training.features import Looking, features
+from decentral.models.dinov2 import Dinov2, Shape
+from decentral.training.features import IMAGENET_MEAN, IMAGENET_STD, Looking, features
 
 PIXELS = {"features": "pixels", "weights": None, "components": 8}
 
@@ -78,7 +80,9 @@ def test_features_from_a_file_are_rows_of_the_training_set(digits, tmp_path):
     [
         ({"features": "squeezenet1_1"}, "needs its weights in a safetensors file"),
         ({"features": "squeezenet1_1", "weights": "/nowhere.safetensors"}, "are not the weights of 'squeezenet1_1'"),
-        ({"features": "mlp"}, "'mlp' is not pixels, encoder or one of torchvision's names"),
+        ({"features": "dinov2"}, "needs its weights in the folder of a checkpoint"),
+        ({"features": "dinov2", "weights": "/nowhere"}, "data.partition.weights: /nowhere: holds no DINOv2"),
+        ({"features": "mlp"}, "'mlp' is not pixels, encoder, dinov2 or one of torchvision's names"),
         ({"features": "resnet19"}, "did you mean"),
     ],
 )
@@ -95,3 +99,19 @@ def test_a_network_of_torchvisions_looks_with_its_own_weights(digits, tmp_path):
     save_file(weights, tmp_path / "weights.safetensors")
     asked = {**PIXELS, "features": "mobilenet_v3_small", "weights": str(tmp_path / "weights.safetensors")}
     assert Looking(digits, np.arange(4), 0)(asked).shape == (4, 1024)
+
+
+@torch.no_grad()
+def test_dinov2_looks_from_a_folder_at_images_in_colour_and_of_its_size(digits, tmp_path):
+    torch.manual_seed(0)
+    shape = Shape(width=8, patch=56, layers=1, heads=2, hidden=16, side=3, registers=0, gated=False)
+    network = Dinov2(shape).eval()
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    looking = Looking(digits, np.arange(5, 9), 0)
+    found = looking({**PIXELS, "features": "dinov2", "weights": str(tmp_path)})
+    image = torch.from_numpy(digits.train_images(np.arange(5, 6))).float() / digits.white
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    large = functional.interpolate((image.expand(-1, 3, -1, -1) - mean) / std, 224, mode="bilinear", antialias=True)
+    np.testing.assert_allclose(found[:1], network(large).double().numpy(), atol=1e-5)
+    assert found.shape == (4, 8) and looking.test().shape == (355, 8)
