@@ -17,13 +17,17 @@ ALGORITHMS = Registry(
         "dimat": "decentral.algorithms.dimat:DIMAT",
         "modest": "decentral.algorithms.modest:MoDeST",
         "experts": "decentral.algorithms.experts:Experts",
+        "split": "decentral.algorithms.split:Split",
     },
 )
 
 DRAWING = frozenset({"modest"})
 """Those in which a round has few participants, so that peers stand at different rounds."""
 
-APART = DRAWING | {"experts"}
+SPLIT = frozenset({"split"})
+"""Those of two peers with one network between them, of whom the second has no data."""
+
+APART = DRAWING | SPLIT | {"experts"}
 """Those whose peers stand at different rounds, so that each goes on from its own newest one."""
 
 SERVED = frozenset({"experts"})
@@ -33,6 +37,7 @@ MEAN_ALONE = {
     "sgp": "its weights come back only if sums are kept",
     "gradient-tracking": "its corrections cancel only if sums are kept",
     "dimat": "it averages models that it has aligned",
+    "split": "nothing is averaged",
 }
 """Algorithms that work with `averaging.rule: mean` alone, and why."""
 
@@ -40,6 +45,7 @@ EXACT_ALONE = {
     "sgp": "its weights come back only if what is sent is what arrives",
     "gradient-tracking": "its corrections cancel only if what is sent is what arrives",
     "experts": "an expert is sent once, as it will be served",
+    "split": "it sends no models",
 }
 """Algorithms that work with `exchange.compression: none` alone, and why."""
 
@@ -51,7 +57,6 @@ WHOLE_ALONE = {
 NO_AGGREGATE = {
     **dict.fromkeys(("dpsgd", "gossip", "epidemic", "sgp", "gradient-tracking"), "every peer has another average"),
     "dimat": "every peer has another average",
-    **dict.fromkeys(("isolated", "experts"), "nothing is averaged"),
-    "experts": "nothing is averaged",
+    **dict.fromkeys(("isolated", "experts", "split"), "nothing is averaged"),
 }
 """Algorithms that have no use for `averaging.outer`, and why."""

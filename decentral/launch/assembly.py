@@ -175,7 +175,9 @@ def earlier_model(folder: Path, index: int) -> dict[str, Tensor]:
 
 def limits_for(learner: Learner, recipe: Recipe) -> Limits:
     """What a peer takes from another one: models of its own schema, as they are or as the recipe has them packed, and
-    so of known sizes, and news of all peers."""
+    so of known sizes, and news of all peers; where batches travel, what is no larger than the largest of them."""
+    if (largest := getattr(learner, "largest_message", None)) is not None:  # batches of any number of rows
+        return Limits(model_bytes=largest(), records=recipe.peers)
     state, write = exchanged_by(learner), encoding_of(recipe)
     packed = [form(state, state, torch.Generator()) for form in (write, write.whole)]
     outer = recipe.averaging.outer is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from decentral.algorithms.catalogue import SERVED
+from decentral.algorithms.catalogue import SERVED, SPLIT
 from decentral.data.clusters import Assignment, nearest
 from decentral.data.datasets import Indices, LabelledImages
 from decentral.data.partition import partition
@@ -30,6 +30,8 @@ class Holding:
 
 def holding(recipe: Recipe, data: LabelledImages, chosen: Indices, index: int) -> Holding:
     """Of peer `index`, where `chosen` are the training images that are shared out. Blocking. Raises UserError."""
+    if recipe.algorithm in SPLIT:
+        return Holding(chosen if index == 0 else chosen[:0])
     if recipe.algorithm not in SERVED:
         return Holding(chosen[_shares(recipe, data, chosen, recipe.peers)[0][index]])
     assignment = assign(recipe, data, chosen)

@@ -33,6 +33,7 @@ _TYPES: Mapping[str, Any] = {
     "str": str,
     "str | None": str | None,
     "Sequence[int]": list[int],
+    "Sequence[str]": list[str],
     "tuple[int, ...]": list[int],
     "int | None": int | None,
     "float | int": float,
@@ -72,6 +73,7 @@ def check(recipe: Recipe, document: Document) -> None:
     _steppable(recipe, document)
     _attackable(recipe, document)
     _divisible(recipe, document)
+    _splittable(recipe, document)
 
 
 def check_name(registry: Registry, name: str, document: Document, key: Key) -> None:
@@ -335,6 +337,29 @@ def _divisible(recipe: Recipe, document: Document) -> None:
         raise document.error(problem, ("peers",))
     if recipe.attack is not None:
         raise document.error("experts exchange nothing that could be defended while they train", ("attack",))
+
+
+def _splittable(recipe: Recipe, document: Document) -> None:
+    """Two peers hold one network, and the learner of either is made for that."""
+    from decentral.algorithms.catalogue import SPLIT
+    from decentral.training.catalogue import SPLITTING
+
+    algorithm, learner = recipe.algorithm, recipe.learner.name
+    if (algorithm in SPLIT) is not (learner in SPLITTING):
+        problem = f"algorithm {algorithm!r} does not go with the learner {learner!r}: 'split' needs both"
+        raise document.error(problem, ("learner", "name"))
+    if algorithm not in SPLIT:
+        return
+    training = recipe.training
+    for key, given, problem in (
+        (("peers",), recipe.peers != 2, f"{recipe.peers}: one peer is the client, and one the server"),
+        (("data", "partition"), recipe.data.partition.name != "iid", "the client has all the images"),
+        (("attack",), recipe.attack is not None, "the client and the server exchange no models"),
+        (("training", "pretrain_epochs"), training.pretrain_epochs > 0, "neither can train alone"),
+        (("training", "precision"), training.precision != "float32", "split learning computes in float32"),
+    ):
+        if given:
+            raise document.error(problem, key)
 
 
 def _attackable(recipe: Recipe, document: Document) -> None:

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from decentral.algorithms.catalogue import DRAWING
+from decentral.algorithms.catalogue import DRAWING, SPLIT
 from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.run import charts
@@ -27,7 +27,7 @@ MOST_RUNS = 2 * charts.COLOURS
 """Runs that can be told apart: by colour, and by whether their lines are dashed."""
 MOST_TELLING = 3
 """Keys of recipes by whose values runs are called; where more differ, or do not tell, by their folders."""
-UNLINKED = {"isolated", "fedavg", "epidemic", *DRAWING}
+UNLINKED = {"isolated", "fedavg", "epidemic", *DRAWING, *SPLIT}
 """Algorithms in which the topology plays no part."""
 FAR_APART = 4
 """Times that one run may have sent what another has, up to which their bytes and work have a linear scale."""

@@ -248,8 +248,11 @@ class Recipe(Experiment):
 
     @property
     def aside(self) -> tuple[int, ...]:
-        """Peers that do not count for means: attackers, and a router, whose measures are of something else."""
-        return self.attackers if self.router is None else (*self.attackers, self.router)
+        """Peers that do not count for means: attackers, and a router or a server, who measure something else."""
+        from decentral.algorithms.catalogue import SPLIT
+
+        server = (1,) if self.algorithm in SPLIT else ()
+        return (*self.attackers, *server, *(() if self.router is None else (self.router,)))
 
 
 def load_recipe(path_or_name: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -11,6 +11,7 @@ LEARNERS = Registry(
         "diffusion": "decentral.training.experts:diffusion",
         "distillation": "decentral.training.distillation:distillation",
         "null": "decentral.training.null:NullLearner",
+        "split": "decentral.training.split:split",
     },
 )
 """Constructors of a `Learner`; they take the model, the dataset, the peer's share and the training options by name.
@@ -20,3 +21,6 @@ One with a true `without_data` takes the peer's index, the seed and its own opti
 
 DENOISING = frozenset({"diffusion", "distillation"})
 """Those that train denoisers, and nothing else."""
+
+SPLITTING = frozenset({"split"})
+"""Those that hold a part of a network, and train it with whoever holds the rest."""

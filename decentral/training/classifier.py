@@ -51,12 +51,16 @@ class ClassifierLearner(LocalTraining):
         return functional.cross_entropy(self.model(images), self._labels[batch])
 
     def evaluate(self) -> Evaluation:
+        return evaluate(self.model, *self.test_set())
+
+    def test_set(self) -> tuple[NormalisedImages, Int[Tensor, " n"]]:
+        """The test images that this peer is evaluated on, and their labels."""
         if self._test is None:
             labels = self._dataset.test_labels
             chosen = subset(labels, self._evaluation_samples, self.seed, "evaluation.samples")
             images = self._normalised(torch.from_numpy(self._dataset.test_images()[chosen]))
             self._test = images, torch.from_numpy(labels[chosen]).to(self.device)
-        return evaluate(self.model, *self._test)
+        return self._test
 
     def matching_batches(self) -> Sequence[Float[Tensor, "b c h w"]]:
         images = self._images if self._proxy is None else self._proxy

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from decentral.models.graphs import evaluating
 from decentral.training.images import NormalisedImages
 from decentral.training.learner import Evaluation
 
 BATCH = 256
 
 
+class Tally:
+    """What a model's answers come to, batch by batch, summed in float64. Of classes that tie, the first counts."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._right = torch.zeros((), dtype=torch.int64, device=device)
+        self._samples = 0
+
+    def add(self, logits: Float[Tensor, "b classes"], labels: Int[Tensor, " b"]) -> None:
+        self._loss += functional.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
+        self._right += (logits.argmax(1) == labels).sum()
+        self._samples += len(labels)
+
+    def result(self) -> Evaluation:
+        loss, right, samples = self._loss.item(), self._right.item(), self._samples
+        return Evaluation(loss=loss / samples, accuracy=right / samples, samples=samples)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, images: NormalisedImages, labels: Int[Tensor, " n"]) -> Evaluation:
-    """Mean cross-entropy and accuracy, summed in float64. Dropout is off, BatchNorm uses its running statistics.
+    """Mean cross-entropy and accuracy. Dropout is off, BatchNorm uses its running statistics.
 
-    Every module is left in the mode it was in. Of classes that tie, the first is the answer.
+    Every module is left in the mode it was in.
     """
-    modes = {module: module.training for module in model.modules()}
-    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    model.eval()
-    try:
+    tally = Tally(labels.device)
+    with evaluating(model):
         for start in range(0, len(labels), BATCH):
             part = slice(start, start + BATCH)
-            logits = model(images[part])
-            loss += functional.cross_entropy(logits, labels[part], reduction="none").sum(dtype=torch.float64)
-            right += (logits.argmax(1) == labels[part]).sum()
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    samples = len(labels)
-    return Evaluation(loss=loss.item() / samples, accuracy=right.item() / samples, samples=samples)
+            tally.add(model(images[part]), labels[part])
+    return tally.result()

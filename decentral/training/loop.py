@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TypedDict
 
 import torch
@@ -22,6 +22,9 @@ from decentral.training.images import NormalisedImages, augment
 from decentral.training.learner import Evaluation, State, Stop, TrainingReport, never
 from decentral.training.optimiser import Optimiser, build_optimiser
 from decentral.training.precision import ScaledOptimiser, arithmetic
+
+Course = Generator[tuple[Tensor, Tensor, float], Tensor, TrainingReport]
+"""See `LocalTraining.course`."""
 
 
 class Settings(TypedDict, total=False):
@@ -44,7 +47,69 @@ class Settings(TypedDict, total=False):
     device: str
 
 
-class LocalTraining(ABC):
+class Trainable:
+    """A network on its device with its optimiser: their state in and out, as a `Learner` has it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: str = "sgd",
+        learning_rate: float = 0.05,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        precision: str = "float32",
+        channels_last: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        """Raises UserError for a device that is not there."""
+        self.device = choose_device(device)
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(self.device).to(memory_format=self._layout)
+        self._optimizer, self._precision = optimizer, precision
+        self._learning_rate, self._momentum, self._weight_decay = learning_rate, momentum, weight_decay
+        self._optimiser = self._new_optimiser()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's own, where they are and by the names that they are sent and saved under."""
+        return saved_state(self.model)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor) for name, tensor in self.tensors().items()
+        }
+
+    def view(self) -> dict[str, Tensor]:
+        return {name: tensor.cpu() for name, tensor in self.tensors().items()}
+
+    @torch.no_grad()
+    def load(self, parameters: State) -> None:
+        own = self.tensors()
+        check_schema(own, parameters)
+        for name, tensor in own.items():
+            tensor.copy_(parameters[name])
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep beside the parameters; empty where each round starts with a fresh optimiser."""
+        return self._optimiser.state()
+
+    def load_optimizer(self, state: Mapping[str, Tensor]) -> None:
+        """Raises ValueError where the state belongs to another model or optimiser."""
+        self._optimiser.restore(state)
+
+    def _new_optimiser(self) -> Optimiser:
+        parameters = dict(self.model.named_parameters())
+        optimiser = build_optimiser(
+            self._optimizer,
+            parameters,
+            learning_rate=self._learning_rate,
+            momentum=self._momentum,
+            weight_decay=self._weight_decay,
+        )
+        return ScaledOptimiser(optimiser, parameters) if self._precision == "float16" else optimiser
+
+
+class LocalTraining(Trainable, ABC):
     """Trains `model` on the images `share` of `dataset` (indices of training images); subclasses say by which loss.
 
     With `steps` a round is as many optimiser steps, and the next round goes on in the epoch where it ended; else it is
@@ -80,21 +145,25 @@ class LocalTraining(ABC):
     ) -> None:
         if len(share) == 0:
             raise UserError(f"peer {peer} has no training image")
-        self.device = choose_device(device)
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(self.device).to(memory_format=self._layout)
+        super().__init__(
+            model,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            precision=precision,
+            channels_last=channels_last,
+            device=device,
+        )
         self.samples = len(share)
         self.peer, self.seed = peer, seed
         self._epochs, self._pretrain_epochs, self._batch_size = epochs, pretrain_epochs, batch_size
-        self._accumulate = accumulate
-        self._optimizer, self._fresh, self._precision = optimizer, fresh_optimizer, precision
-        self._learning_rate, self._momentum, self._weight_decay = learning_rate, momentum, weight_decay
+        self._accumulate, self._fresh = accumulate, fresh_optimizer
         self._augment = augment
         self._dataset = dataset
         self._mean, self._std = mean or dataset.mean, std or dataset.std
         self._images = self._normalised(torch.from_numpy(dataset.train_images(share)))
         self._labels = torch.from_numpy(dataset.train_labels[share]).to(self.device)
-        self._optimiser = self._new_optimiser()
         self._steps, self._steps_of_an_epoch = steps, len(self._batches(1, 0))
         self._shuffled: tuple[int, list[Int[Tensor, " b"]]] = (-1, [])
 
@@ -108,11 +177,28 @@ class LocalTraining(ABC):
     @abstractmethod
     def evaluate(self) -> Evaluation: ...
 
-    def stepped(self) -> None:  # noqa: B027 - a subclass may have nothing to do
+    def stepped(self) -> None:
         """Called after each optimiser step."""
 
     def train(self, round: int, drift: State | None = None, stop: Stop = never) -> TrainingReport:
         """Raises DecentralError where the loss is no longer finite: the learning rate is too high, or data wrong."""
+        course = self.course(round, drift, stop)
+        try:
+            images, places, share = next(course)
+            while True:
+                with arithmetic(self._precision, self.device):
+                    loss = self.loss(images, places)
+                self._optimiser.backward(loss * share)
+                images, places, share = course.send(loss.detach())
+        except StopIteration as ended:
+            report: TrainingReport = ended.value
+            return report
+
+    def course(self, round: int, drift: State | None = None, stop: Stop = never) -> Course:
+        """A round of training but for the gradients: gives what the next ones are of, and is sent the mean loss of it.
+
+        Gives images, their places in the peer's share, and the share that they are of their optimiser step.
+        """
         torch.manual_seed(derive_seed(self.seed, "train", self.peer, round))  # dropout draws from the global generator
         crops = torch.Generator().manual_seed(derive_seed(self.seed, "augment", self.peer, round))
         if self._fresh:
@@ -127,10 +213,8 @@ class LocalTraining(ABC):
                 break
             for part in batch.chunk(self._accumulate):
                 images = augment(self._images[part], crops) if self._augment else self._images[part]
-                with arithmetic(self._precision, self.device):
-                    loss = self.loss(images, part)
-                self._optimiser.backward(loss * (len(part) / len(batch)))
-                total += loss.detach() * len(part)  # stays on the device: reading it would wait for every step
+                loss = yield images, part, len(part) / len(batch)
+                total += loss * len(part)  # stays on the device: reading it would wait for every step
             self._optimiser.step()
             shift()
             self.stepped()
@@ -151,30 +235,6 @@ class LocalTraining(ABC):
     def shuffle_seed(self, round: int, epoch: int) -> int:
         """The seed of one epoch's order of images."""
         return derive_seed(self.seed, "shuffle", self.peer, round, epoch)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
-            for name, tensor in saved_state(self.model).items()
-        }
-
-    def view(self) -> dict[str, Tensor]:
-        return {name: tensor.cpu() for name, tensor in saved_state(self.model).items()}
-
-    @torch.no_grad()
-    def load(self, parameters: State) -> None:
-        own = saved_state(self.model)
-        check_schema(own, parameters)
-        for name, tensor in own.items():
-            tensor.copy_(parameters[name])
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep beside the parameters; empty where each round starts with a fresh optimiser."""
-        return self._optimiser.state()
-
-    def load_optimizer(self, state: Mapping[str, Tensor]) -> None:
-        """Raises ValueError where the state belongs to another model or optimiser."""
-        self._optimiser.restore(state)
 
     def _round(self, round: int) -> list[Int[Tensor, " b"]]:
         """The batches of a round: those of whole epochs, or the next `steps` of a run that goes through its epochs."""
@@ -209,17 +269,6 @@ class LocalTraining(ABC):
         if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm has no variance to take of one image
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches
-
-    def _new_optimiser(self) -> Optimiser:
-        parameters = dict(self.model.named_parameters())
-        optimiser = build_optimiser(
-            self._optimizer,
-            parameters,
-            learning_rate=self._learning_rate,
-            momentum=self._momentum,
-            weight_decay=self._weight_decay,
-        )
-        return ScaledOptimiser(optimiser, parameters) if self._precision == "float16" else optimiser
 
     def _normalised(self, pixels: Tensor) -> NormalisedImages:
         return NormalisedImages(pixels.to(self.device), self._mean, self._std, self._layout)

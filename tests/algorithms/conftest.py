@@ -88,7 +88,7 @@ class Shelf:
     def save(
         self, round: int, state: Mapping[str, Tensor], metadata: Mapping[str, str], optimizer: Mapping[str, Tensor]
     ) -> None:
-        self.saved[round] = dict(state)
+        self.saved[round] = {name: tensor.clone() for name, tensor in state.items()}
         self.memory = {name: tensor.clone() for name, tensor in optimizer.items()}
 
 

@@ -217,3 +217,11 @@ def test_models_are_taken_as_they_are_and_as_the_recipe_packs_them_and_in_no_oth
     forms = {schema_hash(write(state, state, torch.Generator())) for write in others if not write.plain}
     assert forms - taken, "a form that this recipe does not have"
     assert len(taken) <= 3
+
+
+def test_batches_are_taken_up_to_the_largest_whatever_their_rows():
+    recipe = load_recipe("split-digits")
+    client, server = (assemble_learner(recipe, index) for index in range(2))
+    assert limits_for(client, recipe) == limits_for(server, recipe)
+    limits = limits_for(server, recipe)
+    assert limits.schema is None and limits.model_bytes == 256 * 128 * 4

@@ -64,6 +64,26 @@ def test_processes_and_the_simulator_end_with_the_same_parameters(tmp_path, over
     assert summary["bytes"]["model"] == expected["bytes"]["model"] > 0
 
 
+@pytest.mark.slow
+def test_split_learning_ends_alike_in_processes_in_the_simulator_and_in_one_piece(tmp_path):
+    recipe = load_recipe("split-digits", ["rounds=4"])
+    local, summary = execute(recipe, "local", Options(out=tmp_path / "local"))
+    simulated, expected = execute(recipe, "sim", Options(out=tmp_path / "sim"))
+    whole = load_recipe("split-digits", ["rounds=4", "algorithm=isolated", "peers=1", "learner=classifier"])
+    alone, result = execute(whole, "sim", Options(out=tmp_path / "whole"))
+    assert accuracies(summary) == accuracies(expected) == [*accuracies(result), None]
+    assert checkpoints(local.path) == checkpoints(simulated.path)
+    assert merged(local.path) == merged(alone.path)
+
+
+def merged(run: Path) -> bytes:
+    """The parameters of all peers as those of one network."""
+    from safetensors.torch import load_file, save
+
+    files = (run / "checkpoints").glob("peer-*.safetensors")
+    return save({name: tensor for file in files for name, tensor in load_file(file).items()})
+
+
 class Launched:
     """`decentral run` in a process of its own."""
 
@@ -230,3 +250,16 @@ def test_what_a_peer_cannot_use_ends_the_run_with_its_words(tmp_path):
     recipe = load_recipe("dimat-digits", (*SMALL, "data.name=cifar10", f"data.root={tmp_path / 'nothing'}"))
     with pytest.raises(UserError, match="cifar-10-batches-py"):
         execute(recipe, "local", Options(out=tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", [0, 1])
+def test_split_learning_goes_on_when_one_of_the_two_was_killed(tmp_path, peer: int):
+    undisturbed, expected = execute(load_recipe("split-digits"), "local", Options(out=tmp_path / "undisturbed"))
+    run = Launched(tmp_path / "run", *overrides("deadlines.probe=0.3"), "--restart", "1", recipe="split-digits")
+    run.wait_for("round", peer=0, round=2)
+    os.kill(run.pid_of(peer), signal.SIGKILL)
+    summary = run.end()
+    assert summary["rejoined"] == [f"peer-{peer}"]
+    assert accuracies(summary) == accuracies(expected)
+    assert checkpoints(tmp_path / "run") == checkpoints(undisturbed.path)

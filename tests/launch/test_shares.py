@@ -84,3 +84,10 @@ def test_other_algorithms_may_share_out_clusters_too(digits):
     shares = [holding(recipe, digits, np.arange(1442), index) for index in range(5)]
     assert np.array_equal(np.sort(np.concatenate([one.share for one in shares])), np.arange(1442))
     assert all(one.assignment is None for one in shares)
+
+
+def test_in_split_learning_the_client_has_every_image_and_the_server_none(digits):
+    recipe = load_recipe("split-digits", ["data.subset=100"])
+    chosen = subset(digits.train_labels, recipe.data.subset, recipe.seed)
+    client, server = (holding(recipe, digits, chosen, index).share for index in range(2))
+    assert np.array_equal(client, chosen) and len(server) == 0

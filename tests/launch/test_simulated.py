@@ -47,7 +47,13 @@ NEEDED = {
         "learner={name: diffusion, draws: 1, router: {channels: [8, 16]}}",
         "training.steps=2",
         "evaluation.samples=20",
-    )
+    ),
+    "split": (
+        "peers=2",
+        "model={name: mlp, hidden: [16, 16]}",
+        "learner={name: split, cuts: ['2', '4']}",
+        "data.partition=iid",
+    ),
 }
 """What an algorithm does not do without."""
 
@@ -129,6 +135,31 @@ def test_a_resumed_run_of_pairs_ends_with_the_same_parameters(tmp_path, override
     for peer in range(4):
         one, other = (load_file(run / "checkpoints" / f"peer-{peer}.safetensors") for run in (whole, halved))
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_resumed_run_of_split_learning_ends_with_the_same_parameters(tmp_path):
+    def stopping(event: dict[str, object]) -> None:
+        if event["event"] == "trained" and event["round"] == 3 and event["peer"] == 0:
+            raise Stop
+
+    overrides = (*NEEDED["split"], "algorithm=split", "training.fresh_optimizer=false")
+    whole = simulate(tmp_path / "whole", *overrides)
+    with pytest.raises((Stop, BaseExceptionGroup)):
+        simulate(tmp_path / "halved", *overrides, observe=stopping)
+    halved = simulate(tmp_path / "halved", *overrides, resume=True)
+    for peer in range(2):
+        one, other = (load_file(run / "checkpoints" / f"peer-{peer}.safetensors") for run in (whole, halved))
+        assert one and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_the_server_of_split_learning_has_no_part_in_the_accuracy(tmp_path):
+    run = simulate(tmp_path, *NEEDED["split"], "algorithm=split")
+    summary = json.loads((run / "summary.json").read_text())
+    client, server = summary["accuracy"]["per_peer"]
+    assert server is None
+    assert summary["accuracy"]["mean"] == summary["accuracy"]["min"] == client > 0.1
+    assert summary["rounds"] == 4
+    assert "NaN" not in (run / "report.html").read_text()
 
 
 def test_a_resumed_run_of_samples_goes_on_from_the_newest_aggregate(tmp_path):

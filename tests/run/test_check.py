@@ -338,7 +338,42 @@ def test_a_denoiser_classifies_nothing(write) -> None:
     assert load_recipe(write(PEERS), ["model=unet", "learner=diffusion"]).algorithm == "dpsgd"
 
 
-@pytest.mark.parametrize("learner", ["diffusion", "classifier"])
+# ---- split learning -------------------------------------------------------------------------------------------------
+
+SPLIT = "algorithm: split\npeers: 2\nlearner: {name: split, cuts: ['2', '4'], nopeek: 0.5}\n"
+
+
+def test_two_peers_may_split_a_network_and_the_second_does_not_count(write) -> None:
+    recipe = load_recipe(write(SPLIT))
+    assert recipe.aside == (1,)
+    assert load_recipe(write(PEERS)).aside == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "problem"),
+    [
+        ("peers=3", "peers", "3: one peer is the client, and one the server"),
+        ("learner=classifier", "learner.name", "'split' needs both"),
+        ("algorithm=dpsgd", "learner.name", "'split' needs both"),
+        ("learner.cuts=2", "learner.cuts", "a list is needed"),
+        ("learner.cutz=['2', '4']", "learner.cutz", "did you mean 'cuts'"),
+        ("learner={name: split}", "learner", "needs a value for 'cuts'"),
+        ("data.partition={name: dirichlet, alpha: 1.0}", "data.partition", "the client has all the images"),
+        ("training.precision=bfloat16", "training.precision", "computes in float32"),
+        ("training.pretrain_epochs=1", "training.pretrain_epochs", "neither can train alone"),
+        ("attack={name: sign-flip, peers: [1]}", "attack", "exchange no models"),
+        ("exchange.compression=int8", "exchange.compression", "it sends no models"),
+        ("averaging.outer=nesterov", "averaging.outer", "nothing is averaged"),
+        ("averaging.rule=median", "averaging.rule", "nothing is averaged"),
+    ],
+)
+def test_what_split_learning_cannot_be_is_named(write, setting: str, key: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem) as caught:
+        load_recipe(write(SPLIT), [setting])
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize("learner", ["diffusion", "classifier", "split"])
 def test_options_are_the_same_once_a_learner_has_been_imported(learner: str) -> None:
     made = LEARNERS.resolve(learner)
     read, seen = options_of(f"{made.__module__}:{made.__name__}", 0), options_of(made, 0)
