@@ -33,7 +33,7 @@ from decentral.core.calibration import Rate
 from decentral.files import write_atomic
 from decentral.models.cheaper import noisy
 from decentral.models.stages import Stage, split
-from decentral.serving.calibration import MARGIN, Part, Samples, calibrated, drawn, measure
+from decentral.serving.calibration import MARGIN, Calibrated, Samples, calibrated, drawn, measure
 from decentral.serving.machines import machines
 from decentral.training.images import normalise
 
@@ -75,7 +75,7 @@ class Result:
 
     accuracy: float
     samples: Sequence[Samples]
-    parts: Sequence[Part]
+    parts: Sequence[Calibrated]
 
 
 def examine(subject: Subject, count: int, lied_to: int) -> Result:

@@ -50,16 +50,16 @@ def lies(stage: Stage, others: Mapping[str, Tensors], generator: torch.Generator
     ValueError for states that do not fit.
     """
     state = stage.state()
-    changed = {
+    changed: dict[str, Tensors] = {
         "int8": _changed(state, int8, 2),
         "pruned": _changed(state, pruned, 2),
         "weight noise": _changed(state, lambda weight: noisy(weight, generator), 1),
-        **{name: {key: other.get(key, value) for key, value in state.items()} for name, other in others.items()},
+        **others,
     }
     found: dict[str, Answering] = {
         name: loaded(stage, new).run
         for name, new in changed.items()
-        if any(not torch.equal(value, new[key]) for key, value in state.items())
+        if any(key not in new or not torch.equal(value, new[key]) for key, value in state.items())
     }
     return {"bf16": narrowed(stage, torch.bfloat16), "float16": narrowed(stage, torch.float16), **found}
 

@@ -11,7 +11,7 @@ both are the worst of the batch, and the batches are independent.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -49,7 +49,7 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class Calibrated:
     """A calibrated stage. `limit`: the smallest tolerance that keeps the bound; `tolerance`: with the margin."""
 
     name: str
@@ -83,11 +83,12 @@ def measure(
     others: Mapping[str, Tensors] | None = None,
     lied_to: int = 300,
     seed: int = 0,
+    measured: Callable[[int], None] = lambda batches: None,
 ) -> list[Samples]:
     """Of each stage in turn, which all machines give the answer of the first one before it, as a client would.
 
     `others`: states of other checkpoints of the network, by what they are called; `lied_to`: how many of the batches
-    are answered by each lie too. Raises ValueError for checkpoints that do not fit, and unless there is a machine.
+    are answered by each lie too; `measured` is told how many batches are done. Raises ValueError for checkpoints that do not fit, and unless there is a machine.
     """
     if not machines:
         raise ValueError("there is no machine to compare")
@@ -104,6 +105,7 @@ def measure(
                 for inputs, answer in zip(chunk, answers, strict=True):
                     one.take(inputs, answer, lied_to)
                 chunk = [answer[0] for answer in answers]
+            measured(len(collected[0]))
     return [one.samples() for one in collected]
 
 
@@ -116,12 +118,12 @@ def calibrated(
     confidence: float = CONFIDENCE,
     margin: float = MARGIN,
     seed: int = 0,
-) -> Part:
+) -> Calibrated:
     """The tolerance of a part, and what it does. Raises ValueError for too few samples (`core.calibration`)."""
     limit = smallest_tolerance(samples.honest, false_reject, confidence)
     tolerance = margin * max(limit, float(np.finfo(np.float32).eps))
     generator = torch.Generator().manual_seed(seed)
-    return Part(
+    return Calibrated(
         name,
         limit,
         tolerance,
@@ -163,6 +165,10 @@ class _Collected:
             for name, run in self._lying.items():
                 lie = run(inputs)
                 self._lies[name].append(min(distance(lie, answer) for answer in honest))
+
+    def __len__(self) -> int:
+        """Batches so far."""
+        return len(self._honest)
 
     def samples(self) -> Samples:
         return Samples(

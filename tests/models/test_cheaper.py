@@ -103,7 +103,9 @@ def test_another_precision_is_handed_over_as_the_promised_type() -> None:
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"is torch\.float32"):
-        lies(stages()[0], {"wide": {"0.weight": torch.zeros(9, 6)}}, generator())
+        lies(stages()[0], {"wide": {**network(1).state_dict(), "0.weight": torch.zeros(9, 6)}}, generator())
+    with pytest.raises(ValueError, match="lacks"):
+        lies(stages()[0], {"of another network": {"weight": torch.zeros(9, 6)}}, generator())
     with pytest.raises(ValueError, match="lacks"):
         loaded(stages()[0], {})
 
