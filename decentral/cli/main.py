@@ -31,6 +31,7 @@ COMMANDS = (
     "down",
     "generate",
     "verify",
+    "calibrate",
     "doctor",
 )
 """In the order of `--help`. Each is the function of its name in the module of its name."""

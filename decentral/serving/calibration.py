@@ -88,7 +88,8 @@ def measure(
     """Of each stage in turn, which all machines give the answer of the first one before it, as a client would.
 
     `others`: states of other checkpoints of the network, by what they are called; `lied_to`: how many of the batches
-    are answered by each lie too; `measured` is told how many batches are done. Raises ValueError for checkpoints that do not fit, and unless there is a machine.
+    are answered by each lie too; `measured` is told how many batches are done. Raises ValueError for checkpoints that
+    do not fit, and unless there is a machine.
     """
     if not machines:
         raise ValueError("there is no machine to compare")
