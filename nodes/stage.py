@@ -33,7 +33,8 @@ from decentral.wire.limits import Limits
 
 
 def loaded(directory: ServingDirectory, place: int, pinned: str, device: torch.device) -> Stage:
-    """A stage on its device. Raises UserError where it is not the one that clients have pinned."""
+    """A stage on its device, for this thread. Raises UserError where it is not the one that clients have pinned."""
+    torch.set_num_threads(directory.recipe.threads)
     stage = load_stages(directory.stages, [place])[place]
     if (digest := digest_of(stage)) != pinned:
         raise UserError(f"{directory.path / FILE} pins stage {place} as {pinned}, but {directory.stages} has {digest}")
@@ -45,7 +46,6 @@ async def serve(path: Path, index: int, told: str | None) -> None:
     """From the directory until it is cancelled. `told`: a behaviour instead of what the recipe says."""
     async with entered(path, index, ServingDirectory) as node:
         recipe = node.directory.recipe
-        torch.set_num_threads(recipe.threads)
         replica = recipe.nodes[index]
         part = recipe.parts[replica.stage]
         anchors, device = Anchors.load(path / FILE), choose_device(recipe.device)

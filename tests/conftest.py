@@ -7,12 +7,17 @@ beartype while tests run; a deployment does not pay for it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from jaxtyping import install_import_hook
 
@@ -25,6 +30,14 @@ import torch  # noqa: E402
 from decentral.wire.authority import Authority  # noqa: E402
 from decentral.wire.certificate import Credentials, new_key, private_pem, request_certificate  # noqa: E402
 from decentral.wire.identity import Identity  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.models.stages import Stage
+    from decentral.serving.stage import StageService
+    from decentral.trust.anchors import Anchors
+    from decentral.wire.grpc_transport import GrpcTransport
 
 torch.set_num_threads(1)
 
@@ -80,3 +93,91 @@ def no_process_outlives_its_test() -> Iterator[None]:
     yield
     left = children() - before
     assert not left, f"these processes outlived the test: {sorted(left)}"
+
+
+@pytest.fixture(scope="session")
+def stages() -> list[Stage]:
+    """A perceptron on 8x8 images in three stages, of which the second has two layers."""
+    from decentral.models.mlp import mlp
+    from decentral.models.stages import split
+
+    torch.manual_seed(7)
+    return split(mlp((1, 8, 8), 10, hidden=(16, 12, 16)), ["2", "6"], torch.rand(4, 1, 8, 8))
+
+
+@dataclass
+class Cluster:
+    """A folder as clients have it, of a model in stages whose replicas serve in this process, over mutual TLS."""
+
+    folder: Path
+    stages: list[Stage]
+    anchors: Anchors
+    services: dict[str, StageService]
+    """By node: `stage-1-b`. What they do may be changed while they serve."""
+    transports: dict[str, GrpcTransport]
+
+    def node(self, peer: str) -> str:
+        return next(anchor.name for anchor in self.anchors.peers if anchor.id == peer)
+
+    def expected(self, inputs: Tensor) -> Tensor:
+        """What the model says."""
+        with torch.no_grad():
+            passed: Any = inputs
+            for stage in self.stages:
+                passed = stage(passed)
+        return cast("Tensor", passed)
+
+    async def kill(self, node: str) -> None:
+        await self.transports.pop(node).close()
+
+
+@pytest.fixture
+async def cluster(
+    tmp_path: Path, stages: list[Stage], authority: Authority, certify: Callable[..., Credentials]
+) -> AsyncIterator[Callable[..., Awaitable[Cluster]]]:
+    """`await cluster(replicas=3, local=0, liars={"stage-1-b": WrongOutput})`: a cluster that is up."""
+    from decentral.serving.model import digest_of
+    from decentral.serving.stage import StageService
+    from decentral.trust.anchors import Anchor, Anchors, Part
+    from decentral.wire.grpc_transport import GrpcTransport
+
+    async with AsyncExitStack() as stack:
+        worker = stack.enter_context(ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)))
+
+        async def work(fn: Callable[[], Any]) -> Any:
+            return await asyncio.get_running_loop().run_in_executor(worker, fn)
+
+        async def start(
+            replicas: int = 3, local: int = 0, liars: Mapping[str, Callable[..., StageService]] | None = None
+        ) -> Cluster:
+            folder = tmp_path / "cluster"
+            (folder / "client").mkdir(parents=True, mode=0o700)
+            client = Identity.open(folder / "client" / "identity.key")
+            certify(authority, client).save(folder / "client")
+            digests = [digest_of(stage) for stage in stages]
+            parts = [
+                Part(
+                    f"stage-{place}",
+                    digests[place],
+                    "client" if place < local else "peers",
+                    1e-4,
+                    2.0,
+                    tuple(port.name for port in stage.inputs),
+                )
+                for place, stage in enumerate(stages)
+            ]
+            services, transports, peers = {}, {}, []
+            for place in range(local, len(stages)):
+                for letter in "abcdefgh"[:replicas]:
+                    name, identity = f"stage-{place}-{letter}", Identity.generate()
+                    make = (liars or {}).get(name, StageService)
+                    service = make(stages[place], parts[place].name, digests[place], identity, work, epoch=1)
+                    serving = GrpcTransport.serve("127.0.0.1:0", identity, certify(authority, identity), serve=service)
+                    services[name] = service
+                    transports[name] = transport = await stack.enter_async_context(serving)
+                    peers.append(Anchor(name, identity.id, transport.address, parts[place].name, digests[place]))
+            anchors = Anchors(authority.pem, tuple(peers), 1, tuple(parts))
+            anchors.save(folder / "trust.toml")
+            return Cluster(folder, stages, anchors, services, transports)
+
+        yield start

@@ -29,9 +29,10 @@ COMMANDS = (
     "status",
     "logs",
     "down",
-    "generate",
+    "predict",
     "verify",
     "calibrate",
+    "generate",
     "doctor",
 )
 """In the order of `--help`. Each is the function of its name in the module of its name."""

@@ -68,12 +68,11 @@ def serve(cluster: AnyDirectory, options: Options, as_json: bool) -> None:
     if isinstance(cluster, RunDirectory):
         count, ask = {"peers": cluster.recipe.peers}, f"generate {cluster.path}"
     else:
-        count, ask = {"nodes": len(cluster.recipe.nodes)}, f"status {cluster.path}"
+        count, ask = {"nodes": len(cluster.recipe.nodes)}, f"predict {cluster.path} INPUT"
     if as_json:
         say_json({"dir": str(cluster.path), "launcher": launcher.pid, **count})
     else:
-        what = "ask it with" if isinstance(cluster, RunDirectory) else "look at its nodes with"
-        say(f"{cluster.path} answers; {what}: decentral {ask}")
+        say(f"{cluster.path} answers; ask it with: decentral {ask}")
 
 
 def staged(recipe: ServingRecipe, document: Document, options: Options, *, hidden: bool) -> AnyDirectory:

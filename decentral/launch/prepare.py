@@ -16,6 +16,7 @@ from decentral.run.recipe import Recipe, load_recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE, Anchors
 from decentral.trust.leakage import check_leakage
+from decentral.trust.policy import FILE as POLICY
 from decentral.wire.authority import Authority
 
 Train = Callable[[Recipe, Options], object]
@@ -57,6 +58,7 @@ def prepare(
 
             directory.change(recipe)
             parts = cut(recipe, _source(directory, plugins, train), directory.stages, say)
+            recipe.default_policy().save(path / POLICY)
             Anchors(Authority.open(directory.authority).pem, (), 1, parts).save(path / FILE)
         budget = recipe.budget()
         noise = "" if budget is None else str(budget)

@@ -69,7 +69,14 @@ def cut(
     gains = estimated_gains(stages, _samples(recipe, source), recipe.seed)
     save_stages(folder, network, stages)
     return tuple(
-        Part(name, digest_of(stage), "client" if place < recipe.local else "peers", recipe.tolerance, gains[place])
+        Part(
+            name,
+            digest_of(stage),
+            "client" if place < recipe.local else "peers",
+            recipe.tolerance,
+            gains[place],
+            tuple(port.name for port in stage.inputs),
+        )
         for place, (name, stage) in enumerate(zip(recipe.parts, stages, strict=True))
     )
 
@@ -147,6 +154,7 @@ def _network(recipe: ServingRecipe, source: Source) -> Network:
         recipe.stages,
         recipe.single,
         source.words,
+        noise=recipe.noise,
         **known,
     )
 

@@ -23,8 +23,9 @@ CLIENT = "client"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Connections to the peers that the trust file names."""
+    """Who the client is, and its connections to the peers that the trust file names."""
 
+    identity: Identity
     links: Links
     anchors: Anchors
 
@@ -52,6 +53,6 @@ async def access(directory: Path) -> AsyncIterator[Access]:
     for peer in anchors.peers:
         links.introduce(peer.id, peer.address)
     try:
-        yield Access(links, anchors)
+        yield Access(identity, links, anchors)
     finally:
         await links.close()

@@ -53,6 +53,7 @@ class Network:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     white: int = 255
+    noise: Mapping[str, Any] | None = None
 
     def build(self) -> nn.Module:
         """With random parameters, which nothing depends on. Raises UserError."""

@@ -4,7 +4,7 @@
     epoch = 1
 
     [[parts]]
-    name = "stage-0"     digest = "51d0..."      at = "peers"      tolerance = 1e-4      gain = 3.5
+    name = "stage-0"     digest = "51d0..."      at = "peers"     inputs = ["images"]     tolerance = 1e-4     gain = 3
 
     [[peers]]
     name = "peer-0"      id = "..."      address = "127.0.0.1:7000"      part = "expert-0"      digest = "9f2c..."
@@ -57,6 +57,8 @@ class Part:
     at: Literal["peers", "client"]
     tolerance: float
     gain: float
+    inputs: tuple[str, ...] = ()
+    """The names of the tensors that it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,11 @@ def _anchor(where: str, values: Mapping[str, Any]) -> Anchor:
 
 
 def _part(where: str, values: Mapping[str, Any]) -> Part:
-    fields = _texts(where, {key: value for key, value in values.items() if key not in MEASURED}, PART_FORMS)
+    inputs = values.get("inputs", [])
+    if not isinstance(inputs, list) or not all(isinstance(name, str) and 0 < len(name) <= 256 for name in inputs):
+        raise UserError(f"{where}.inputs: must be a list of names, not {inputs!r}")
+    texts = {key: value for key, value in values.items() if key not in (*MEASURED, "inputs")}
+    fields = _texts(where, texts, PART_FORMS)
     measured = {}
     for key, highest in MEASURED.items():
         value = values.get(key)
@@ -151,7 +157,7 @@ def _part(where: str, values: Mapping[str, Any]) -> Part:
             raise UserError(f"{where}.{key}: must be a number from 0 to {highest:g}, not {value!r}")
         measured[key] = float(value)
     at: Literal["peers", "client"] = "peers" if fields["at"] == "peers" else "client"
-    return Part(fields["name"], fields["digest"], at, **measured)
+    return Part(fields["name"], fields["digest"], at, inputs=tuple(inputs), **measured)
 
 
 def _texts(where: str, values: Mapping[str, Any], forms: Mapping[str, str]) -> dict[str, str]:

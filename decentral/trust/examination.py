@@ -6,7 +6,7 @@ verifier's own differ, the stricter counts, each number by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -80,20 +80,25 @@ def examine(
     policy: Policy,
     references: Mapping[str, Tensors] = MappingProxyType({}),
     verifiers: Verifiers = VERIFIERS,
+    *,
+    judgements: Sequence[Judgement] | None = None,
 ) -> Examination:
     """What can be found out about an answer by who trusts these anchors and asks for what this policy says.
 
     `references`: answers of parts as the verifier has computed them from the inputs that they were given, by name. Of
-    parts before the last that nobody disputes the digests are enough.
+    parts before the last that nobody disputes the digests are enough. `judgements`: what `judged` has found of each
+    exchange, where the verifier has asked it already.
     """
     order = transcript.order
     findings: list[Finding] = []
-    judgements: list[Judgement] = []
+    if judgements is None:
+        judgements = [
+            judged(transcript, place, anchors, policy, references.get(exchange.step.part))
+            for place, exchange in enumerate(transcript.exchanges)
+        ]
     given: bytes | None = order.inputs
-    for place, exchange in enumerate(transcript.exchanges):
+    for exchange, judgement in zip(transcript.exchanges, judgements, strict=True):
         question = order.question(exchange.step, exchange.inputs)
-        judgement = judged(transcript, place, anchors, policy, references.get(question.part))
-        judgements.append(judgement)
         findings += [
             _model(question, exchange, anchors),
             _link(question, given),

@@ -15,6 +15,7 @@ Verifiers measure; nothing that they did not measure counts for the answer.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import tomllib
@@ -26,9 +27,12 @@ from typing import Any
 from decentral.core.lots import chosen
 from decentral.core.quorum import Sizes
 from decentral.errors import UserError
+from decentral.files import write_atomic
 from decentral.registry import nearest
 from decentral.trust.evidence import Finding, Kind
 
+FILE = "policy.toml"
+"""Of what the clients of a cluster ask for if they say nothing else, beside its trust file."""
 ALWAYS = "always"
 REQUIRABLE = {kind.value: kind for kind in (Kind.CONSENSUS, Kind.ZK, Kind.ATTESTATION)}
 NEEDED = (Kind.MODEL, Kind.LINK, Kind.FRESH)
@@ -96,6 +100,15 @@ class Policy:
             return UserError(f"{file}{line}: {key[0]}: {problem}")
 
         return cls.of(values, refuse)
+
+    def save(self, file: Path) -> None:
+        """As TOML, which knows no null: what is None is left out."""
+        values = {key: value for key, value in self.plain().items() if value is not None}
+        lines = [
+            "# What an answer needs if its client says nothing else.",
+            *(f"{k} = {json.dumps(v)}" for k, v in values.items()),
+        ]
+        write_atomic(file, ("\n".join(lines) + "\n").encode())
 
     def requiring(self, *names: str) -> Policy:
         """With these requirements instead (`--require`). Raises UserError."""

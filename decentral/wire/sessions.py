@@ -78,6 +78,11 @@ class Session:
         self._broken: TransportError | None = None
 
     @property
+    def broken(self) -> bool:
+        """Whether nothing can be said any more."""
+        return self._broken is not None
+
+    @property
     def sent(self) -> int:
         """Bytes of frames."""
         return self._stream.sent
@@ -100,7 +105,9 @@ class Session:
 
     @asynccontextmanager
     async def converse(self) -> AsyncIterator[Conversation]:
-        """A new conversation; one that is left before its end is called off."""
+        """A new conversation; one that is left before its end is called off. Raises TransportError if all is over."""
+        if self._broken is not None:
+            raise self._broken
         self._begun += 1
         number = self._begun
         self._open[number] = conversation = Conversation(self, number, self._pending)

@@ -1,4 +1,4 @@
-"""The demo is five real peers four times over, and its table says what they gained."""
+"""The demo is five real peers four times over, and nine that serve, and it says what they gained and who lied."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def test_peers_gain_by_training_together_and_by_matching_before_they_average(tmp
     assert mean["dimat"] >= 0.85 and mean["dimat"] - mean["isolated"] >= 0.30
     assert mean["apart-dimat"] >= 0.90 and mean["apart-dimat"] - mean["apart-average"] >= 0.15
     assert 0.5 < demo["moved"] <= 1.0
+    answer = demo["serving"]
+    assert answer["label"] == answer["truth"]
+    assert [fault[:2] for fault in answer["faults"]] == [["stage-1-b", "lied"]]
+    assert answer["valid"]
     for folder, summary in demo["runs"].items():
         assert summary["world"] == "local" and summary["crashed"] == []
         assert (tmp_path / "demo" / folder / "report.html").exists()

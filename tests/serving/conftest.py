@@ -11,8 +11,6 @@ import torch
 from torch import nn
 
 from decentral.models.denoisers import dit, unet
-from decentral.models.mlp import mlp
-from decentral.models.stages import Stage, split
 from decentral.serving.pipeline import DecentralizedDiffusionPipeline
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
@@ -53,13 +51,6 @@ def ensemble(part: Callable[..., nn.Module]) -> DecentralizedDiffusionPipeline:
     )
     made.set_progress_bar_config(disable=True)
     return made
-
-
-@pytest.fixture(scope="session")
-def stages() -> list[Stage]:
-    """A perceptron on 8x8 images in three stages, of which the second has two layers."""
-    torch.manual_seed(7)
-    return split(mlp((1, 8, 8), 10, hidden=(16, 12, 16)), ["2", "6"], torch.rand(4, 1, 8, 8))
 
 
 @pytest.fixture

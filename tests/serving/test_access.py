@@ -51,5 +51,5 @@ async def test_where_there_is_no_cluster_the_missing_file_is_named(tmp_path: Pat
 
 def test_parts_are_found_by_kind_and_number() -> None:
     peers = (anchor("a", "expert-0"), anchor("b", "expert-10"), anchor("c", "stage-1"), anchor("d", ""))
-    cluster = Access(None, Anchors(b"", peers))  # type: ignore[arg-type]
+    cluster = Access(None, None, Anchors(b"", peers))  # type: ignore[arg-type]
     assert {number: peer.name for number, peer in cluster.serving("expert").items()} == {0: "a", 10: "b"}

@@ -1,0 +1,185 @@
+"""`decentral predict`: an answer of a model that peers serve, with what was verified of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decentral.cli.output import JsonOption, say, say_json, say_table
+from decentral.errors import UserError
+
+if TYPE_CHECKING:
+    from decentral.serving.client import Prediction, Unverified
+    from decentral.serving.inputs import Asked
+    from decentral.trust.evidence import Fault
+    from decentral.trust.policy import Policy
+
+MOST = 1024
+"""Inputs of one batch, which has one receipt."""
+SHOWN = 20
+
+
+def predict(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a cluster that is up.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="A picture, .npy, .safetensors, digits:7 or digits:0-31.")
+    ],
+    policy: Annotated[Path | None, typer.Option(metavar="FILE", help="What an answer needs, in TOML.")] = None,
+    require: Annotated[
+        str | None, typer.Option(metavar="KIND,...", help="Evidence that it needs: consensus, zk, attestation.")
+    ] = None,
+    receipt: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to keep the evidence.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a model that peers serve; say what was verified, how, and who failed.
+
+    Exit code 1: there is no answer that the policy accepts.
+    """
+    if receipt is not None and not receipt.resolve().parent.is_dir():
+        raise UserError(f"--receipt {receipt}: there is no folder {receipt.parent}")
+    wanted = _policy(directory, policy, require)
+    from decentral.serving.client import Unverified
+
+    try:
+        prediction, asked = asyncio.run(_ask(directory, inputs, wanted))
+    except Unverified as refused:
+        _keep(receipt, refused.receipt.encode())
+        _say_refused(directory, refused, as_json)
+        raise typer.Exit(1) from None
+    _keep(receipt, prediction.receipt.encode())
+    _say(directory, prediction, asked, receipt, as_json)
+
+
+def _policy(directory: Path, file: Path | None, require: str | None) -> Policy | None:
+    from decentral.serving.client import policy_of
+    from decentral.trust.policy import Policy
+
+    policy = Policy.load(file) if file is not None else None
+    if require is None:
+        return policy
+    names = [name.strip() for name in require.split(",") if name.strip()]
+    return (policy or policy_of(directory)).requiring(*names)
+
+
+async def _ask(directory: Path, words: Sequence[str], policy: Policy | None) -> tuple[Prediction, tuple[Asked, ...]]:
+    from decentral.serving.client import STAGES, Client
+    from decentral.serving.inputs import read_inputs
+    from decentral.serving.model import Network
+
+    network = Network.load(directory / STAGES)
+    batch, asked = await asyncio.to_thread(read_inputs, words, network)
+    if len(batch) > MOST:
+        raise UserError(f"{len(batch)} inputs; at most {MOST} are asked about at once")
+    async with Client.connect(directory, policy=policy) as client:
+        return await client.predict(batch), asked
+
+
+def _keep(file: Path | None, data: bytes) -> None:
+    from decentral.files import write_atomic
+
+    if file is not None:
+        write_atomic(file, data)
+
+
+# ---- what is said --------------------------------------------------------------------------------------------------
+
+
+def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receipt: Path | None, as_json: bool) -> None:
+    from decentral.serving.client import STAGES
+    from decentral.serving.model import Network
+
+    classes = Network.load(directory / STAGES).class_names
+    answers = [_answer(place, one, prediction, classes) for place, one in enumerate(asked)]
+    cost = prediction.cost
+    if as_json:
+        say_json(
+            {
+                "answers": answers,
+                "verdict": {"valid": prediction.verdict.valid, "reasons": list(prediction.verdict.reasons)},
+                "findings": [_plain(each) for each in prediction.findings],
+                "faults": _faults(directory, prediction.faults),
+                "cost": {
+                    "asked": cost.asked,
+                    "sent": cost.sent,
+                    "received": cost.received,
+                    "seconds": round(cost.waited, 4),
+                },
+                "receipt": None if receipt is None else str(receipt),
+            }
+        )
+        return
+    say_table(("input", "answer", "true"), [_row(each) for each in answers[:SHOWN]])
+    if len(answers) > SHOWN:
+        told = Counter("undecided" if each["label"] is None else "decided" for each in answers)
+        say(f"... {len(answers)} in all: {', '.join(f'{count} {word}' for word, count in sorted(told.items()))}")
+    known = [each for each in answers if each["truth"] is not None and each["label"] is not None]
+    if len(known) > 1:
+        right = sum(each["label"] == each["truth"] for each in known)
+        say(f"right: {right} of {len(known)} that are decided")
+    agreed = [f"{each.part} {each.detail}" for each in prediction.findings if each.kind.value == "consensus"]
+    say(f"verified: {'; '.join(agreed) or 'nothing was compared'}")
+    for fault in _faults(directory, prediction.faults):
+        say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    from decentral.run.figures import readable_bytes
+
+    sent, received = readable_bytes(cost.sent), readable_bytes(cost.received)
+    say(f"cost: {cost.asked} answers of replicas, {sent} sent, {received} received, {cost.waited:.2f} s")
+    if receipt is not None:
+        say(f"receipt: {receipt}; check it anywhere: decentral verify {receipt} --trust {directory / 'trust.toml'}")
+
+
+def _say_refused(directory: Path, refused: Unverified, as_json: bool) -> None:
+    faults = _faults(directory, refused.faults)
+    if as_json:
+        say_json({"answers": [], "verdict": {"valid": False, "reasons": list(refused.reasons)}, "faults": faults})
+        return
+    say("no answer that the policy accepts:")
+    for reason in refused.reasons:
+        say(f"  {reason}")
+    for fault in faults:
+        say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+
+
+def _answer(place: int, asked: Asked, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    label = prediction.labels[place] if prediction.labels else None
+    decided = None if label is None or label < 0 else label
+    return {
+        "input": asked.name,
+        "label": decided,
+        "class": None if decided is None else (classes[decided] if decided < len(classes) else str(decided)),
+        "truth": asked.truth,
+        "output": [float(value) for value in prediction.output[place].flatten().tolist()],
+    }
+
+
+def _row(answer: dict[str, Any]) -> tuple[str, ...]:
+    said = answer["class"] or "undecided: too close for what honest machines differ by"
+    return answer["input"], said, "" if answer["truth"] is None else str(answer["truth"])
+
+
+def _plain(finding: Any) -> dict[str, Any]:
+    return {
+        "kind": finding.kind.value,
+        "part": finding.part,
+        "passed": finding.passed,
+        "detail": finding.detail,
+        "measured": finding.measured,
+        "simulated": finding.simulated,
+    }
+
+
+def _faults(directory: Path, faults: Sequence[Fault]) -> list[dict[str, str]]:
+    """Each once, with the peer's name."""
+    from decentral.trust.anchors import FILE, Anchors
+
+    names = {peer.id: peer.name for peer in Anchors.load(directory / FILE).peers}
+    told = [
+        {"node": names.get(each.node, each.node), "part": each.part, "kind": each.kind.value, "detail": each.detail}
+        for each in faults
+    ]
+    return [each for place, each in enumerate(told) if each not in told[:place]]

@@ -1,0 +1,97 @@
+"""An answer of a model that peers serve in parts: from one part to the next goes what a quorum of replicas came to.
+
+Every replica of a part is given the same bytes: those that the winner of the part before had committed to. So where
+replicas of a part disagree, that part is where they first do, and whoever holds the model finds out who lied by
+computing this part alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from decentral.errors import UserError
+from decentral.models.stages import Stage
+from decentral.serving.consultation import consult
+from decentral.serving.replicas import Replicas
+from decentral.trust.anchors import Anchors
+from decentral.trust.consensus import Judgement
+from decentral.trust.evidence import FaultKind, tensors_digest
+from decentral.trust.examination import judged
+from decentral.trust.order import Order
+from decentral.trust.policy import Policy
+from decentral.trust.transcript import Exchange, Transcript
+from decentral.wire.messages import PeerId
+
+Tensors = Mapping[str, Tensor]
+Work = Callable[[Callable[[], Tensors]], Awaitable[Tensors]]
+"""Runs a blocking computation off the event loop."""
+LARGE = 1 << 20
+"""Bytes from which on a digest is taken off the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How an order went: what was said, what comes of it part by part, and why replies are missing."""
+
+    transcript: Transcript
+    judgements: tuple[Judgement, ...]
+    problems: Mapping[PeerId, str]
+
+
+async def digest_of(tensors: Tensors) -> bytes:
+    """`tensors_digest`, which takes a while for large ones."""
+    if sum(tensor.nbytes for tensor in tensors.values()) < LARGE:
+        return tensors_digest(tensors)
+    return await asyncio.to_thread(tensors_digest, tensors)
+
+
+class Chain:
+    """The parts that peers serve. `model`: parts that this client holds too, to settle disputes by."""
+
+    def __init__(self, replicas: Replicas, anchors: Anchors, model: Mapping[str, Stage], work: Work) -> None:
+        self._replicas, self._anchors, self._model, self._work = replicas, anchors, model, work
+
+    async def run(self, order: Order, inputs: Tensors, policy: Policy) -> Course:
+        """Through all parts, or as far as there are answers; `inputs` are the tensors that leave the client."""
+        exchanges: list[Exchange] = []
+        judgements: list[Judgement] = []
+        problems: dict[PeerId, str] = {}
+        digest, passed = order.inputs, inputs
+        for place, step in enumerate(order.steps):
+            found = await consult(order, step, passed, digest, self._replicas)
+            problems |= found.problems
+            exchanges.append(Exchange(step, digest, found.asked, found.replies))
+            transcript = Transcript(order, tuple(exchanges), inputs)
+            judgement = judged(transcript, place, self._anchors, policy)
+            doubtful = judgement.answer is None or any(f.kind is FaultKind.DISAGREED for f in judgement.faults)
+            if doubtful and step.part in self._model:
+                exact = await self.computed(step.part, passed)
+                judgement = judged(transcript, place, self._anchors, policy, exact)
+            judgements.append(judgement)
+            if judgement.answer is None or judgement.answer.tensors is None:
+                break
+            digest, passed = judgement.answer.signed.claim.output, judgement.answer.tensors
+        return Course(Transcript(order, tuple(exchanges), inputs), tuple(judgements), problems)
+
+    async def computed(self, part: str, inputs: Tensors) -> Tensors:
+        """What a part comes to in float64."""
+        return await self._work(lambda: reference(self._model[part], inputs))
+
+
+def reference(stage: Stage, inputs: Tensors) -> Tensors:
+    """A stage's answer in float64. Raises UserError if the stage cannot be computed so."""
+    import copy
+
+    import torch
+
+    exact = copy.deepcopy(stage).double()
+    doubled = {name: each.double() if each.is_floating_point() else each for name, each in inputs.items()}
+    try:
+        with torch.no_grad():
+            return exact.run(doubled)
+    except RuntimeError as error:
+        raise UserError(f"this part cannot be computed in float64 ({error})") from error

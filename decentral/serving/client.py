@@ -1,0 +1,366 @@
+"""A client of a model that peers serve in stages: an answer comes with the evidence for it, or it does not come.
+
+    async with Client.connect("DIR") as client:
+        prediction = await client.predict(images)
+        prediction.labels, prediction.receipt
+
+What a person gives is the folder of a cluster that is up, or a copy of what its clients need: `trust.toml`, the folder
+`client`, and `stages` where this client computes the first parts itself or wants to find out who lied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decentral.core.agreement import certified, end_to_end
+from decentral.core.budget import Budget
+from decentral.errors import DecentralError, UserError
+from decentral.models.stages import Stage
+from decentral.serving.access import CLIENT, Access, access
+from decentral.serving.chain import Chain, Tensors, digest_of
+from decentral.serving.experience import Experience
+from decentral.serving.known_answers import KnownAnswers
+from decentral.serving.ledger import FILE as LEDGER
+from decentral.serving.ledger import Ledger
+from decentral.serving.model import FILE as NETWORK
+from decentral.serving.model import Network, load_stages
+from decentral.serving.model import digest_of as digest_of_stage
+from decentral.serving.noise import Noise
+from decentral.serving.probation import Probation
+from decentral.serving.replicas import Patience, Replicas
+from decentral.serving.reputation import Reputations
+from decentral.serving.routing import Router
+from decentral.trust.anchors import Anchors, Part
+from decentral.trust.evidence import Fault, Finding, Kind
+from decentral.trust.examination import Examination, examine
+from decentral.trust.order import SEED_BYTES, Order, Step
+from decentral.trust.policy import FILE as POLICY
+from decentral.trust.policy import Policy, Verdict
+from decentral.trust.receipt import Receipt
+from decentral.trust.transcript import Transcript
+from decentral.wire.messages import PeerId
+
+STAGES = "stages"
+OFFERED = frozenset({Kind.CONSENSUS})
+"""Evidence that peers of a cluster can give."""
+ATTEMPTS = 3
+"""Times that a batch is asked about, each time without those who failed, before it is given up."""
+UNDECIDED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`asked`: answers that replicas were asked for; bytes of frames; `waited`: seconds in all."""
+
+    asked: int
+    sent: int
+    received: int
+    waited: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """An answer that its policy accepts.
+
+    `output`: of the model, or the first of its tensors; `outputs`: all by name. `labels`: for a classifier's logits
+    (n, classes) the class of each sample that no drift among honest machines can change, or UNDECIDED. `faults`: who
+    did what, on the way to this answer.
+    """
+
+    outputs: Tensors
+    labels: tuple[int, ...]
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    faults: tuple[Fault, ...]
+    problems: Mapping[PeerId, str]
+    receipt: Receipt
+    cost: Cost
+
+    @property
+    def output(self) -> Tensor:
+        return next(iter(self.outputs.values()))
+
+
+class Unverified(DecentralError):
+    """No answer that the policy accepts. `faults`: who is to blame, `receipt`: of the last attempt."""
+
+    def __init__(self, reasons: Sequence[str], faults: Sequence[Fault], receipt: Receipt):
+        self.reasons, self.faults, self.receipt = tuple(reasons), tuple(faults), receipt
+        super().__init__(f"no answer that the policy accepts: {'; '.join(reasons)}")
+
+
+def policy_of(folder: Path) -> Policy:
+    """What an answer of a cluster needs if its client says nothing else. Raises UserError."""
+    return Policy.load(folder / POLICY) if (folder / POLICY).exists() else Policy()
+
+
+def noise_of(stages: Path) -> Noise | None:
+    """What the recipe of a cluster has its clients add to the tensors that leave them. Raises UserError."""
+    said = Network.load(stages).noise if (stages / NETWORK).exists() else None
+    return (
+        None if said is None else Noise(Budget.of(said, lambda problem, key: UserError(f"{stages}: noise: {problem}")))
+    )
+
+
+def held_in(folder: Path, anchors: Anchors, given: Mapping[str, Stage] | None = None) -> dict[str, Stage]:
+    """The stages that a client has, by part, each the one that is pinned. Blocking. Raises UserError."""
+    if given is None:
+        found = load_stages(folder) if folder.is_dir() else {}
+        given = {anchors.parts[place].name: stage for place, stage in found.items() if place < len(anchors.parts)}
+    for part in anchors.parts:
+        if part.name not in given and part.at == "client":
+            raise UserError(f"{folder}: {part.name} is the client's own to compute, and is not there")
+        if part.name in given and digest_of_stage(given[part.name]) != part.digest:
+            raise UserError(f"{folder}: {part.name} is not the one that is pinned")
+    return dict(given)
+
+
+def through(stages: Sequence[Stage], tensors: Tensors) -> Tensors:
+    """Raises UserError for inputs that they do not take."""
+    try:
+        with torch.no_grad():
+            for stage in stages:
+                tensors = stage.run(tensors)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the model does not take this input: {error}") from error
+    return tensors
+
+
+class Connecting:
+    """`await` it for a client that you close, or use it with `async with`."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._connect().__await__()  # type: ignore[no-any-return]
+
+    async def __aenter__(self) -> Client:
+        self._client = await self
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._client is not None
+        await self._client.close()
+
+
+class Client:
+    """See above. Not for several event loops."""
+
+    def __init__(
+        self,
+        cluster: Access,
+        folder: Path,
+        policy: Policy,
+        *,
+        model: Mapping[str, Stage],
+        noise: Noise | None,
+        patience: Patience,
+        stack: AsyncExitStack,
+    ) -> None:
+        self.anchors, self.policy = cluster.anchors, policy
+        self.model = model
+        self._cluster, self._noise, self._stack = cluster, noise, stack
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
+        ledger = Ledger.open(folder / LEDGER)
+        self.reputations = Reputations(ledger)
+        self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
+        self._replicas = Replicas(cluster.links, self._router, patience)
+        self._remembering: set[asyncio.Future[None]] = set()
+        self._probation = Probation(
+            cluster.identity.id, cluster.anchors, self._replicas, self._router, self.reputations, KnownAnswers(ledger)
+        )
+        self._chain = Chain(self._replicas, cluster.anchors, model, self._work)
+
+    @classmethod
+    def connect(
+        cls,
+        where: Path | str,
+        *,
+        policy: Policy | None = None,
+        model: Mapping[str, Stage] | None = None,
+        patience: Patience | None = None,
+    ) -> Connecting:
+        """Of the cluster in a folder. `model`: its stages, as far as this client holds them; None: those of `stages`.
+
+        Raises UserError where there is no cluster that serves a model in stages, and TransportError if it is gone.
+        """
+
+        async def connect() -> Client:
+            folder = Path(where)
+            folder = folder.parent if folder.name == "trust.toml" else folder
+            async with AsyncExitStack() as stack:
+                cluster = await stack.enter_async_context(access(folder))
+                if not cluster.anchors.parts:
+                    raise UserError(f"{folder}: its peers serve no model in stages")
+                held = await asyncio.to_thread(held_in, folder / STAGES, cluster.anchors, model)
+                wanted = policy or policy_of(folder)
+                return cls(
+                    cluster,
+                    folder / CLIENT,
+                    wanted,
+                    model=held,
+                    noise=noise_of(folder / STAGES),
+                    patience=patience or Patience(),
+                    stack=stack.pop_all(),
+                )
+
+        return Connecting(connect)
+
+    async def close(self) -> None:
+        """Raises UserError where what was learned cannot be written down."""
+        try:
+            await asyncio.gather(*self._remembering)
+            self._router.save()
+        finally:
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        await self._replicas.close()
+        self._worker.shutdown(wait=False)
+        await self._stack.aclose()
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent to replicas and received from them."""
+        return self._replicas.traffic
+
+    # ---- asking ---------------------------------------------------------------------------------------------------
+
+    async def predict(self, batch: Tensor | Tensors, policy: Policy | None = None) -> Prediction:
+        """What the model says of a batch (n, ...), or of named tensors where it takes several.
+
+        Raises UserError for what cannot be asked and a policy that this cluster cannot meet, before anybody is asked;
+        Unverified where no answer is accepted.
+        """
+        wanted, began = policy or self.policy, time.monotonic()
+        replicas = {part.name: len(self.anchors.replicas(part.name)) for part in self._remote}
+        wanted.check_possible(replicas, OFFERED)
+        before = self.traffic
+        inputs = await self._front(batch)
+        digest = await digest_of(inputs)
+        faults, problems, asked = list[Fault](), dict[PeerId, str](), 0
+        for _ in range(ATTEMPTS):
+            order = self._order(digest, wanted, {fault.node for fault in faults})
+            course = await self._chain.run(order, inputs, wanted)
+            found = examine(course.transcript, self.anchors, wanted, judgements=course.judgements)
+            asked += sum(len(exchange.asked) for exchange in course.transcript.exchanges)
+            faults += found.faults
+            problems |= course.problems
+            self._remember(found, course.transcript)
+            if found.verdict.valid or not found.faults:  # nobody failed: another attempt would end alike
+                break
+        receipt = Receipt.signed(course.transcript, found, self._cluster.identity)
+        if not found.verdict.valid or found.output is None:
+            raise Unverified(found.verdict.reasons, faults, receipt)
+        sent, received = (now - then for now, then in zip(self.traffic, before, strict=True))
+        return Prediction(
+            outputs=found.output,
+            labels=self._labels(found.output),
+            verdict=found.verdict,
+            findings=found.findings,
+            faults=tuple(faults),
+            problems=problems,
+            receipt=receipt,
+            cost=Cost(asked, sent, received, time.monotonic() - began),
+        )
+
+    async def stream(
+        self, batches: Iterable[Tensor | Tensors], policy: Policy | None = None, *, ahead: int | None = None
+    ) -> AsyncIterator[Prediction]:
+        """The same for many batches, in their order; up to `ahead` of them are under way at once, so that every part
+        has work. None: two for each part."""
+        depth = ahead or 2 * len(self.anchors.parts)
+        running: list[asyncio.Task[Prediction]] = []
+        waiting = iter(batches)
+        try:
+            while True:
+                while len(running) < depth and (batch := next(waiting, None)) is not None:
+                    running.append(asyncio.create_task(self.predict(batch, policy)))
+                if not running:
+                    return
+                yield await running.pop(0)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    @property
+    def _remote(self) -> list[Part]:
+        return [part for part in self.anchors.parts if part.at == "peers"]
+
+    async def _front(self, batch: Tensor | Tensors) -> Tensors:
+        """The tensors that leave: after the parts that this client computes itself."""
+        first = self.anchors.parts[0]
+        tensors: Tensors = {first.inputs[0]: batch} if isinstance(batch, Tensor) else dict(batch)
+        if set(tensors) != set(first.inputs):
+            raise UserError(f"the model takes {', '.join(first.inputs)}, not {', '.join(sorted(tensors)) or 'nothing'}")
+        for name, tensor in tensors.items():
+            if not tensor.ndim or not len(tensor):
+                raise UserError(f"the input {name!r} is empty: a batch has samples along its first axis")
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise UserError(f"the input {name!r} is not finite")
+        stages = [self.model[part.name] for part in self.anchors.parts if part.at == "client"]
+        if stages:
+            tensors = await self._work(lambda: through(stages, tensors))
+        return tensors if self._noise is None else self._noise(tensors)
+
+    def _order(self, inputs: bytes, policy: Policy, avoided: set[PeerId]) -> Order:
+        steps = []
+        for part in self._remote:
+            everybody = [peer.id for peer in self.anchors.replicas(part.name)]
+            trusted = [peer for peer in everybody if peer not in avoided]
+            candidates = trusted if len(trusted) >= policy.replicas else everybody
+            server = self._router.serves(part.name, candidates)
+            steps.append(Step(part.name, bytes.fromhex(part.digest), server, self.reputations.weights(candidates)))
+        local = tuple((part.name, bytes.fromhex(part.digest)) for part in self.anchors.parts if part.at == "client")
+        return Order(
+            os.urandom(SEED_BYTES),
+            self.anchors.epoch,
+            self._cluster.identity.id,
+            int(time.time()),
+            policy,
+            inputs,
+            tuple(steps),
+            local,
+        )
+
+    def _remember(self, found: Examination, transcript: Transcript) -> None:
+        """What this says of those who took part; it is written down, and newcomers are tested, while others answer."""
+        agreed = [PeerId(peer) for judgement in found.judgements if judgement.answer for peer in judgement.vote.near]
+
+        async def remember() -> None:
+            await asyncio.to_thread(self.reputations.record, found.faults, agreed)
+            if found.verdict.valid:
+                await asyncio.to_thread(self._probation.learn, transcript)
+                for part in self._remote:
+                    await self._probation.test(part)
+
+        remembering = asyncio.ensure_future(remember())
+        self._remembering.add(remembering)
+        remembering.add_done_callback(self._remembering.discard)
+
+    def _labels(self, outputs: Tensors) -> tuple[int, ...]:
+        if len(outputs) != 1 or (logits := next(iter(outputs.values()))).ndim != 2 or not logits.is_floating_point():
+            return ()
+        parts = self.anchors.parts
+        drift = end_to_end([part.tolerance for part in parts], [part.gain for part in parts])
+        return tuple(certified(logits, drift).tolist())
+
+    async def _work(self, fn: Callable[[], Tensors]) -> Tensors:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, fn)

@@ -1,0 +1,186 @@
+"""One part of a model asked about one input: its replicas commit to their answers, all of them, and then reveal them.
+
+Whoever does not commit in time is replaced by the next in the line that the order draws. All are told the same until
+they have committed, so that nobody knows who serves, who audits, or whether anybody does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from decentral.errors import Refusal, Refused, TransportError, Unreachable
+from decentral.serving.replicas import Replicas
+from decentral.trust.evidence import Reply, tensors_digest
+from decentral.trust.order import Order, Step
+from decentral.wire.conversation import Commitment, Fetch, Open, Output, Reveal, Task, Terms
+from decentral.wire.messages import PeerId
+from decentral.wire.sessions import Conversation
+
+Tensors = Mapping[str, Tensor]
+BUSY_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds before a replica that is busy is asked again, doubled each time, for as long as it may take to commit."""
+
+
+@dataclass(slots=True)
+class _Replica:
+    """A replica that has committed."""
+
+    peer: PeerId
+    conversation: Conversation
+    reply: Reply
+    seconds: float
+    """Until it had committed."""
+    fetched: bool = False
+    """Whether it has been asked for its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consultation:
+    """Who was asked, in the order of the line; what came of each, less where a deadline ended; and why it was less."""
+
+    asked: tuple[PeerId, ...]
+    replies: Mapping[PeerId, Reply]
+    problems: Mapping[PeerId, str]
+
+
+async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, replicas: Replicas) -> Consultation:
+    """Asks the replicas of one part; `digest` is that of `inputs`."""
+    question = order.question(step, digest)
+    task = Task(step.part, step.model, inputs, Terms(question.task, question.nonce, question.epoch))
+    async with AsyncExitStack() as stack:
+        line = _Line(order.line(step), task, replicas, stack)
+        stack.callback(line.tell)
+        if order.policy.audits < 1:
+            await line.commit(1)  # whether others are asked too is told by what comes after
+        await line.commit(order.policy.sizes(order.seed, step.part).replicas)
+        await line.reveal()
+        return Consultation(tuple(line.asked), line.replies(), line.problems)
+
+
+class _Line:
+    """The replicas in the order in which they are asked, and what has come of those that were."""
+
+    def __init__(self, waiting: list[PeerId], task: Task, replicas: Replicas, conversations: AsyncExitStack) -> None:
+        self._waiting, self._task, self._replicas, self._conversations = waiting, task, replicas, conversations
+        self._patience, self._watch = replicas.patience, replicas.watch
+        self._committed: dict[PeerId, _Replica] = {}
+        self.asked: list[PeerId] = []
+        self.problems: dict[PeerId, str] = {}
+
+    def replies(self) -> dict[PeerId, Reply]:
+        return {peer: self._committed[peer].reply for peer in self.asked if peer in self._committed}
+
+    def tell(self) -> None:
+        """How long each took to commit, if it then did all that it was asked for."""
+        for peer in self.asked:
+            did = peer in self._committed and peer not in self.problems
+            self._watch.ended(peer, self._committed[peer].seconds if did else None)
+
+    # ---- committing -----------------------------------------------------------------------------------------------
+
+    async def commit(self, count: int) -> None:
+        """Until so many have committed, or nobody is left to ask."""
+        async with asyncio.TaskGroup() as group:
+            running: set[asyncio.Task[None]] = set()
+            while True:
+                while self._waiting and len(self._committed) + len(running) < count:
+                    peer = self._waiting.pop(0)
+                    self.asked.append(peer)
+                    self._watch.began(peer)
+                    running.add(group.create_task(self._commit(peer)))
+                if not running:
+                    return
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _commit(self, peer: PeerId) -> None:
+        loop = asyncio.get_running_loop()
+        began, ends = loop.time(), loop.time() + self._patience.commit
+        async with self._noting(peer, ends):
+            conversation, commitment = await self._until_free(peer, ends)
+            self._committed[peer] = _Replica(peer, conversation, Reply(commitment.digest), loop.time() - began)
+
+    @asynccontextmanager
+    async def _noting(self, peer: PeerId, ends: float) -> AsyncIterator[None]:
+        """What a replica does not say until then is missing in its reply; here stands why."""
+        try:
+            async with asyncio.timeout_at(ends):
+                yield
+        except TransportError as error:
+            self.problems[peer] = str(error)
+        except TimeoutError:
+            self.problems[peer] = "silent"
+
+    async def _until_free(self, peer: PeerId, ends: float) -> tuple[Conversation, Commitment]:
+        """Asks again where the replica has too much to do."""
+        loop, pause = asyncio.get_running_loop(), BUSY_PAUSE
+        while True:
+            session = await self._replicas.session(peer)
+            conversation = await self._conversations.enter_async_context(session.converse())
+            await conversation.say(self._task)
+            try:
+                heard = await conversation.hear()
+            except Refused as refused:
+                if refused.reason is not Refusal.BUSY or loop.time() + pause > ends:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            if not isinstance(heard, Commitment):
+                raise Unreachable(f"{peer}: its answer breaks the protocol ({type(heard).__name__})")
+            return conversation, heard
+
+    # ---- revealing ------------------------------------------------------------------------------------------------
+
+    async def reveal(self) -> None:
+        """All who have committed; the first of them in the line sends its output at once."""
+        committed = [self._committed[peer] for peer in self.asked if peer in self._committed]
+        if not committed:
+            return
+        shown = Open(tuple(sorted({replica.reply.commitment or b"" for replica in committed})))
+        committed[0].fetched = True
+        async with asyncio.TaskGroup() as group:
+            for replica in committed:
+                group.create_task(self._reveal(replica, shown))
+        holders: dict[bytes, list[_Replica]] = {}
+        for replica in committed:
+            if (reveal := replica.reply.reveal) is not None:
+                holders.setdefault(reveal.output, []).append(replica)
+        async with asyncio.TaskGroup() as group:
+            for digest, those in holders.items():
+                group.create_task(self._share(digest, those))
+
+    async def _reveal(self, replica: _Replica, shown: Open) -> None:
+        async with self._noting(replica.peer, self._revealing()):
+            await replica.conversation.say(shown)
+            if replica.fetched:
+                await replica.conversation.say(Fetch())
+            heard = await replica.conversation.hear()
+            if isinstance(heard, Reveal):
+                replica.reply = replace(replica.reply, reveal=heard)
+                if replica.fetched:
+                    await self._take_output(replica)
+
+    async def _share(self, digest: bytes, holders: Sequence[_Replica]) -> None:
+        """One output for all who revealed its digest: it is sent until it is the right one once."""
+        for holder in holders:
+            if not holder.fetched:
+                holder.fetched = True
+                async with self._noting(holder.peer, self._revealing()):
+                    await holder.conversation.say(Fetch())
+                    await self._take_output(holder)
+            tensors = holder.reply.tensors
+            if tensors is not None and tensors_digest(tensors) == digest:
+                return
+
+    def _revealing(self) -> float:
+        return asyncio.get_running_loop().time() + self._patience.reveal
+
+    async def _take_output(self, replica: _Replica) -> None:
+        heard = await replica.conversation.hear()
+        if isinstance(heard, Output):
+            replica.reply = replace(replica.reply, tensors=heard.tensors)

@@ -1,0 +1,79 @@
+"""The command says what was answered, what was verified, and who failed; its receipt is good elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from decentral.serving.model import Network, save_stages
+from decentral.serving.stage import StageService
+from decentral.trust.receipt import verify
+
+
+class Lies(StageService):
+    """Adds to what it computes."""
+
+    def answer(self, inputs: Any, client: Any) -> Any:
+        return {name: tensor + 1 for name, tensor in super().answer(inputs, client).items()}
+
+
+async def predict(cluster: Any, *arguments: str) -> tuple[int, str, str]:
+    network = Network(
+        "mlp", {"hidden": [16, 12, 16]}, (1, 8, 8), 10, ("2", "6"), True, "x", {"name": "digits"},
+        tuple("0123456789"), (0.0,), (16.0,), 16,
+    )  # fmt: skip
+    (cluster.folder / "stages").mkdir(exist_ok=True)
+    save_stages(cluster.folder / "stages", network, cluster.stages)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "decentral", "predict", str(cluster.folder), *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(100):
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_answers_evidence_and_the_liar_are_told(cluster, tmp_path):
+    made = await cluster(liars={"stage-1-b": Lies})
+    receipt = tmp_path / "receipt.json"
+    code, out, err = await predict(made, "digits:7", "digits:8", "--json", "--receipt", str(receipt))
+    assert code == 0, err
+    said = json.loads(out)
+    assert [each["input"] for each in said["answers"]] == ["digits:7", "digits:8"]
+    assert said["verdict"]["valid"]
+    assert [(each["node"], each["kind"]) for each in said["faults"]] == [("stage-1-b", "lied")]
+    assert verify(receipt, made.folder / "trust.toml").valid
+    code, out, _ = await predict(made, "digits:7")
+    assert code == 0
+    assert "verified: stage-0" in out and "lied: stage-1-b" in out
+
+
+async def test_where_no_answer_is_accepted_the_exit_code_says_so_and_the_evidence_is_kept(cluster, tmp_path):
+    made = await cluster(liars={"stage-1-a": Lies, "stage-1-b": Lies})
+    receipt = tmp_path / "receipt.json"
+    code, out, _ = await predict(made, "digits:7", "--receipt", str(receipt))
+    assert code == 1
+    assert "no answer that the policy accepts" in out and "lied: stage-1-a" in out
+    assert not verify(receipt, made.folder / "trust.toml").valid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("digits:9999",), "test images 0 to 354"),
+        (("digits:7", "--require", "zk"), "wants zk"),
+        (("digits:7", "--require", "faith"), "unknown requirement"),
+        (("digits:7", "--receipt", "absent/folder/r.json"), "there is no folder"),
+    ],
+    ids=lambda value: str(value[-1])[:20],
+)
+async def test_what_cannot_be_asked_ends_with_one_line(cluster, arguments, said):
+    made = await cluster()
+    code, out, err = await predict(made, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err

@@ -1,0 +1,171 @@
+"""All commit before anybody reveals; who does not is replaced; an output is sent once for all who came to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from decentral.errors import Malformed, Refusal
+from decentral.serving.access import access
+from decentral.serving.consultation import Consultation, consult
+from decentral.serving.replicas import Patience, Replicas
+from decentral.serving.stage import StageService
+from decentral.trust.evidence import tensors_digest
+from decentral.trust.order import Order, Step
+from decentral.trust.policy import Policy
+
+X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+PLAIN, EQUAL = Policy(), 1.0
+
+
+class Watching:
+    def __init__(self) -> None:
+        self.began_: list[str] = []
+        self.ended_: dict[str, float | None] = {}
+
+    def began(self, peer: str) -> None:
+        self.began_.append(peer)
+
+    def ended(self, peer: str, seconds: float | None) -> None:
+        self.ended_[peer] = seconds
+
+
+class Telling(StageService):
+    """Writes down what it is told and what it says, in one list for all."""
+
+    log: ClassVar[list[tuple[str, str]]] = []
+
+    async def commit(self, sealed: Any, client: Any) -> None:
+        self.log.append(("commit", self.identity.id))
+        await super().commit(sealed, client)
+
+    async def reveal(self, sealed: Any, shown: Any, client: Any) -> None:
+        self.log.append(("reveal", self.identity.id))
+        await super().reveal(sealed, shown, client)
+
+    async def deliver(self, outputs: Any, client: Any) -> None:
+        self.log.append(("deliver", self.identity.id))
+        await super().deliver(outputs, client)
+
+
+class Busy(StageService):
+    """Has too much to do, the first two times."""
+
+    times = 0
+
+    async def __call__(self, task: Any, client: Any) -> None:
+        self.times += 1
+        if self.times <= 2:
+            raise Malformed(Refusal.BUSY, "come again")
+        await super().__call__(task, client)
+
+
+def order_for(cluster: Any, policy: Policy = PLAIN, server: str = "stage-0-a") -> tuple[Order, dict[str, Any]]:
+    part = cluster.anchors.parts[0]
+    peers = {peer.name: peer.id for peer in cluster.anchors.replicas(part.name)}
+    step = Step(part.name, bytes.fromhex(part.digest), peers[server], dict.fromkeys(peers.values(), EQUAL))
+    inputs = {part.inputs[0]: X}
+    made = Order(os.urandom(32), 1, peers[server], int(time.time()), policy, tensors_digest(inputs), (step,))
+    return made, inputs
+
+
+@asynccontextmanager
+async def asking(cluster: Any, watch: Watching, patience: Patience):
+    async with access(cluster.folder) as opened:
+        replicas = Replicas(opened.links, watch, patience)
+        try:
+
+            async def ask(order: Order, inputs: Any) -> Consultation:
+                return await consult(order, order.steps[0], inputs, order.inputs, replicas)
+
+            yield ask
+        finally:
+            await replicas.close()
+
+
+QUICK = Patience(opening=5, commit=3, reveal=1)
+
+
+async def test_nobody_reveals_before_all_have_committed_and_one_delivers(cluster):
+    Telling.log = []
+    made = await cluster(liars={f"stage-0-{letter}": Telling for letter in "abc"})
+    watch = Watching()
+    async with asking(made, watch, QUICK) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    said = [what for what, _ in Telling.log]
+    assert said[:3] == ["commit"] * 3
+    assert sorted(said[3:]) == ["deliver", "reveal", "reveal", "reveal"]
+    assert ("deliver", order.line(order.steps[0])[0]) in Telling.log
+    assert list(found.asked) == order.line(order.steps[0])[:3]
+    assert all(reply.commitment and reply.reveal for reply in found.replies.values())
+    assert [reply.tensors is not None for reply in found.replies.values()].count(True) == 1
+    assert set(watch.began_) == set(found.asked)
+    assert all(seconds is not None and seconds > 0 for seconds in watch.ended_.values())
+
+
+async def test_who_is_busy_is_asked_again(cluster):
+    made = await cluster(liars={"stage-0-b": Busy})
+    async with asking(made, Watching(), QUICK) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    assert len(found.asked) == 3
+    assert found.problems == {}
+    assert made.services["stage-0-b"].times == 3
+
+
+async def test_who_cannot_be_reached_is_replaced_by_the_next_in_the_line(cluster):
+    made = await cluster(replicas=5)
+    await made.kill("stage-0-a")
+    watch = Watching()
+    async with asking(made, watch, QUICK) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    line = order.line(order.steps[0])
+    assert list(found.asked) == line[:4]
+    assert set(found.replies) == set(line[1:4])
+    assert list(found.problems) == [line[0]]
+    assert watch.ended_[line[0]] is None
+
+
+async def test_where_too_few_are_left_all_have_been_asked(cluster):
+    made = await cluster()
+    await made.kill("stage-0-b")
+    await made.kill("stage-0-c")
+    async with asking(made, Watching(), QUICK) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    assert len(found.asked) == 3
+    assert len(found.replies) == 1
+
+
+async def test_audits_are_announced_only_after_the_one_that_serves_has_committed(cluster):
+    Telling.log = []
+    made = await cluster(liars={f"stage-0-{letter}": Telling for letter in "abc"})
+    policy = Policy(audits=0.5)
+    async with asking(made, Watching(), QUICK) as ask:
+        for _ in range(10):
+            order, inputs = order_for(made, policy)
+            Telling.log.clear()
+            found = await ask(order, inputs)
+            assert Telling.log[0] == ("commit", order.steps[0].server)
+            assert len(found.asked) == policy.sizes(order.seed, "stage-0").replicas
+
+
+async def test_whoever_stops_waiting_leaves_nothing_behind(cluster):
+    made = await cluster()
+    async with asking(made, Watching(), replace(QUICK, commit=30)) as ask:
+        order, inputs = order_for(made)
+        waiting = asyncio.ensure_future(ask(order, inputs))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled()
+        again, inputs = order_for(made)
+        assert len((await ask(again, inputs)).replies) == 3
