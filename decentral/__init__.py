@@ -14,17 +14,23 @@ if TYPE_CHECKING:
     from decentral.launch.background import LocalCluster
     from decentral.models.stages import split
     from decentral.models.tracing import permutation_spec
+    from decentral.serving.client import Client, Prediction, Unverified
     from decentral.serving.pipeline import DecentralizedDiffusionPipeline
     from decentral.training.activations import NotFinite, ambiguous_units
     from decentral.training.merging import match, merge, permute
+    from decentral.trust.policy import Policy
     from decentral.trust.receipt import verify
 
 __all__ = [
+    "Client",
     "DecentralizedDiffusionPipeline",
     "LocalCluster",
     "NotFinite",
     "Permutation",
     "PermutationSpec",
+    "Policy",
+    "Prediction",
+    "Unverified",
     "__version__",
     "ambiguous_units",
     "match",
@@ -42,11 +48,15 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "Client": "decentral.serving.client:Client",
     "DecentralizedDiffusionPipeline": "decentral.serving.pipeline:DecentralizedDiffusionPipeline",
     "LocalCluster": "decentral.launch.background:LocalCluster",
     "NotFinite": "decentral.training.activations:NotFinite",
     "Permutation": "decentral.core.permutation:Permutation",
     "PermutationSpec": "decentral.core.permutation:PermutationSpec",
+    "Policy": "decentral.trust.policy:Policy",
+    "Prediction": "decentral.serving.client:Prediction",
+    "Unverified": "decentral.serving.client:Unverified",
     "ambiguous_units": "decentral.training.activations:ambiguous_units",
     "match": "decentral.training.merging:match",
     "merge": "decentral.training.merging:merge",
