@@ -30,6 +30,7 @@ COMMANDS = (
     "logs",
     "down",
     "predict",
+    "gateway",
     "verify",
     "calibrate",
     "generate",

@@ -1,0 +1,53 @@
+"""`decentral gateway`: a standing cluster for programs that speak HTTP, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from decentral.cli.output import JsonOption, note, say, say_json
+
+if TYPE_CHECKING:
+    from decentral.launch.gateway import Listening
+
+
+def gateway(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a cluster that is up.")],
+    host: Annotated[
+        str, typer.Option(help="The address to listen at: 127.0.0.1 is reached from this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8443,
+    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="For TLS, in PEM. [default: made]")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Of the certificate, in PEM.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer HTTP requests with what the peers of a cluster compute and this client verifies.
+
+    Who asks needs the token in DIR/client/gateway.token, and trusts DIR/client/gateway.crt unless --certificate names
+    another. /openapi.json describes the interface.
+    """
+    from decentral.launch.gateway import serve_gateway
+
+    def told(listening: Listening) -> None:
+        shown = listening.certificate
+        if as_json:
+            say_json(
+                {
+                    "url": listening.url,
+                    "token": str(listening.token),
+                    "certificate": None if shown is None else str(shown),
+                }
+            )
+            return
+        trusted = "" if shown is None else f"--cacert {shown} "
+        say(listening.url)
+        note(f'curl {trusted}-H "Authorization: Bearer $(cat {listening.token})" {listening.url}/v1/model')
+        note("Ctrl-C ends it")
+
+    try:
+        asyncio.run(serve_gateway(directory, told, host=host, port=port, certificate=certificate, key=key))
+    except asyncio.CancelledError:  # SIGTERM
+        return

@@ -1,0 +1,119 @@
+"""A gateway as a process: where it listens, with which certificate, and how it ends.
+
+It is a client of a standing cluster, and no node of it: it may run on any machine that has the files of a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from decentral.errors import UserError
+
+CONNECTIONS = 256
+ENDING = 10
+"""Seconds for requests that are under way when it is told to end."""
+MOST_HEADERS = 64 << 10
+"""Bytes, of a request's first line and headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What callers need: where it is, a file with the token, and one with the certificate if that is of our making."""
+
+    url: str
+    token: Path
+    certificate: Path | None
+
+
+async def serve_gateway(
+    directory: Path,
+    told: Callable[[Listening], None],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> None:
+    """Answers HTTP until it is cancelled, or SIGTERM comes; `told` is called once it listens. Port 0: any that is free.
+
+    Raises UserError for what cannot be used, and TransportError if the cluster is gone.
+    """
+    try:
+        import uvicorn
+
+        from decentral.serving.gateway import Gateway
+    except ImportError as error:
+        raise UserError(f"the gateway needs {error.name}: pip install 'decentral[gateway]'") from error
+    from decentral.serving.access import CLIENT
+    from decentral.serving.client import STAGES, Client
+    from decentral.serving.https import TOKEN, open_chain, open_token
+    from decentral.serving.model import FILE, Network
+
+    class Server(uvicorn.Server):
+        """Signals are the process's, which closes its client before it ends."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    folder = directory / CLIENT
+    async with Client.connect(directory) as client:
+        token, chain = open_token(folder), open_chain(folder, host, certificate, key)
+        network = Network.load(directory / STAGES) if (directory / STAGES / FILE).exists() else None
+        with listening(host, port) as taken:
+            config = uvicorn.Config(
+                Gateway(client, token, network=network).app(),
+                ssl_certfile=chain.certificate,
+                ssl_keyfile=chain.key,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=ENDING,
+                h11_max_incomplete_event_size=MOST_HEADERS,
+            )
+            server = Server(config)
+            at = taken.getsockname()
+            told(Listening(f"https://{_written(host)}:{at[1]}", folder / TOKEN, chain.shown))
+            serving = asyncio.create_task(server.serve(sockets=[taken]))
+            try:
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                server.should_exit = True
+                await serving
+                raise
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket to which callers can connect. Raises UserError naming what cannot be taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--host {host}: is no address of this machine ({error})") from error
+    with taken:
+        try:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+            taken.listen()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"port {port} of {host} cannot be taken ({error}); choose another with --port") from error
+        yield taken
+
+
+def _written(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

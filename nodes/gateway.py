@@ -1,0 +1,38 @@
+"""The HTTP gateway in front of a standing cluster, as a client of it.
+
+    python nodes/gateway.py --dir CLUSTER --port 8443
+
+It needs the files of a client (`trust.toml`, `client/`, and `stages/` if there are any), makes a token and a
+certificate in `client/` where there are none, and answers until it is told to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from decentral.launch.gateway import Listening, serve_gateway
+from decentral.launch.life import live
+
+
+def told(listening: Listening) -> None:
+    print(listening.url, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, required=True, help="the directory of a cluster that is up")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
+    parser.add_argument("--port", type=int, default=8443, help="0: any that is free")
+    parser.add_argument("--certificate", type=Path, help="for TLS, in PEM, with --key; otherwise one is made")
+    parser.add_argument("--key", type=Path, help="of the certificate, in PEM")
+    given = parser.parse_args()
+    serving = serve_gateway(
+        given.dir, told, host=given.host, port=given.port, certificate=given.certificate, key=given.key
+    )
+    return live(serving)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""`decentral gateway` says where it is and how to call it, and ends with Ctrl-C; what it cannot use it names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from decentral.cli.main import INTERRUPTED, app
+
+DEADLINE = 60.0
+
+
+@pytest.mark.slow
+async def test_it_says_how_to_call_it_and_ends_with_ctrl_c(cluster: Any) -> None:
+    made = await cluster()
+    command = [sys.executable, "-m", "decentral", "gateway", str(made.folder), "--port", "0"]
+    pipe = asyncio.subprocess.PIPE
+    for more in ([], ["--json"]):
+        process = await asyncio.create_subprocess_exec(*command, *more, stdout=pipe, stderr=pipe)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(DEADLINE):
+                if more:
+                    said = json.loads(await process.stdout.readuntil(b"}\n"))
+                    url = said["url"]
+                    assert said["token"] == str(made.folder / "client" / "gateway.token")
+                    assert said["certificate"] == str(made.folder / "client" / "gateway.crt")
+                else:
+                    url = (await process.stdout.readline()).decode().strip()
+                token = (made.folder / "client" / "gateway.token").read_text().strip()
+                async with httpx2.AsyncClient(verify=False) as http:
+                    told = await http.get(f"{url}/v1/model", headers={"Authorization": f"Bearer {token}"})
+                assert told.json()["epoch"] == 1
+                process.send_signal(signal.SIGINT)
+                _, error = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == INTERRUPTED
+        assert (b"curl --cacert" in error) is not bool(more)
+
+
+def test_what_it_cannot_use_is_named(tmp_path: Path) -> None:
+    for arguments, why in (
+        ([str(tmp_path)], "trust.toml"),
+        ([str(tmp_path), "--port", "70000"], "65535"),
+    ):
+        result = CliRunner().invoke(app, ["gateway", *arguments])
+        assert result.exit_code == 2
+        assert why in result.output

@@ -1,0 +1,84 @@
+"""A gateway as a process: TLS that its callers can check, and a memory that is written down when it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import torch
+
+from decentral.errors import UserError
+from decentral.launch.gateway import Listening, listening, serve_gateway
+from decentral.serving.access import CLIENT
+from decentral.serving.https import PUBLIC, TOKEN
+from decentral.serving.ledger import FILE, Ledger
+from decentral.serving.stage import StageService
+
+X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+DEADLINE = 60.0
+
+
+def caller(folder: Path, url: str, **options: Any) -> httpx2.AsyncClient:
+    """Who has been given the certificate and the token."""
+    trusted = ssl.create_default_context(cafile=str(folder / CLIENT / PUBLIC))
+    headers = {"Authorization": f"Bearer {(folder / CLIENT / TOKEN).read_text().strip()}"}
+    return httpx2.AsyncClient(base_url=url, headers=headers, verify=trusted, **options)
+
+
+async def test_requests_under_way_are_answered_before_it_ends(cluster: Any) -> None:
+    asked, going = asyncio.Event(), asyncio.Event()
+
+    class Waits(StageService):
+        async def commit(self, *args: Any) -> None:
+            asked.set()
+            await going.wait()
+            await super().commit(*args)
+
+    made = await cluster(liars={f"stage-1-{letter}": Waits for letter in "abc"})
+    told: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve_gateway(made.folder, told.set_result))
+    async with asyncio.timeout(DEADLINE):
+        where = await told
+        assert where.certificate == made.folder / CLIENT / PUBLIC
+        async with httpx2.AsyncClient() as stranger:
+            with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                await stranger.get(f"{where.url}/v1/health")
+        async with caller(made.folder, where.url, timeout=DEADLINE) as http:
+            answering = asyncio.create_task(http.post("/v1/predict", json={"inputs": X.tolist()}))
+            await asked.wait()
+            serving.cancel()
+            going.set()
+            assert torch.equal(torch.tensor((await answering).json()["output"]), made.expected(X))
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+    with Ledger.open(made.folder / CLIENT / FILE) as ledger, ledger.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM tracks").fetchone()[0] >= len(made.anchors.peers)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", int(where.url.rpartition(":")[2])), timeout=5)
+
+
+def test_a_port_that_is_taken_or_a_host_that_is_elsewhere_is_named() -> None:
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} of"), listening("127.0.0.1", port):
+            raise AssertionError("two listen at one port")
+    for host in ("nowhere.invalid", "203.0.113.9"):
+        with pytest.raises(UserError, match=host), listening(host, 0):
+            raise AssertionError("it listens where it is not")
+
+
+async def test_without_what_it_needs_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"uvicorn: pip install 'decentral\[gateway\]'"):
+        await serve_gateway(tmp_path, lambda where: None)
+
+
+async def test_a_folder_without_a_cluster_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trust\.toml"):
+        await serve_gateway(tmp_path, lambda where: None)
