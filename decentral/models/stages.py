@@ -72,6 +72,16 @@ class Stage(nn.Module):
         found = [tensor for _, tensor in leaves(self.network(*(tensors[name] for name in names)))]
         return dict(zip((port.name for port in self.outputs), found, strict=True))
 
+    def exact(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same in float64, for disputes. Raises UserError where it cannot be, ValueError for other inputs."""
+        twin = copy.deepcopy(self).double()
+        doubled = {name: each.double() if each.is_floating_point() else each for name, each in tensors.items()}
+        try:
+            with torch.no_grad():
+                return twin.run(doubled)
+        except RuntimeError as error:
+            raise UserError(f"this part cannot be computed in float64 ({error})") from error
+
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers under the names that they have in the whole network; fit for safetensors.
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from decentral.errors import UserError
 from decentral.models.stages import Stage
 from decentral.serving.consultation import consult
 from decentral.serving.replicas import Replicas
@@ -79,19 +78,4 @@ class Chain:
 
     async def computed(self, part: str, inputs: Tensors) -> Tensors:
         """What a part comes to in float64."""
-        return await self._work(lambda: reference(self._model[part], inputs))
-
-
-def reference(stage: Stage, inputs: Tensors) -> Tensors:
-    """A stage's answer in float64. Raises UserError if the stage cannot be computed so."""
-    import copy
-
-    import torch
-
-    exact = copy.deepcopy(stage).double()
-    doubled = {name: each.double() if each.is_floating_point() else each for name, each in inputs.items()}
-    try:
-        with torch.no_grad():
-            return exact.run(doubled)
-    except RuntimeError as error:
-        raise UserError(f"this part cannot be computed in float64 ({error})") from error
+        return await self._work(lambda: self._model[part].exact(inputs))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from decentral.errors import UserError
-from decentral.models.stages import Stage
 from decentral.serving.model import digest_of, load_stages
 from decentral.trust.anchors import Anchors
 from decentral.trust.consensus import Tensors
@@ -47,18 +43,7 @@ def settle(transcript: Transcript, anchors: Anchors, folder: Path) -> Settled:
         if digest_of(stage) != pinned.digest:
             raise UserError(f"{folder}: its {pinned.name} is not the one that is pinned")
         try:
-            references[pinned.name] = reference(stage, wanted[place])
+            references[pinned.name] = stage.exact(wanted[place])
         except (UserError, ValueError):  # who disagree may have been given anything
             left[pinned.name] = "cannot be computed from what it was given"
     return Settled(references, left)
-
-
-def reference(stage: Stage, inputs: Tensors) -> Tensors:
-    """A stage's answer in float64. Raises UserError if the stage cannot be computed so, ValueError for other inputs."""
-    exact = copy.deepcopy(stage).double()
-    doubled = {name: each.double() if each.is_floating_point() else each for name, each in inputs.items()}
-    try:
-        with torch.no_grad():
-            return exact.run(doubled)
-    except RuntimeError as error:
-        raise UserError(f"this part cannot be computed in float64 ({error})") from error

@@ -133,6 +133,21 @@ def test_a_stage_may_become_another_type_while_the_network_stays() -> None:
         split(lazy, 1, x)
 
 
+def test_the_exact_answer_is_in_float64_and_the_stage_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    stage = split(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), ["1"], torch.rand(2, 4))[0]
+    given_ = {stage.inputs[0].name: torch.rand(5, 4)}
+    (exact,) = stage.exact(given_).values()
+    (rounded,) = stage.run(given_).values()
+    assert exact.dtype == torch.float64
+    assert torch.allclose(exact.float(), rounded, atol=1e-6)
+    assert {each.dtype for each in stage.state().values()} == {torch.float32}
+    with pytest.raises(ValueError, match="the inputs are"):
+        stage.exact({"other": torch.rand(5, 4)})
+    with pytest.raises(UserError, match="cannot be computed in float64"):
+        stage.exact({stage.inputs[0].name: torch.rand(5, 3)})
+
+
 def test_cuts_may_be_given_in_any_order() -> None:
     model, x = network("resnet20"), images("resnet20")
     one, other = split(model, ["stages.1", "stages.0"], x), split(model, ["stages.0", "stages.1"], x)

@@ -15,7 +15,7 @@ import torch
 
 from decentral.models.stages import Stage
 from decentral.serving.access import access
-from decentral.serving.chain import Chain, Course, digest_of, reference
+from decentral.serving.chain import Chain, Course, digest_of
 from decentral.serving.replicas import Patience, Replicas
 from decentral.serving.stage import StageService
 from decentral.trust.evidence import FaultKind, Kind
@@ -227,11 +227,3 @@ async def test_every_part_is_given_the_bytes_of_one_output_of_the_part_before(cl
     outputs = [judgement.answer.signed.claim.output for judgement in course.judgements]
     assert [exchange.inputs for exchange in course.transcript.exchanges[1:]] == outputs[:-1]
     assert all(finding.passed for finding in (await asked(made))[1].findings if finding.kind is Kind.LINK)
-
-
-def test_the_reference_is_computed_in_float64_and_the_stage_stays_as_it_is(stages):
-    exact = reference(stages[0], {stages[0].inputs[0].name: X})
-    (tensor,) = exact.values()
-    assert tensor.dtype == torch.float64
-    assert torch.allclose(tensor.float(), stages[0](X), atol=1e-5)
-    assert {each.dtype for each in stages[0].state().values()} == {torch.float32}
