@@ -182,10 +182,17 @@ class Client:
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
         self._replicas = Replicas(cluster.links, self._router, patience)
         self._remembering: set[asyncio.Future[None]] = set()
-        self._probation = Probation(
-            cluster.identity.id, cluster.anchors, self._replicas, self._router, self.reputations, KnownAnswers(ledger)
-        )
         self._chain = Chain(self._replicas, cluster.anchors, model, self._work)
+        self._probation = Probation(
+            cluster.identity.id,
+            cluster.anchors,
+            self._replicas,
+            self._router,
+            self.reputations,
+            KnownAnswers(ledger),
+            self._chain.computed,
+            frozenset(model),
+        )
 
     @classmethod
     def connect(
@@ -342,14 +349,16 @@ class Client:
 
     def _remember(self, found: Examination, transcript: Transcript) -> None:
         """What this says of those who took part; it is written down, and newcomers are tested, while others answer."""
-        agreed = [PeerId(peer) for judgement in found.judgements if judgement.answer for peer in judgement.vote.near]
+        votes = [judgement.vote.near for judgement in found.judgements if judgement.answer is not None]
+        agreed = [PeerId(peer) for near in votes if len(near) > 1 for peer in near]  # one alone agrees with nobody
+        blamed = {fault.node for fault in found.faults}
 
         async def remember() -> None:
             await asyncio.to_thread(self.reputations.record, found.faults, agreed)
             if found.verdict.valid:
                 await asyncio.to_thread(self._probation.learn, transcript)
-                for part in self._remote:
-                    await self._probation.test(part)
+                for place in range(len(transcript.exchanges)):
+                    await self._probation.beside(transcript, place, blamed)
 
         remembering = asyncio.ensure_future(remember())
         self._remembering.add(remembering)

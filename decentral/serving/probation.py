@@ -1,37 +1,44 @@
 """Newcomers show what they are worth: questions whose answers are known are put to them, and look like all others.
 
-One is tested beside a request now and then (`Router.tests`), alone, and what it says counts for its reputation only.
+One is tested beside a request now and then (`Router.tests`), alone, and what it says counts for its reputation only. A
+newcomer that is asked everything already knows every question that was kept. Where the client holds the part it is
+tested by the request itself, whose answer the client then computes: nothing looks more like a question.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from decentral.core.quorum import Sizes
+from decentral.errors import UserError
 from decentral.serving.chain import digest_of
 from decentral.serving.consultation import consult
-from decentral.serving.known_answers import KnownAnswers
+from decentral.serving.known_answers import Known, KnownAnswers
 from decentral.serving.replicas import Replicas
 from decentral.serving.reputation import Reputations
 from decentral.serving.routing import Router
 from decentral.trust.anchors import Anchors, Part
-from decentral.trust.consensus import judge
+from decentral.trust.consensus import Tensors, judge
+from decentral.trust.evidence import FaultKind
 from decentral.trust.order import SEED_BYTES, Order, Step
 from decentral.trust.policy import Policy
-from decentral.trust.transcript import Transcript
+from decentral.trust.transcript import Exchange, Transcript
 from decentral.wire.messages import PeerId
 
 ALONE = Policy(require=frozenset())
 """Of a question that is put to one replica."""
 ONE = Sizes(1, 0, 1)
 
+Computed = Callable[[str, Tensors], Awaitable[Tensors]]
+
 
 @dataclass(frozen=True, slots=True)
 class Probation:
-    """One client's tests."""
+    """One client's tests. `computed`: what a part that the client holds (`held`) comes to."""
 
     client: PeerId
     anchors: Anchors
@@ -39,30 +46,61 @@ class Probation:
     router: Router
     reputations: Reputations
     answers: KnownAnswers
+    computed: Computed
+    held: Collection[str]
 
     def learn(self, transcript: Transcript) -> None:
         """Keeps the questions of an answer that counts, as far as their tensors are here. Blocking."""
-        inputs = transcript.inputs
-        for exchange in transcript.exchanges:
-            outputs = next((reply.tensors for reply in exchange.replies.values() if reply.tensors is not None), None)
-            if exchange.disputed or inputs is None or outputs is None:
-                return
-            self.answers.keep(exchange.step.part, exchange.step.model, inputs, outputs, exchange.asked)
-            inputs = outputs
+        last = len(transcript.exchanges) - 1
+        for place, exchange in enumerate(transcript.exchanges):
+            inputs = transcript.given(place)
+            if place < last:
+                outputs = transcript.given(place + 1)
+            elif not exchange.disputed:
+                outputs = next((r.tensors for r in exchange.replies.values() if r.tensors is not None), None)
+            else:
+                outputs = None
+            if inputs is not None and outputs is not None:
+                self.answers.keep(exchange.step.part, exchange.step.model, inputs, outputs, exchange.asked)
 
-    async def test(self, part: Part) -> None:
-        """Tests a newcomer that serves this part, if it is time for one and there is a question that is new to it."""
-        candidates: Sequence[PeerId] = [peer.id for peer in self.anchors.replicas(part.name)]
-        model = bytes.fromhex(part.digest)
+    async def beside(self, transcript: Transcript, place: int, blamed: Collection[PeerId] = ()) -> None:
+        """After an exchange: tests a newcomer that serves its part, if it is time and there is something to test by.
+
+        `blamed`: who failed in this exchange, and is remembered for it.
+        """
+        exchange = transcript.exchanges[place]
+        part = next(part for part in self.anchors.parts if part.name == exchange.step.part)
+        candidates = [peer.id for peer in self.anchors.replicas(part.name)]
         if (peer := self.router.tests(candidates)) is None:
             return
-        if (known := self.answers.known(part.name, model, [peer])) is None:
-            return
+        known = await asyncio.to_thread(self.answers.known, part.name, exchange.step.model, [peer])
+        if known is not None:
+            await self._put(part, peer, known)
+        elif peer in exchange.asked and part.name in self.held and (given := transcript.given(place)) is not None:
+            await self._compute(part, transcript.order, exchange, given, blamed)
+
+    async def _put(self, part: Part, peer: PeerId, known: Known) -> None:
         digest = await digest_of(known.inputs)
-        step = Step(part.name, model, peer, {peer: 1.0})
+        step = Step(part.name, known.model, peer, {peer: 1.0})
         seed = os.urandom(SEED_BYTES)
         order = Order(seed, self.anchors.epoch, self.client, int(time.time()), ALONE, digest, (step,))
         found = await consult(order, step, known.inputs, digest, self.replicas)
         question = order.question(step, digest)
         judged = judge(question, [peer], found.replies, ONE, part.tolerance, reference=known.output)
-        self.reputations.record(judged.faults, passed=[peer] if judged.answer is not None else [])
+        passed = [peer] if judged.answer is not None else []
+        await asyncio.to_thread(self.reputations.record, judged.faults, passed=passed)
+
+    async def _compute(
+        self, part: Part, order: Order, exchange: Exchange, given: Tensors, blamed: Collection[PeerId]
+    ) -> None:
+        """All who were asked are compared with what their part comes to: a quorum of liars is found out here too."""
+        try:
+            reference = await self.computed(part.name, given)
+        except UserError:  # not in float64: then this part cannot test anybody
+            return
+        question = order.question(exchange.step, exchange.inputs)
+        judged = judge(question, exchange.asked, exchange.replies, ONE, part.tolerance, reference=reference)
+        failed = {fault.node for fault in judged.faults} | set(blamed)
+        passed = [peer for peer in exchange.asked if peer not in failed and self.reputations.of(peer).newcomer]
+        lies = [fault for fault in judged.faults if fault.kind is FaultKind.LIED and fault.node not in blamed]
+        await asyncio.to_thread(self.reputations.record, lies, passed=passed)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import torch
 
 from decentral.serving.access import access
+from decentral.serving.client import Client
 from decentral.serving.known_answers import KnownAnswers
 from decentral.serving.ledger import Ledger
 from decentral.serving.probation import Probation
@@ -17,6 +20,11 @@ from decentral.serving.replicas import Patience, Replicas
 from decentral.serving.reputation import Reputations
 from decentral.serving.routing import Router
 from decentral.serving.stage import StageService
+from decentral.trust.anchors import Part
+from decentral.trust.order import Order, Step
+from decentral.trust.policy import Policy
+from decentral.trust.transcript import Exchange, Transcript
+from decentral.wire.messages import PeerId
 
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -26,6 +34,23 @@ class Lies(StageService):
 
     def answer(self, inputs: Any, client: Any) -> Any:
         return {name: tensor + 1 for name, tensor in super().answer(inputs, client).items()}
+
+
+async def nothing(part: str, inputs: Any) -> Any:
+    raise AssertionError("this client holds no part")
+
+
+async def turn(tests: Probation, part: Part) -> None:
+    """A request to which nobody has answered, and what happens beside it."""
+    server = tests.anchors.replicas(part.name)[0].id
+    step = Step(part.name, bytes.fromhex(part.digest), server, {server: 1.0})
+    order = Order(bytes(32), 1, tests.client, 0, Policy(), bytes(32), (step,))
+    await tests.beside(Transcript(order, (Exchange(step, bytes(32), (), {}),)), 0)
+
+
+def always(router: Router, candidates: Sequence[PeerId]) -> PeerId | None:
+    """A router to which it is always time for a test."""
+    return next((peer for peer in candidates if router._reputations.of(peer).newcomer), None)
 
 
 @asynccontextmanager
@@ -43,7 +68,8 @@ async def probation(cluster: Any, questions: int = 8):
         router = Router(reputations, time.monotonic, chance=random.Random(0), testing=1.0)
         replicas = Replicas(opened.links, router, Patience(opening=3, commit=3, reveal=1))
         try:
-            yield Probation(opened.identity.id, opened.anchors, replicas, router, reputations, answers), part
+            me = opened.identity.id
+            yield Probation(me, opened.anchors, replicas, router, reputations, answers, nothing, ()), part
         finally:
             await replicas.close()
 
@@ -52,7 +78,7 @@ async def test_whoever_answers_rightly_is_no_newcomer_for_long(cluster):
     made = await cluster(replicas=2)
     async with probation(made) as (tests, part):
         for _ in range(16):
-            await tests.test(part)
+            await turn(tests, part)
         peers = [tests.reputations.of(peer.id) for peer in made.anchors.replicas(part.name)]
         assert not any(each.newcomer for each in peers)
         assert all(each.standing > 0.25 for each in peers)
@@ -62,7 +88,7 @@ async def test_whoever_lies_is_found_out_by_a_test(cluster):
     made = await cluster(replicas=2, liars={"stage-0-b": Lies})
     async with probation(made) as (tests, part):
         for _ in range(16):
-            await tests.test(part)
+            await turn(tests, part)
         named = {peer.name: tests.reputations.of(peer.id) for peer in made.anchors.replicas(part.name)}
         assert named["stage-0-b"].newcomer and named["stage-0-b"].bad > 10
         assert not named["stage-0-a"].newcomer
@@ -81,13 +107,11 @@ async def test_nobody_gets_a_question_twice(cluster):
     service.answer = answer
     async with probation(made, questions=2) as (tests, part):
         for _ in range(6):
-            await tests.test(part)
+            await turn(tests, part)
     assert len(seen) == len(set(seen)) == 2
 
 
 async def test_an_answer_that_counts_becomes_a_question(cluster):
-    from decentral.serving.client import Client
-
     made = await cluster()
     async with Client.connect(made.folder) as client:
         await client.predict(X)
@@ -100,3 +124,62 @@ async def test_an_answer_that_counts_becomes_a_question(cluster):
         assert torch.allclose(
             next(iter(made.stages[1].run(found.inputs).values())), next(iter(found.output.values())), atol=1e-5
         )
+
+
+def remembered(made: Any) -> dict[str, Any]:
+    with Ledger.open(made.folder / "client" / "ledger.sqlite") as ledger:
+        reputations = Reputations(ledger)
+        return {peer.name: reputations.of(peer.id) for peer in made.anchors.peers}
+
+
+def model_of(made: Any) -> dict[str, Any]:
+    return {part.name: stage for part, stage in zip(made.anchors.parts, made.stages, strict=True)}
+
+
+async def test_who_is_asked_everything_is_tested_by_what_the_client_computes_itself(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await cluster(liars={"stage-1-b": Lies})
+    monkeypatch.setattr(Router, "tests", always)
+    async with Client.connect(made.folder) as client:  # which holds nothing
+        for _ in range(4):
+            await client.predict(X)
+    assert all(each.newcomer for each in remembered(made).values()), "there is no question that is new to anybody"
+    async with Client.connect(made.folder, model=model_of(made)) as client:
+        for _ in range(8):
+            await client.predict(X)
+    found = remembered(made)
+    assert {name for name, each in found.items() if each.newcomer} == {"stage-1-b"}
+    assert found["stage-1-b"].bad > 10
+
+
+async def test_a_quorum_of_liars_is_found_out_afterwards(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    liars = [f"stage-1-{letter}" for letter in "abc"]
+    made = await cluster(liars=dict.fromkeys(liars, Lies))
+    monkeypatch.setattr(Router, "tests", always)
+    async with Client.connect(made.folder, model=model_of(made)) as client:
+        assert (await client.predict(X)).faults == ()
+    found = remembered(made)
+    assert all(found[name].bad > 10 and not found[name].good for name in liars)
+    assert not any(each.bad for name, each in found.items() if name not in liars)
+
+
+async def test_who_answers_alone_earns_nothing(cluster: Any) -> None:
+    made = await cluster()
+    async with Client.connect(made.folder) as client:
+        await client.predict(X, Policy(replicas=1, quorum=1, faulty=0))
+    assert not any(each.good for each in remembered(made).values())
+
+
+async def test_parts_after_a_dispute_become_questions_too(cluster: Any) -> None:
+    made = await cluster(liars={"stage-0-b": Lies})
+    async with Client.connect(made.folder) as client:
+        await client.predict(X)
+    with Ledger.open(made.folder / "client" / "ledger.sqlite") as ledger:
+        known = KnownAnswers(ledger)
+        for part, stage in zip(made.anchors.parts, made.stages, strict=True):
+            found = known.known(part.name, bytes.fromhex(part.digest), [PeerId("b" * 52)])
+            assert found is not None
+            with torch.no_grad():
+                truth = next(iter(stage.run(found.inputs).values()))
+            assert torch.allclose(truth, next(iter(found.output.values())), atol=1e-5)
