@@ -125,11 +125,11 @@ def sampled(pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, e
 
 
 async def remote_seconds(folder: Path, repeat: int, sample: Callable[[], Any]) -> tuple[float, torch.Tensor]:
-    async with access(folder) as cluster, remote_experts(cluster) as (experts, _):
+    async with access(folder) as cluster, remote_experts(cluster) as remote:
         seconds = []
         for turn in range(repeat + 1):
             began = time.perf_counter()
-            latents = await denoise_remotely(sample().batches, experts)
+            latents = await denoise_remotely(sample().batches, remote.experts)
             if turn:
                 seconds.append(time.perf_counter() - began)
     return statistics.median(seconds), latents

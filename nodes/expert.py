@@ -1,4 +1,4 @@
-"""One peer of a standing cluster that serves the expert which it has trained.
+"""One peer of a standing cluster that serves the expert which it has trained, or with which it was added.
 
     python nodes/expert.py --dir RUN --index 2
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from decentral.launch.life import entered, live, node_arguments
-from decentral.launch.serving import EXPERT
+from decentral.launch.serving import EXPERT, parts_of
 from decentral.models.experts import load_denoiser
 from decentral.run.directory import RunDirectory
 from decentral.serving.expert import ExpertService
@@ -28,7 +28,7 @@ async def serve(path: Path, index: int) -> None:
     async with entered(path, index, RunDirectory) as node:
         torch.set_num_threads(node.directory.recipe.threads)
         model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
-        service = ExpertService(model, f"expert-{index}", served_by(node.clock))
+        service = ExpertService(model, parts_of(node.directory)[index].name, served_by(node.clock))
         async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service):
             node.journal.record("serving", part=service.part, digest=service.digest)
             await asyncio.Event().wait()

@@ -34,7 +34,8 @@ def generate(
 ) -> None:
     """Sample images with experts that are each at its own peer.
 
-    A peer that dies meanwhile is left out from then on, and the result says so.
+    A peer that dies meanwhile is left out from then on, or another one that serves the same expert goes on in its
+    place; the result says so.
     """
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {out}: must end in {', '.join(FORMATS)}")
@@ -71,6 +72,7 @@ def generate(
                 "labels": made.labels,
                 "evaluations": {f"expert-{number}": count for number, count in made.evaluations.items()},
                 "absent": {f"expert-{number}": why for number, why in made.absent.items()},
+                "replaced": {f"expert-{number}": who for number, who in made.replaced.items()},
                 "bytes": {"sent": made.sent, "received": made.received},
                 "seconds": round(made.seconds, 3),
             }
@@ -80,3 +82,5 @@ def generate(
     say("evaluated  " + ", ".join(f"expert-{number} {count}" for number, count in made.evaluations.items()))
     for number, why in made.absent.items():
         say(f"left out   expert-{number}: {why}")
+    for number, who in made.replaced.items():
+        say(f"replaced   expert-{number}: {who}")

@@ -26,6 +26,7 @@ COMMANDS = (
     "report",
     "up",
     "serve",
+    "add",
     "status",
     "logs",
     "down",

@@ -25,10 +25,11 @@ def serve(
     with open_cluster(directory).hold() as run:
         note_launcher(run)
         parts = parts_of(run)
+        names = [part.name for part in parts if part.script]
         if as_json:
-            say_json({"dir": str(directory), "parts": [part.name for part in parts]})
+            say_json({"dir": str(directory), "parts": names})
         else:
-            note(f"{len(parts)} peers of {directory} serve; Ctrl-C ends them")
+            note(f"{len(names)} peers of {directory} serve; Ctrl-C ends them")
         try:
             asyncio.run(ServingRun(run, parts, plugins=files, restarts=restart, port=port).run())
         except asyncio.CancelledError:  # SIGTERM, which `down` sends

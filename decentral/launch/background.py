@@ -76,7 +76,7 @@ def start_serving(
     """
     from decentral.launch.serving import parts_of
 
-    serving = len(parts_of(run))
+    serving = sum(bool(part.script) for part in parts_of(run))
     standings, tail = Standings(run.recipe.peers if isinstance(run, RunDirectory) else serving), Tail(run.path)
     tail.poll()  # what the run wrote is known
     arguments = ["serve", str(run.path), *_options(plugins, restarts, port)]

@@ -47,12 +47,15 @@ PRELOADING = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one node serves: its name, the program that serves it, the part's name and digest (hexadecimal)."""
+    """What one node serves: its name, the program that serves it, the part's name and digest (hexadecimal).
+
+    Without a program it serves nothing, and is not started.
+    """
 
     node: str
-    script: str
-    name: str
-    digest: str
+    script: str = ""
+    name: str = ""
+    digest: str = ""
 
 
 class ForkServer:

@@ -1,8 +1,8 @@
 """A standing cluster of nodes that answer clients, until the launcher is told to end.
 
-Each node is a peer of a finished run and serves the part of the model that it has, or it is a replica of a stage. A
-node that crashes is started again a few times, each time after a longer pause; its clients go on with the others
-meanwhile.
+Each node is a peer of a finished run and serves the part of the model that it has, or it was added to such a run
+(`guests`), or it is a replica of a stage. A node that crashes is started again a few times, each time after a longer
+pause; its clients go on with the others meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from decentral.trust.anchors import FILE, Anchors
 
 EXPERT, DIGEST = "expert", "digest"
 """A node's folder of the expert that it has trained, and the file there with the digest of that model."""
+PART = "part"
+"""The file in the folder of a node that was added, with the name of what it serves."""
 POLL = 0.05
 """Seconds between looks at the journals."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
@@ -70,7 +72,8 @@ class ServingRun:
                         following = tasks.create_task(self._follow())
                         async with asyncio.TaskGroup() as lives:
                             for index, part in enumerate(self.parts):
-                                lives.create_task(self._keep(nodes, index, part))
+                                if part.script:
+                                    lives.create_task(self._keep(nodes, index, part))
                         following.cancel()
                 except BaseExceptionGroup as group:
                     raise leading(group) or group from None
@@ -121,11 +124,24 @@ def _replicas(cluster: ServingDirectory) -> list[Part]:
 def _experts(run: RunDirectory) -> list[Part]:
     if run.recipe.algorithm not in SERVED:
         raise UserError(f"{run.path}: peers of {run.recipe.algorithm!r} have nothing to serve once they have trained")
-    parts = []
-    for index in range(run.recipe.peers - 1):
-        node = peer_name(index)
-        file = run.nodes / node / EXPERT / DIGEST
-        if not file.is_file():
-            raise UserError(f"{file}: is not there: this run did not come to its end; go on with it by --resume")
-        parts.append(Part(node, "expert.py", f"expert-{index}", file.read_text().strip()))
+    parts = [_expert(run, index, f"expert-{index}") for index in range(run.recipe.peers - 1)]
+    if guests := _guests(run):
+        router = Part(peer_name(run.recipe.peers - 1))  # the clients have it
+        return [*parts, router, *guests]
     return parts
+
+
+def _expert(run: RunDirectory, index: int, name: str) -> Part:
+    node = peer_name(index)
+    file = run.nodes / node / EXPERT / DIGEST
+    if not file.is_file():
+        raise UserError(f"{file}: is not there: this run did not come to its end; go on with it by --resume")
+    return Part(node, "expert.py", name, file.read_text().strip())
+
+
+def _guests(run: RunDirectory) -> list[Part]:
+    """Nodes after the run's own, by index."""
+    found: list[Part] = []
+    while (file := run.nodes / peer_name(index := run.recipe.peers + len(found)) / PART).is_file():
+        found.append(_expert(run, index, file.read_text().strip()))
+    return found

@@ -55,10 +55,17 @@ class Standings:
     def take(self, event: Event) -> None:
         """Any event of the run, in the order of time."""
         if event["peer"] is not None:
-            self.peers[event["peer"]].take(event)
+            self._at(event["peer"]).take(event)
             self._count(event)
         elif event["event"] in ("crashed", "left"):
-            self.peers[event["other"]].phase = event["event"]
+            self._at(event["other"]).phase = event["event"]
+
+    def _at(self, index: int) -> Standing:
+        """Of a peer, which may have been added to those of the run."""
+        while index >= len(self.peers):
+            self.peers.append(Standing())
+            self._ended.append(0)
+        return self.peers[index]
 
     def _count(self, event: Event) -> None:
         if event["event"] in ("started", "round"):

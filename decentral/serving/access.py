@@ -29,13 +29,13 @@ class Access:
     links: Links
     anchors: Anchors
 
-    def serving(self, kind: str) -> dict[int, Anchor]:
-        """The peers that serve parts called `kind-0`, `kind-1`, ..., by number."""
-        found = {}
+    def serving(self, kind: str) -> dict[int, list[Anchor]]:
+        """The peers that serve parts called `kind-0`, `kind-1`, ..., by number: replicas in the order of the file."""
+        found: dict[int, list[Anchor]] = {}
         for peer in self.anchors.peers:
             name, _, number = peer.part.rpartition("-")
             if name == kind and number.isdecimal():
-                found[int(number)] = peer
+                found.setdefault(int(number), []).append(peer)
         return found
 
 

@@ -164,12 +164,12 @@ class Denoising:
         now, gone = self._now, False
         for evaluation, answer in zip(self._work, answers, strict=True):
             expert, rows = evaluation.expert, evaluation.rows
-            if isinstance(answer, Tensor) and not (fault := _fault(evaluation, answer)):
+            why = answer.why if isinstance(answer, Gone) else fault(evaluation, answer)
+            if isinstance(answer, Tensor) and not why:
                 now.parts.append((expert, rows, answer.to(self.latents)))
                 now.answered[rows, expert] = True
                 self._roster.evaluated[expert] = self._roster.evaluated.get(expert, 0) + len(rows)
             else:
-                why = answer.why if isinstance(answer, Gone) else fault
                 self._roster.lose(expert, f"step {self.step + 1} of {self._plan.steps}: {why}")
                 gone = True
         if gone:
@@ -209,7 +209,7 @@ class Denoising:
         self._now = None
 
 
-def _fault(evaluation: Evaluation, answer: Tensor) -> str:
+def fault(evaluation: Evaluation, answer: Tensor) -> str:
     """Why velocities cannot be used; empty if they can."""
     if answer.shape != evaluation.sample.shape:
         return f"answered {tuple(answer.shape)} to {tuple(evaluation.sample.shape)}"

@@ -1,7 +1,8 @@
 """Sampling with experts that are peers: the loop of `denoising`, with answers that come over the network.
 
 Every batch has a task of its own, so that one is with the experts while another is with the router. An expert that
-does not answer in time is dropped from the whole sampling; the others' weights are made anew, and the result says so.
+does not answer in time is dropped from the whole sampling, unless another peer serves the same expert: then that one is
+asked, and the images are the same. Of an expert that is dropped, weights go to the others. The result says so.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from decentral.errors import Refusal, Refused, TransportError, leading
 from decentral.serving.access import Access
-from decentral.serving.denoising import Answer, Denoising, Evaluation, Gone
+from decentral.serving.denoising import Answer, Denoising, Evaluation, Gone, fault
 from decentral.serving.parts import MOST_BYTES
 from decentral.trust.anchors import Anchor
 from decentral.wire.conversation import Task
@@ -35,13 +36,13 @@ BUSY_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteExpert:
-    """A session with the peer that serves one expert."""
+class Replica:
+    """A session with a peer that serves an expert."""
 
     peer: Anchor
     session: Session
 
-    async def evaluate(self, evaluation: Evaluation, answering: float = ANSWERING) -> Answer:
+    async def evaluate(self, evaluation: Evaluation, answering: float) -> Answer:
         """Its velocities, or why there are none."""
         tensors = {"x": evaluation.sample, "t": torch.tensor(evaluation.t, dtype=torch.float64)}
         if evaluation.labels is not None:
@@ -52,7 +53,8 @@ class RemoteExpert:
         except TransportError as error:
             return Gone(f"{self.peer.name}: {error}")
         velocity = output.get("v")
-        return Gone(f"{self.peer.name}: answered without velocities") if velocity is None else velocity
+        problem = "answered without velocities" if velocity is None else fault(evaluation, velocity)
+        return velocity if velocity is not None and not problem else Gone(f"{self.peer.name}: {problem}")
 
     async def _ask(self, task: Task, answering: float) -> Mapping[str, Tensor]:
         loop, pause = asyncio.get_running_loop(), BUSY_PAUSE
@@ -67,26 +69,62 @@ class RemoteExpert:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
+@dataclass(slots=True)
+class RemoteExpert:
+    """The peers that serve one expert: the first is asked until it fails, and then the next one in its place."""
+
+    replicas: list[Replica]
+    """Of those who can still be asked, the first is the one that is."""
+    lost: list[str] = field(default_factory=list)
+    """Who was asked before, or could not be reached at the beginning, and why it is no more."""
+
+    async def evaluate(self, evaluation: Evaluation, answering: float = ANSWERING) -> Answer:
+        """Velocities, or why nobody gives any."""
+        while self.replicas:
+            first = self.replicas[0]
+            answer = await first.evaluate(evaluation, answering)
+            if isinstance(answer, Tensor):
+                return answer
+            if self.replicas and self.replicas[0] is first:  # nobody who asked at the same time was faster
+                self.replicas.pop(0)
+                self.lost.append(f"{answer.why} (at t = {evaluation.t:.3f})")
+        return Gone("; ".join(self.lost))
+
+    @property
+    def replaced(self) -> str:
+        """Who answers instead of whom; empty where the first one does, or nobody."""
+        return f"{self.replicas[0].peer.name} instead of {'; '.join(self.lost)}" if self.replicas and self.lost else ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteExperts:
+    """What a cluster serves: experts that somebody answers for, by number, and why there are no others."""
+
+    experts: dict[int, RemoteExpert] = field(default_factory=dict)
+    absent: dict[int, str] = field(default_factory=dict)
+    sessions: list[Session] = field(default_factory=list)
+    """All that were opened."""
+
+
 @asynccontextmanager
-async def remote_experts(cluster: Access) -> AsyncIterator[tuple[dict[int, RemoteExpert], dict[int, str]]]:
-    """Sessions with all experts that can be reached, by number, and why the others cannot."""
-    experts: dict[int, RemoteExpert] = {}
-    absent: dict[int, str] = {}
-    limits = Limits(model_bytes=MOST_BYTES)
+async def remote_experts(cluster: Access) -> AsyncIterator[RemoteExperts]:
+    """Sessions with all peers that serve experts and can be reached."""
+    found, limits = RemoteExperts(), Limits(model_bytes=MOST_BYTES)
     async with AsyncExitStack() as stack:
-
-        async def reach(number: int, peer: Anchor) -> None:
-            try:
-                session = await stack.enter_async_context(
-                    open_session(cluster.links, peer.id, limits=limits, deadline=OPENING)
-                )
-                experts[number] = RemoteExpert(peer, session)
-            except TransportError as error:
-                absent[number] = f"{peer.name}: {error}"
-
-        for number, peer in sorted(cluster.serving(KIND).items()):
-            await reach(number, peer)
-        yield experts, absent
+        for number, peers in sorted(cluster.serving(KIND).items()):
+            expert = RemoteExpert([])
+            for peer in peers:
+                try:
+                    opening = open_session(cluster.links, peer.id, limits=limits, deadline=OPENING)
+                    expert.replicas.append(Replica(peer, await stack.enter_async_context(opening)))
+                except TransportError as error:
+                    expert.lost.append(f"{peer.name}: {error}")
+            found.sessions.extend(replica.session for replica in expert.replicas)
+            if expert.replicas:
+                found.experts[number] = expert
+            else:
+                found.absent[number] = "; ".join(expert.lost)
+        yield found
 
 
 async def denoise_remotely(

@@ -42,12 +42,17 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Images, and what they took. `evaluations`: samples by expert; `absent`: why an expert had no part, or no more."""
+    """Images, and what they took.
+
+    `evaluations`: samples by expert; `absent`: why an expert had no part, or no more; `replaced`: where another peer
+    that serves the same expert answered, or went on, who it was, and instead of whom.
+    """
 
     images: list[Image.Image]
     labels: list[int] | None
     evaluations: dict[int, int]
     absent: dict[int, str]
+    replaced: dict[int, str]
     sent: int
     received: int
     seconds: float
@@ -62,7 +67,8 @@ async def generate(
         raise UserError(f"{directory}: holds no ensemble of experts (there is no {folder})")
     began = time.monotonic()
     pipeline = DecentralizedDiffusionPipeline.from_pretrained(folder, experts=())
-    async with access(directory) as cluster, remote_experts(cluster) as (experts, unreachable):
+    async with access(directory) as cluster, remote_experts(cluster) as remote:
+        experts, unreachable = remote.experts, remote.absent
         if not experts:
             reasons = "; ".join(f"expert-{number}: {why}" for number, why in sorted(unreachable.items()))
             raise Unreachable(f"{directory}: no expert answers{f' ({reasons})' if reasons else ''}; is the cluster up?")
@@ -81,13 +87,14 @@ async def generate(
         for number, why in unreachable.items():
             sampling.roster.absent[number] = why
         latents = await denoise_remotely(sampling.batches, experts, after_step)
-        sent = sum(expert.session.sent for expert in experts.values())
-        received = sum(expert.session.received for expert in experts.values())
+        sent = sum(session.sent for session in remote.sessions)
+        received = sum(session.received for session in remote.sessions)
     return Generated(
         images=pipeline.decode(latents),
         labels=labels,
         evaluations=dict(sorted(sampling.roster.evaluated.items())),
         absent=dict(sorted(sampling.roster.absent.items())),
+        replaced={number: who for number, expert in sorted(experts.items()) if (who := expert.replaced)},
         sent=sent,
         received=received,
         seconds=time.monotonic() - began,

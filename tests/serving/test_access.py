@@ -50,6 +50,8 @@ async def test_where_there_is_no_cluster_the_missing_file_is_named(tmp_path: Pat
 
 
 def test_parts_are_found_by_kind_and_number() -> None:
-    peers = (anchor("a", "expert-0"), anchor("b", "expert-10"), anchor("c", "stage-1"), anchor("d", ""))
+    parts = {"a": "expert-0", "b": "expert-10", "c": "stage-1", "d": "", "e": "expert-0"}
+    peers = tuple(anchor(name, part) for name, part in parts.items())
     cluster = Access(None, None, Anchors(b"", peers))  # type: ignore[arg-type]
-    assert {number: peer.name for number, peer in cluster.serving("expert").items()} == {0: "a", 10: "b"}
+    found = {number: [peer.name for peer in replicas] for number, replicas in cluster.serving("expert").items()}
+    assert found == {0: ["a", "e"], 10: ["b"]}

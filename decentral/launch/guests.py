@@ -1,0 +1,88 @@
+"""Nodes that are added to a finished run of experts: an expert of another run, or a replica of one that is there.
+
+Each gets a folder after those of the run's own peers, with the model and the name of the part that it serves; the next
+launcher serves it like the others. Everything is checked before anything is written. Blocking.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from decentral.data.clusters import ASSIGNMENT
+from decentral.errors import UserError
+from decentral.files import replacing_folder, write_atomic
+from decentral.launch.nodes import Part
+from decentral.launch.serving import DIGEST, EXPERT, PART, parts_of
+from decentral.models.experts import load_denoiser, outputs
+from decentral.run.directory import RunDirectory, peer_name
+from decentral.serving.expert import digest_of
+from decentral.serving.generation import PIPELINE
+from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+
+MODEL = ("config.json", "*.safetensors")
+"""What is copied of a folder of diffusers."""
+
+
+def add_replica(run: RunDirectory, expert: int) -> Part:
+    """Another node that serves the expert of that number. Raises UserError if there is none."""
+    name = f"expert-{expert}"
+    first = next((part for part in _served(run) if part.name == name), None)
+    if first is None:
+        raise UserError(f"{run.path}: nobody serves {name}")
+    return _node(run, run.nodes / first.node / EXPERT, name, first.digest)
+
+
+def add_expert(run: RunDirectory, source: Path, router: Path | None = None) -> Part:
+    """The expert of a folder as the next one of the ensemble, and the router that knows it.
+
+    `router`: the folder of one with an output for each expert, the new one's last; None: that of the run knows it.
+    Raises UserError for an expert or a router that does not fit, naming the difference.
+    """
+    parts = _served(run)
+    number = len({part.name for part in parts})
+    expert, digest = _loaded(source)
+    if digest in {part.digest for part in parts}:
+        raise UserError(f"{source}: is an expert that is served already; a replica is added by --replica-of")
+    before = DecentralizedDiffusionPipeline.from_pretrained(run.path / PIPELINE)
+    knowing = before.router if router is None else load_denoiser(router)
+    if outputs(knowing) != number + 1:
+        told = f"{router or run.path / PIPELINE / 'router'}: tells {outputs(knowing)} clusters apart"
+        wanted = f"with expert-{number} there are {number + 1}"
+        raise UserError(f"{told}, and {wanted}: fit its head again (docs/diffusion.md) and name its folder by --router")
+    experts = {f"expert_{index}": model for index, model in before.experts.items()} | {f"expert_{number}": expert}
+    ensemble = DecentralizedDiffusionPipeline(
+        router=cast(Any, knowing), scheduler=before.scheduler, vae=before.vae, **cast(Any, experts)
+    )
+    with replacing_folder(run.path / PIPELINE) as folder:
+        ensemble.save_pretrained(folder)
+        if (assignment := run.path / PIPELINE / ASSIGNMENT).is_file():
+            shutil.copyfile(assignment, folder / ASSIGNMENT)
+    return _node(run, source, f"expert-{number}", digest)
+
+
+def _served(run: RunDirectory) -> list[Part]:
+    return [part for part in parts_of(run) if part.script]
+
+
+def _loaded(source: Path) -> tuple[Any, str]:
+    model = load_denoiser(source)
+    return model, digest_of(model)
+
+
+def _node(run: RunDirectory, source: Path, name: str, digest: str) -> Part:
+    """A node after all others. Its part is written last: until then it is none."""
+    index = run.recipe.peers
+    while (run.nodes / peer_name(index) / PART).exists():
+        index += 1
+    node = run.node(peer_name(index))
+    with replacing_folder(node / EXPERT) as folder:
+        for pattern in MODEL:
+            for file in source.glob(pattern):
+                shutil.copyfile(file, folder / file.name)
+        if _loaded(folder)[1] != digest:
+            raise UserError(f"{source}: has changed meanwhile, or is not the model that its digest names")
+        (folder / DIGEST).write_text(digest + "\n")
+    write_atomic(node / PART, f"{name}\n".encode())
+    return Part(node.name, "expert.py", name, digest)
