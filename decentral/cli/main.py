@@ -34,6 +34,7 @@ COMMANDS = (
     "gateway",
     "verify",
     "calibrate",
+    "leakage",
     "generate",
     "doctor",
 )

@@ -55,7 +55,7 @@ class Inverter(nn.Module):
     network with one hidden layer.
     """
 
-    def __init__(self, examples: Tensors, image_shape: tuple[int, int, int], hidden: int = 64) -> None:
+    def __init__(self, examples: Tensors, image_shape: tuple[int, int, int], hidden: int = 32) -> None:
         super().__init__()
         channels, *sides = image_shape
         self._image_shape = image_shape
@@ -72,7 +72,7 @@ class Inverter(nn.Module):
                 nn.Conv2d(hidden, channels, 3, padding=1),
             )
         else:
-            wide, pixels = 8 * hidden, math.prod(image_shape)
+            wide, pixels = 16 * hidden, math.prod(image_shape)
             self.decode = nn.Sequential(nn.Linear(inputs, wide), nn.ReLU(), nn.Linear(wide, pixels))
 
     def forward(self, tensors: Tensors) -> Float[Tensor, "n c h w"]:
