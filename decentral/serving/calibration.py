@@ -29,8 +29,7 @@ from decentral.serving.machines import SHAPES, SIZES, Fleet, Machine
 
 Tensors = Mapping[str, Tensor]
 MARGIN = 4.0
-"""Tolerance by what was measured: for machines that were not there, and so that a vote whose honest members are a
-quorum is never won by an answer that is off by more (`docs/verified-serving.md`)."""
+"""Tolerance by what was measured, for machines that were not there."""
 AT_ONCE = 32
 """Batches that are in memory together."""
 GAINS = 32
