@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +30,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from benchmarks.trained import Apprentice, images, learner, trained
-from decentral.core.calibration import Rate
+from decentral.core.agreement import certified, end_to_end
+from decentral.core.calibration import Rate, curve
 from decentral.files import write_atomic
 from decentral.models.cheaper import noisy
 from decentral.models.stages import Stage, split
@@ -74,6 +76,9 @@ class Result:
     """What came of one network."""
 
     accuracy: float
+    drift: float
+    """Of the outputs, where every part is off by its tolerance, and the share of test images that this leaves open."""
+    undecided: float
     samples: Sequence[Samples]
     parts: Sequence[Calibrated]
 
@@ -93,12 +98,13 @@ def examine(subject: Subject, count: int, lied_to: int) -> Result:
     }
     batches = drawn({stages[0].inputs[0].name: test}, count, torch.Generator().manual_seed(0))
     samples = measure(stages, batches, machines(), others=others, lied_to=lied_to)
-    parts = [
-        calibrated(f"stage-{place}", found, stage, false_reject=FALSE_REJECT)
-        for place, (found, stage) in enumerate(zip(samples, stages, strict=True))
-    ]
+    parts = calibrated([f"stage-{i}" for i in range(len(stages))], samples, stages, false_reject=FALSE_REJECT)
     check_lies(stages, samples)
-    return Result(accuracy, samples, parts)
+    drift = end_to_end([part.tolerance for part in parts], [part.gain for part in parts])
+    with torch.no_grad():
+        logits = torch.cat([whole.model.eval()(test[i : i + 100]) for i in range(0, min(len(test), 2000), 100)])
+    undecided = float((certified(logits, drift) < 0).double().mean())
+    return Result(accuracy, drift, undecided, samples, parts)
 
 
 def faint(state: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
@@ -142,6 +148,7 @@ def show(name: str, result: Result) -> list[str]:
             goal = f">= {DETECTION:g}: {said(met)}" if lie in PROMISED else ""
             row(lie, rate, f"at least {rate.lower():.4f}", goal)
             missed += [f"{name}, {part.name}: {lie}"] if lie in PROMISED and not met else []
+    print(f"drift of the outputs {result.drift:.2e}, which leaves {result.undecided:.1%} of the test images undecided")
     return missed
 
 
@@ -153,29 +160,31 @@ def said(met: bool) -> str:
     return "met" if met else "MISSED"
 
 
-def draw(results: Mapping[str, Result], figure: Path) -> None:
+def draw(networks: Mapping[str, Any], figure: Path) -> None:
     """For each network the stage whose honest answers are farthest apart: by tolerance, and as ROC curves."""
     mpl.use("agg")
-    plot, grid = plt.subplots(len(results), 2, figsize=(10, 3.6 * len(results)), layout="constrained", squeeze=False)
-    for (by_tolerance, roc), (name, result) in zip(grid, results.items(), strict=True):
-        place = max(range(len(result.parts)), key=lambda i: result.parts[i].limit)
-        part, samples = result.parts[place], result.samples[place]
-        by_tolerance.set_title(f"{name}, {part.name}: answers beyond a tolerance")
-        survival(by_tolerance, samples.honest, "honest", color="black", linewidth=2)
-        by_tolerance.axvline(part.tolerance, color="gray", linestyle="--", linewidth=1, label="tolerance")
-        least = 0.5 / len(samples.honest)
-        colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
-        for colour, (lie, found) in zip(colours, part.curves.items(), strict=True):
-            survival(by_tolerance, samples.lies[lie], lie, color=colour)
-            roc.plot(np.maximum(found.false_rejects, least), found.detections, color=colour, label=lie)
-        by_tolerance.set(xscale="log", xlim=(1e-8, 3), xlabel="tolerance", ylabel="share rejected", ylim=(-0.02, 1.02))
-        roc.set_title(f"{name}, {part.name}: detection by false rejects")
+    plot, grid = plt.subplots(len(networks), 2, figsize=(11, 3.8 * len(networks)), layout="constrained", squeeze=False)
+    for (by_tolerance, roc), (name, network) in zip(grid, networks.items(), strict=True):
+        stage, part = max(network["parts"].items(), key=lambda each: each[1]["limit"])
+        honest = np.array(part["distances"]["honest"])
+        least = 0.5 / len(honest)
+        by_tolerance.set_title(f"{name}, {stage}: answers farther away than a tolerance")
+        survival(by_tolerance, honest, "honest", color="black", linewidth=2)
+        by_tolerance.axvline(part["tolerance"], color="gray", linestyle="--", linewidth=1, label="the tolerance")
+        colours = mpl.colormaps["tab10"].resampled(10)
+        for place, (lie, off) in enumerate(part["distances"]["lies"].items()):
+            survival(by_tolerance, np.array(off), lie, color=colours(place))
+            found = curve(honest, np.array(off))
+            roc.plot(np.maximum(found.false_rejects, least), found.detections, color=colours(place))
+        roc.set_title(f"{name}, {stage}: lies found by honest answers lost")
         roc.axvline(FALSE_REJECT, color="gray", linestyle="--", linewidth=1)
-        roc.set(xscale="log", xlim=(least, 1), xlabel="share of honest answers rejected (left edge: none)")
-        roc.set(ylabel="share of lies found", ylim=(-0.02, 1.02))
-        by_tolerance.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(0.0, 0.45))
+        by_tolerance.set(xscale="log", xlim=(1e-8, 3), xlabel="tolerance", ylabel="share rejected", ylim=(-0.02, 1.04))
+        roc.set(xscale="log", xlim=(0.8 * least, 1), xlabel="share of honest answers rejected (left edge: none)")
+        roc.set(ylabel="share of lies found", ylim=(-0.02, 1.04))
+        handles, labels = by_tolerance.get_legend_handles_labels()
+        roc.legend(handles, labels, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.parent.mkdir(parents=True, exist_ok=True)
-    plot.savefig(figure, dpi=130)
+    plot.savefig(figure, dpi=120)
     plt.close(plot)
 
 
@@ -185,9 +194,15 @@ def survival(axes: Axes, distances: np.ndarray, label: str, **style: object) -> 
     axes.step(np.maximum([1e-9, *found], 1e-9), [1.0, *share], where="post", label=label, **style)  # type: ignore[arg-type]
 
 
+def rounded(distances: np.ndarray) -> list[float]:
+    return [float(f"{each:.4g}") for each in distances]
+
+
 def record(result: Result) -> dict[str, object]:
     return {
         "accuracy": result.accuracy,
+        "drift": result.drift,
+        "undecided": result.undecided,
         "parts": {
             part.name: {
                 "limit": part.limit,
@@ -196,7 +211,10 @@ def record(result: Result) -> dict[str, object]:
                 "honest": told(part.honest),
                 "detected": {lie: told(rate) for lie, rate in part.detected.items()},
                 "machines": {machine: float(off.max()) for machine, off in samples.machines.items()},
-                "nearest lies": {lie: float(off.min()) for lie, off in samples.lies.items()},
+                "distances": {
+                    "honest": rounded(samples.honest),
+                    "lies": {lie: rounded(off) for lie, off in samples.lies.items()},
+                },
             }
             for part, samples in zip(result.parts, result.samples, strict=True)
         },
@@ -213,19 +231,21 @@ def main() -> int:
     parser.add_argument("--lied-to", type=int, default=300, help="of them, those that each lie answers too")
     parser.add_argument("--networks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--figure", type=Path, default=FIGURE)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every distance")
+    parser.add_argument("--redraw", type=Path, metavar="FILE", help="what --json wrote: draws the figure and no more")
     options = parser.parse_args()
+    if options.redraw:
+        draw(json.loads(options.redraw.read_text())["networks"], options.figure)
+        return 0
     torch.set_num_threads(1)
     began = time.monotonic()
     results = {name: examine(SUBJECTS[name], options.samples, options.lied_to) for name in options.networks}
     missed = [goal for name, result in results.items() for goal in show(name, result)]
     print(f"\nmargin {MARGIN:g}; {len(machines())} machines; {time.monotonic() - began:.0f} s")
-    draw(results, options.figure)
+    found = {name: record(result) for name, result in results.items()}
     if options.json:
-        found = {name: record(result) for name, result in results.items()}
-        write_atomic(
-            options.json, json.dumps({"margin": MARGIN, "networks": found, "missed": missed}, indent=1).encode()
-        )
+        write_atomic(options.json, json.dumps({"margin": MARGIN, "networks": found, "missed": missed}).encode())
+    draw(found, options.figure)
     print("\n".join(f"MISSED: {goal}" for goal in missed) or "all goals met")
     return 1 if missed else 0
 

@@ -136,10 +136,11 @@ def studies(samples: int) -> list[Study]:
     stages = split(whole.model, subject.cuts, test[:2])
     name = stages[0].inputs[0].name
     found = measure(stages, drawn({name: test}, samples, generator(0)), machines(), lied_to=0)
+    parts = calibrated([f"stage-{i}" for i in range(len(stages))], found, stages, false_reject=5 / samples)
     made = []
     batches: list[Mapping[str, torch.Tensor]] = list(drawn({name: test}, CASES, generator(1)))
     with Fleet(stages, machines()) as fleet, torch.inference_mode():
-        for place, (stage, one) in enumerate(zip(stages, found, strict=True)):
+        for place, stage in enumerate(stages):
             shapes = [
                 [SHAPES[(i + j) % len(SHAPES)] if j else SHAPES[0] for j in range(len(machines()))]
                 for i in range(CASES)
@@ -148,8 +149,7 @@ def studies(samples: int) -> list[Study]:
             exact = copy.deepcopy(stage).double()
             references = [exact.run({key: each.double() for key, each in batch.items()}) for batch in batches]
             cases = [Case(*each) for each in zip(batches, answers, references, strict=True)]
-            part = calibrated(f"stage-{place}", one, stage, false_reject=5 / samples)
-            made.append(Study(stage, cases, part.tolerance))
+            made.append(Study(stage, cases, parts[place].tolerance))
             batches = [answer[0] for answer in answers]
     return made
 

@@ -91,6 +91,7 @@ def _say(found: Calibration) -> None:
             for part, off in zip(found.parts, worst, strict=True)
         ],
     )
+    say(f"the model's outputs may be off by {found.drift:.2e}: classes nearer to one another are undecided")
     say("")
     lies = sorted({lie for part in found.parts for lie in part.detected})
     say_table(
@@ -110,6 +111,7 @@ def _plain(found: Calibration, written: bool) -> dict[str, Any]:
         "inputs": found.of,
         "machines": [machine.name for machine in found.machines],
         "written": written,
+        "drift": found.drift,
         "parts": [
             {
                 "name": part.name,

@@ -7,6 +7,7 @@ is near a neighbour of the centre and not near the centre does not count (no cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -173,10 +174,8 @@ def certified(logits: Float[Tensor, "n classes"], drift: float) -> Int64[Tensor,
 def end_to_end(tolerances: Sequence[float], gains: Sequence[float]) -> float:
     """How far the last stage's answer may have drifted, where every stage's may be off by its tolerance.
 
-    `gains[i]`: how many times farther apart stage i's outputs are than its inputs, at most (measured in calibration).
-    A drift of stage i is carried by all that come after: sum over i of tolerance i times the gains after i.
+    `gains[i]`: how many times farther apart the last stage's outputs are than stage i's, at most (measured in
+    calibration; 1 of the last). A drift of stage i is carried by all that come after: sum over i of tolerance i times
+    gain i.
     """
-    total = 0.0
-    for tolerance, gain in zip(tolerances, gains, strict=True):
-        total = total * gain + tolerance
-    return total
+    return math.fsum(tolerance * gain for tolerance, gain in zip(tolerances, gains, strict=True))

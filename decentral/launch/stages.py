@@ -15,7 +15,7 @@ from torch import Tensor
 from decentral.core.seeds import derive_seed
 from decentral.data.datasets import LabelledImages, load_dataset
 from decentral.errors import RecipeError, UserError
-from decentral.models.gain import gain
+from decentral.models.gain import gains
 from decentral.models.stages import Stage
 from decentral.run.directory import peer_name
 from decentral.run.experiment import Data
@@ -66,7 +66,7 @@ def cut(
         stages = network.split(model)
     except UserError as error:
         raise RecipeError(str(error), key="stages") from error
-    gains = estimated_gains(stages, _samples(recipe, source), recipe.seed)
+    measured = estimated_gains(stages, _samples(recipe, source), recipe.seed)
     save_stages(folder, network, stages)
     return tuple(
         Part(
@@ -74,7 +74,7 @@ def cut(
             digest_of(stage),
             "client" if place < recipe.local else "peers",
             recipe.tolerance,
-            gains[place],
+            measured[place],
             tuple(port.name for port in stage.inputs),
         )
         for place, (name, stage) in enumerate(zip(recipe.parts, stages, strict=True))
@@ -82,17 +82,16 @@ def cut(
 
 
 def estimated_gains(stages: list[Stage], inputs: Float[Tensor, "n ..."], seed: int) -> list[float]:
-    """Of each stage on what the stages before make of these inputs. Raises UserError where one is not finite."""
-    gains, tensors = [], {stages[0].inputs[0].name: inputs}
+    """Of each stage until the model's outputs (`models.gain`). Raises UserError where an output is not finite."""
+    given = {stages[0].inputs[0].name: inputs}
+    tensors: Mapping[str, Tensor] = given
     for place, stage in enumerate(stages):
         with torch.no_grad():
-            outputs = stage.run(tensors)
-        if not all(tensor.isfinite().all() for tensor in outputs.values()):
+            tensors = stage.run(tensors)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise UserError(f"the outputs of stage {place} are not finite")
-        generator = torch.Generator().manual_seed(derive_seed(seed, "gain", place))
-        gains.append(gain(stage, tensors, PUSHED, generator))
-        tensors = outputs
-    return gains
+    generator = torch.Generator().manual_seed(derive_seed(seed, "gain"))
+    return gains(stages, given, [PUSHED] * len(stages), generator)
 
 
 def _from_run(recipe: ServingRecipe, run: FinishedRun) -> Source:

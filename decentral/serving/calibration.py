@@ -1,7 +1,7 @@
 """What honest machines differ by, stage by stage, and what is caught at the tolerance that this asks for.
 
     samples = measure(stages, batches, machines(), others={"older": state})
-    part = calibrated("stage-1", samples[1], false_reject=1e-3)      # .tolerance, .honest, .detected["int8"]
+    parts = calibrated(["stage-0", "stage-1"], samples, stages)      # .tolerance, .honest, .detected["int8"], .gain
 
 One sample is one batch. Its honest distance is the largest between any two machines, the float64 reference among them,
 each of which shapes the batch in a way that is drawn; its lying distance is that of the lie to the nearest of them. So
@@ -58,6 +58,7 @@ class Calibrated:
     """Rejected at the tolerance."""
     detected: Mapping[str, Rate]
     gain: float
+    """How many times farther apart the last stage's outputs are than this one's."""
     curves: Mapping[str, Curve]
 
 
@@ -110,28 +111,33 @@ def measure(
 
 
 def calibrated(
-    name: str,
-    samples: Samples,
-    stage: Stage,
+    names: Sequence[str],
+    samples: Sequence[Samples],
+    stages: Sequence[Stage],
     *,
     false_reject: float = 1e-3,
     confidence: float = CONFIDENCE,
     margin: float = MARGIN,
     seed: int = 0,
-) -> Calibrated:
-    """The tolerance of a part, and what it does. Raises ValueError for too few samples (`core.calibration`)."""
-    limit = smallest_tolerance(samples.honest, false_reject, confidence)
-    tolerance = margin * max(limit, float(np.finfo(np.float32).eps))
-    generator = torch.Generator().manual_seed(seed)
-    return Calibrated(
-        name,
-        limit,
-        tolerance,
-        rejected(samples.honest, tolerance),
-        {lie: rejected(found, tolerance) for lie, found in samples.lies.items()},
-        max(gain(stage, inputs, tolerance, generator) for inputs in samples.inputs),
-        {lie: curve(samples.honest, found) for lie, found in samples.lies.items()},
-    )
+) -> list[Calibrated]:
+    """The tolerances of parts, and what they do. Raises ValueError for too few samples (`core.calibration`)."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for place, (name, one) in enumerate(zip(names, samples, strict=True)):
+        limit = smallest_tolerance(one.honest, false_reject, confidence)
+        tolerance = margin * max(limit, float(np.finfo(np.float32).eps))
+        after = samples[place + 1].inputs if place + 1 < len(samples) else ()
+        found.append(
+            Calibrated(
+                name,
+                limit,
+                tolerance,
+                rejected(one.honest, tolerance),
+                {lie: rejected(off, tolerance) for lie, off in one.lies.items()},
+                max((gain(stages[place + 1 :], each, tolerance, generator) for each in after), default=1.0),
+                {lie: curve(one.honest, off) for lie, off in one.lies.items()},
+            )
+        )
+    return found
 
 
 class _Collected:

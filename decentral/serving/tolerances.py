@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from decentral.core.agreement import end_to_end
 from decentral.core.calibration import trials_needed
 from decentral.errors import UserError
 from decentral.models.stages import Stage
@@ -63,6 +64,11 @@ class Calibration:
     samples: tuple[Samples, ...]
     parts: tuple[Calibrated, ...]
 
+    @property
+    def drift(self) -> float:
+        """Up to which the model's outputs may be off where every part is off by its tolerance."""
+        return end_to_end([part.tolerance for part in self.parts], [part.gain for part in self.parts])
+
     def pin(self, folder: Path) -> None:
         """Into the trust file of the cluster. Raises UserError, OSError."""
         anchors = Anchors.load(folder / FILE)
@@ -98,14 +104,12 @@ def calibrate(
     kinds = machines()
     try:
         samples = measure(stages, batches, kinds, others=states, lied_to=LIED_TO, seed=wanted.seed, measured=measured)
-        parts = [
-            calibrated(part.name, found, stage, false_reject=wanted.false_reject, margin=wanted.margin)
-            for part, found, stage in zip(anchors.parts, samples, stages, strict=True)
-        ]
+        names = [part.name for part in anchors.parts]
+        parts = calibrated(names, samples, stages, false_reject=wanted.false_reject, margin=wanted.margin)
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from error
     if broken := [part.name for part in parts if not math.isfinite(part.gain)]:
-        raise UserError(f"{folder}: the outputs of {broken[0]} are far apart however near its inputs are")
+        raise UserError(f"{folder}: the outputs are far apart however near those of {broken[0]} are")
     return Calibration(words, tuple(kinds), tuple(samples), tuple(parts))
 
 

@@ -48,8 +48,8 @@ class Part:
     """One part of the model, in the order in which an answer passes through them.
 
     `digest` (hexadecimal) is that of the one right part, whoever computes it; `at`: whether peers compute it or the
-    client does. Honest answers are at most `tolerance` apart (`decentral.core.agreement.distance`), and outputs at most
-    `gain` times as far apart as the inputs they come from.
+    client does. Honest answers are at most `tolerance` apart (`decentral.core.agreement.distance`), and the model's
+    outputs at most `gain` times as far apart as the outputs of this part that they come from: 1 of the last part.
     """
 
     name: str

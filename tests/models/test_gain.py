@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from decentral.core.agreement import distance
-from decentral.models.gain import gain
+from decentral.models.gain import gain, gains
 from decentral.models.stages import Stage, split
 
 seeds = st.integers(0, 2**32 - 1)
@@ -24,7 +24,7 @@ def whole(network: nn.Module, inputs: Tensor) -> Stage:
 
 
 def found(stage: Stage, inputs: Tensor, apart: float = 1e-4, steps: int = 6) -> float:
-    return gain(stage, {stage.inputs[0].name: inputs}, apart, torch.Generator().manual_seed(0), steps)
+    return gain([stage], {stage.inputs[0].name: inputs}, apart, torch.Generator().manual_seed(0), steps)
 
 
 def linear(seed: int, inputs: int, outputs: int) -> nn.Linear:
@@ -99,9 +99,9 @@ def test_two_tensors_are_pushed_together() -> None:
 
     a, b = torch.ones(2, 3), torch.ones(2, 3)
     stage = split(Sum().eval(), 1, a, b)[0]
-    ours = gain(stage, {"a": a, "b": b}, 1e-4, torch.Generator().manual_seed(0))
+    ours = gain([stage], {"a": a, "b": b}, 1e-4, torch.Generator().manual_seed(0))
     assert ours == pytest.approx(1, rel=1e-3), "each by its size: the sum by its own"
-    opposite = gain(stage, {"a": a, "b": -0.5 * b}, 1e-4, torch.Generator().manual_seed(0))
+    opposite = gain([stage], {"a": a, "b": -0.5 * b}, 1e-4, torch.Generator().manual_seed(0))
     assert opposite == pytest.approx(3, rel=1e-3), "1 + 0.5 over 0.5"
 
 
@@ -121,3 +121,37 @@ def test_it_is_the_same_where_nothing_is_to_be_differentiated() -> None:
         assert found(stage, inputs * 1) == ours
     with torch.no_grad():
         assert found(stage, inputs.double()) == ours
+
+
+# Stages in a row
+
+
+@settings(max_examples=20)
+@given(seeds)
+def test_stages_in_a_row_gain_no_more_than_each_at_its_worst_together(seed: int) -> None:
+    layers = [linear(seed, 5, 6), linear(seed + 5, 6, 7), linear(seed + 9, 7, 2)]
+    inputs = normal(seed + 2, 4, 5)
+    stages = split(nn.Sequential(*layers).eval(), ["0", "1"], inputs)
+    given_ = {stages[0].inputs[0].name: inputs}
+    found = gains(stages, given_, [1e-6] * 3, torch.Generator().manual_seed(0))
+    assert found[2] == 1
+    second = stages[0].run(given_)
+    third = stages[1].run(second)
+    passed = [next(iter(tensors.values())).detach() for tensors in (second, third)]
+    assert found[1] <= most(layers[2], passed[1]) * (1 + 1e-3)
+    assert found[0] <= most(layers[1], passed[0]) * most(layers[2], passed[1]) * (1 + 1e-3)
+
+
+def test_what_one_stage_enlarges_and_the_next_one_forgets_is_no_gain() -> None:
+    loud, deaf = linear(1, 4, 2), linear(2, 2, 1)
+    with torch.no_grad():
+        loud.weight[0] *= 1000
+        loud.bias[:] = torch.tensor([1.0, 1.0])
+        deaf.weight[:] = torch.tensor([[0.0, 1.0]])
+    inputs = normal(3, 6, 4)
+    stages = split(nn.Sequential(nn.Identity(), loud, deaf).eval(), ["1"], inputs)
+    own = gain(stages[:1], {stages[0].inputs[0].name: inputs}, 1e-6, torch.Generator().manual_seed(0))
+    both = gain(stages, {stages[0].inputs[0].name: inputs}, 1e-6, torch.Generator().manual_seed(0))
+    second = stages[0].run({stages[0].inputs[0].name: inputs})
+    alone = gain(stages[1:], second, 1e-6, torch.Generator().manual_seed(0))
+    assert both < 0.1 * own * alone

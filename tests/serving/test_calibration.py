@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from decentral.core.calibration import Rate
 from decentral.models.stages import Stage, split
-from decentral.serving.calibration import Samples, calibrated, drawn, measure
+from decentral.serving.calibration import Calibrated, Samples, calibrated, drawn, measure
 from decentral.serving.machines import SIZES, machines
 
 COUNT = 64
@@ -61,25 +61,29 @@ def test_the_next_stage_is_given_what_the_first_machine_answered(samples: list[S
 
 
 def test_a_tolerance_accepts_the_honest_and_finds_the_lies(samples: list[Samples]) -> None:
-    for stage, found in zip(stages(), samples, strict=True):
-        part = calibrated("stage", found, stage, false_reject=0.05)
+    parts = calibrated(["stage-0", "stage-1"], samples, stages(), false_reject=0.05)
+    assert parts[0].gain > 1
+    assert parts[1].gain == 1
+    for part, found in zip(parts, samples, strict=True):
         assert found.honest.min() <= part.limit <= found.honest.max()
         assert part.tolerance == pytest.approx(4 * max(part.limit, 1.2e-7), rel=0.01)
         assert part.honest == Rate(0, COUNT)
         assert all(rate == Rate(40, 40) for rate in part.detected.values())
         assert all(curve.detection_at(0.0) == 1 for curve in part.curves.values())
-        assert part.gain > 1
 
 
 def test_a_margin_and_a_wanted_level_move_the_tolerance(samples: list[Samples]) -> None:
-    stage, found = stages()[0], samples[0]
-    narrow = calibrated("stage", found, stage, false_reject=0.5, margin=1.0)
-    wide = calibrated("stage", found, stage, false_reject=0.05, margin=1.0)
+    found = samples[0]
+
+    def first(false_reject: float, margin: float) -> Calibrated:
+        return calibrated(["stage-0", "stage-1"], samples, stages(), false_reject=false_reject, margin=margin)[0]
+
+    narrow, wide = first(0.5, 1.0), first(0.05, 1.0)
     assert narrow.limit < wide.limit
     assert narrow.honest.events > 0
-    assert calibrated("stage", found, stage, false_reject=0.05, margin=1e5).detected["float16"].value < 1
+    assert first(0.05, 1e5).detected["float16"].value < 1
     with pytest.raises(ValueError, match="it takes 2995"):
-        calibrated("stage", found, stage)
+        calibrated(["stage-0"], [found], stages()[:1])
 
 
 def test_batches_are_drawn_by_their_seed_in_all_sizes() -> None:
@@ -95,6 +99,6 @@ def test_batches_are_drawn_by_their_seed_in_all_sizes() -> None:
 def test_answers_that_are_no_numbers_are_no_calibration() -> None:
     honest = np.full(COUNT, np.inf)
     with pytest.raises(ValueError, match="no numbers"):
-        calibrated("stage", Samples(honest, {}, {}, []), stages()[0], false_reject=0.05)
+        calibrated(["stage-0"], [Samples(honest, {}, {}, [])], stages()[:1], false_reject=0.05)
     with pytest.raises(ValueError, match="no machine"):
         measure(stages(), [], [])

@@ -57,10 +57,12 @@ def test_every_part_is_calibrated_on_the_clusters_own_data(calibration: tuple[Pa
     assert [part.name for part in found.parts] == ["stage-0", "stage-1"]
     assert "test images of digits" in found.of
     assert told[-1] == ROUGH.count() == 29
+    assert found.parts[0].gain > 1
+    assert found.parts[1].gain == 1
+    assert found.drift == pytest.approx(found.parts[0].tolerance * found.parts[0].gain + found.parts[1].tolerance)
     for part in found.parts:
         assert part.honest.upper() <= 0.1
         assert 0 < part.limit < part.tolerance < 1e-4
-        assert part.gain > 1
         assert {"another", "int8", "bf16"} <= part.detected.keys()
         assert all(rate.events == rate.trials == 29 for rate in part.detected.values())
 
