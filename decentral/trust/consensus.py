@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from decentral.core.agreement import Outcome, Vote, distance, distances, exact_distances, vote
@@ -42,6 +44,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """What came of those who were asked, by the rules of commit and reveal and before any vote.
+
+    `faults`: of those who broke the rules; `apart`: the distances between the others' answers, in their order.
+    """
+
+    question: Question
+    asked: tuple[PeerId, ...]
+    answers: Mapping[PeerId, Answer]
+    faults: tuple[Fault, ...]
+    apart: Float[np.ndarray, "n n"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
     """`answer`: the one that counts, if a quorum agrees on it and nothing contradicts it."""
 
@@ -62,13 +78,24 @@ def judge(
     by_digest: bool = False,
     reference: Tensors | None = None,
 ) -> Judgement:
-    """What a part's replicas agree on. `asked`: who was drawn; what others sent is left aside.
+    """What a part's replicas agree on: `hear`, then `rule`."""
+    return rule(hear(question, asked, replies, exact=exact, by_digest=by_digest), sizes, tolerance, reference)
+
+
+def hear(
+    question: Question,
+    asked: Sequence[PeerId],
+    replies: Mapping[PeerId, Reply],
+    *,
+    exact: bool = False,
+    by_digest: bool = False,
+) -> Heard:
+    """Who has answered. `asked`: who was drawn; what others sent is left aside.
 
     `replies` are under the authenticated name of who sent them, and hold what had come when the deadlines ended.
     Tensors that one has sent stand for all that revealed their digest. `by_digest`: where all revealed the same one, it
-    is enough without them. `exact`: the part computes the same bits everywhere. `reference`: the answer as the verifier
-    has computed it, on any device and in any precision: who signed one farther away than the tolerance has lied, and
-    such an answer does not count even if a quorum shares it. Raises ValueError for a replica that was asked twice.
+    is enough without them. `exact`: the part computes the same bits everywhere. Raises ValueError for a replica that
+    was asked twice.
     """
     if len(set(asked)) < len(asked):
         raise ValueError("a replica was asked twice")
@@ -79,7 +106,18 @@ def judge(
         apart = exact_distances([answer.signed.claim.output for answer in answers.values()])
     else:
         apart = distances(known)
-    ruling = vote(list(answers), apart, 0.0 if exact else tolerance, sizes.quorum)
+    return Heard(question, tuple(asked), answers, tuple(faults), apart)
+
+
+def rule(heard: Heard, sizes: Sizes, tolerance: float, reference: Tensors | None = None) -> Judgement:
+    """What a quorum of those who have answered agrees on.
+
+    `reference`: the answer as the verifier has computed it, on any device and in any precision: who signed one farther
+    away than the tolerance has lied, and such an answer does not count even if a quorum shares it.
+    """
+    asked, answers, part = heard.asked, heard.answers, heard.question.part
+    faults = list(heard.faults)
+    ruling = vote(list(answers), heard.apart, tolerance, sizes.quorum)
     wrong = {
         node
         for node, answer in answers.items()
@@ -88,17 +126,17 @@ def judge(
     for node in asked:
         if node in wrong:
             detail = "computed again, its part comes to something else"
-            faults.append(Fault(node, question.part, FaultKind.LIED, detail, (answers[node].signed,)))
+            faults.append(Fault(node, part, FaultKind.LIED, detail, (answers[node].signed,)))
         elif node in ruling.far and reference is None and ruling.outcome is Outcome.AGREED:
             detail = "a quorum came to something else"
-            faults.append(Fault(node, question.part, FaultKind.DISAGREED, detail, (answers[node].signed,)))
+            faults.append(Fault(node, part, FaultKind.DISAGREED, detail, (answers[node].signed,)))
     winner = answers.get(PeerId(ruling.winner)) if ruling.winner is not None else None
     agreed = len(ruling.near) if winner is not None else 0
     if winner is not None and winner.node in wrong:
         winner, detail = None, f"{agreed} of {len(asked)} agree on an answer that is wrong"
     else:
         detail = f"{ruling.outcome.value}: {len(ruling.near)} of {len(asked)}, {sizes.quorum} needed"
-    finding = Finding(Kind.CONSENSUS, question.part, winner is not None, detail, float(agreed))
+    finding = Finding(Kind.CONSENSUS, part, winner is not None, detail, float(agreed))
     return Judgement(finding, tuple(faults), winner, ruling)
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from decentral.core.quorum import Sizes
 from decentral.errors import Malformed
 from decentral.trust.anchors import Anchors
-from decentral.trust.consensus import Answer, Judgement, Tensors, fresh, judge, linked, pinned
+from decentral.trust.consensus import Answer, Heard, Judgement, Tensors, fresh, hear, linked, pinned, rule
 from decentral.trust.evidence import Fault, Finding, Kind, Question, Reply
 from decentral.trust.leakage import verify_stated
 from decentral.trust.order import Order
@@ -155,18 +155,33 @@ def _link(question: Question, given: bytes | None) -> Finding:
     return linked(question, given)
 
 
-def judged(
-    transcript: Transcript, place: int, anchors: Anchors, policy: Policy, reference: Tensors | None = None
-) -> Judgement:
-    """The vote about one part, as both policies want it, among those whom the seed has drawn; see `examine`."""
-    order, exchange = transcript.order, transcript.exchanges[place]
-    question = order.question(exchange.step, exchange.inputs)
-    calibrated = [part.tolerance for part in anchors.parts if part.name == question.part]
-    tolerance = min(policy.tolerance, order.policy.tolerance, *calibrated)
-    sizes = _stricter(order.policy.sizes(order.seed, question.part), policy.sizes(order.seed, question.part))
-    asked = tuple(dict.fromkeys(exchange.asked))
+def hear_part(transcript: Transcript, place: int) -> Heard:
+    """What came of those who were asked about one part; the same whatever the policy."""
+    exchange = transcript.exchanges[place]
+    question = transcript.order.question(exchange.step, exchange.inputs)
     by_digest = place < len(transcript.exchanges) - 1
-    judgement = judge(question, asked, exchange.replies, sizes, tolerance, by_digest=by_digest, reference=reference)
+    return hear(question, tuple(dict.fromkeys(exchange.asked)), exchange.replies, by_digest=by_digest)
+
+
+def judged(
+    transcript: Transcript,
+    place: int,
+    anchors: Anchors,
+    policy: Policy,
+    reference: Tensors | None = None,
+    *,
+    heard: Heard | None = None,
+) -> Judgement:
+    """The vote about one part, as both policies want it, among those whom the seed has drawn; see `examine`.
+
+    `heard`: what `hear_part` says, if it was asked already.
+    """
+    order, exchange = transcript.order, transcript.exchanges[place]
+    part = exchange.step.part
+    calibrated = [each.tolerance for each in anchors.parts if each.name == part]
+    tolerance = min(policy.tolerance, order.policy.tolerance, *calibrated)
+    sizes = _stricter(order.policy.sizes(order.seed, part), policy.sizes(order.seed, part))
+    judgement = rule(heard or hear_part(transcript, place), sizes, tolerance, reference)
     if (problem := _miscalled(order, exchange, policy)) is None:
         return judgement
     return replace(judgement, finding=replace(judgement.finding, passed=False, detail=problem), answer=None)

@@ -20,7 +20,7 @@ from decentral.trust import canonical, packing
 from decentral.trust.anchors import Anchors
 from decentral.trust.consensus import Tensors
 from decentral.trust.evidence import Finding
-from decentral.trust.examination import VERIFIERS, Examination, Verifiers, examine, judged
+from decentral.trust.examination import VERIFIERS, Examination, Verifiers, examine, hear_part, judged
 from decentral.trust.policy import Policy, Verdict
 from decentral.trust.transcript import Exchange, Transcript
 from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity
@@ -129,10 +129,19 @@ def check(
     The client has judged by the policy of its order, and may have computed parts again, or not.
     """
     transcript, own = receipt.transcript, receipt.transcript.order.policy
-    found = examine(transcript, anchors, policy, references, verifiers)
-    again = [found] if policy == own else [examine(transcript, anchors, own, references, verifiers)]
+    heard = [hear_part(transcript, place) for place in range(len(transcript.exchanges))]
+
+    def by(whose: Policy, computed: Mapping[str, Tensors]) -> Examination:
+        judgements = [
+            judged(transcript, place, anchors, whose, computed.get(each.step.part), heard=heard[place])
+            for place, each in enumerate(transcript.exchanges)
+        ]
+        return examine(transcript, anchors, whose, verifiers=verifiers, judgements=judgements)
+
+    found = by(policy, references)
+    again = [found] if policy == own else [by(own, references)]
     if references:
-        again.append(examine(transcript, anchors, own, verifiers=verifiers))
+        again.append(by(own, NONE))
     reasons = [problem] if (problem := receipt.unsigned()) is not None else []
     said = (receipt.findings, receipt.verdict)
     if said not in [(each.findings, each.verdict) for each in again]:

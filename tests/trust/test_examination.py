@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from decentral.trust.evidence import FaultKind, Kind
-from decentral.trust.examination import Examination, examine
+from decentral.trust.examination import Examination, examine, hear_part, judged
 from decentral.trust.policy import Policy
 from decentral.trust.transcript import Transcript
 from tests.trust.world import Acts, World
@@ -149,3 +149,15 @@ def test_a_line_that_is_shorter_than_ordered_is_valid_only_to_whom_that_is_enoug
     assert len(transcript.exchanges) == 3
     assert not examine(transcript, world.anchors, Policy()).verdict.valid
     assert examine(transcript, world.anchors, two).verdict.valid
+
+
+def test_what_was_heard_once_serves_every_policy() -> None:
+    world = World(rounding=True)
+    said = world.transcript({("stage-1", 0): "lies", ("stage-2", 1): "withholds"})
+    for place in range(3):
+        heard = hear_part(said, place)
+        for policy in (Policy(), Policy(tolerance=1e-9), QUORUM_3_OF_4):
+            known, anew = (judged(said, place, world.anchors, policy, heard=each) for each in (heard, None))
+            assert known.finding == anew.finding
+            assert known.faults == anew.faults
+            assert known.vote == anew.vote
