@@ -22,7 +22,7 @@ from decentral.run.journal import Tail, read
 from decentral.run.recipe import load_recipe
 
 SMALL = ("rounds=4", "peers=3", "model={name: mlp, hidden: [16]}")
-SLOW_ROUNDS = ("training.epochs=60", "deadlines.probe=0.3")
+SLOW_ROUNDS = ("training.epochs=30", "deadlines.probe=0.3")
 ENDLESS = "rounds=100000"
 """Until it is told to end, however long this test has to wait for a processor."""
 
@@ -152,7 +152,7 @@ def overrides(*values: str) -> list[str]:
 
 
 def test_a_killed_peer_is_named_as_crashed_and_as_rejoined_when_it_is_started_again(tmp_path):
-    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=8"))
+    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=10"))
     run.wait_for("round", peer=1, round=2)
     os.kill(run.pid_of(1), signal.SIGKILL)
     run.wait_for("crashed", other=1)
@@ -164,7 +164,7 @@ def test_a_killed_peer_is_named_as_crashed_and_as_rejoined_when_it_is_started_ag
     assert returning.returncode == 0, errors
     summary = run.end()
     assert summary["crashed"] == summary["rejoined"] == ["peer-1"]
-    assert summary["rounds"] == 8
+    assert summary["rounds"] == 10
     journal = read(run.out / "nodes" / "peer-1" / "events.jsonl")
     assert [event["rejoined"] for event in journal if event["event"] == "started"] == [False, True]
     received = [event for event in read(run.out / "nodes" / "peer-0" / "events.jsonl") if event["event"] == "exchanged"]
@@ -192,7 +192,7 @@ def test_drawn_samples_survive_the_death_of_five_of_twenty_peers_and_of_the_aggr
 
 @pytest.mark.slow
 def test_a_killed_peer_stays_away_and_the_others_finish(tmp_path):
-    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS))
+    run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS, "training.epochs=60"))
     run.wait_for("round", peer=2, round=1)
     os.kill(run.pid_of(2), signal.SIGKILL)
     summary = run.end()
@@ -202,7 +202,7 @@ def test_a_killed_peer_stays_away_and_the_others_finish(tmp_path):
 
 @pytest.mark.slow
 def test_the_launcher_restarts_a_crashed_peer_when_asked_to(tmp_path):
-    run = Launched(tmp_path / "run", "--restart", "1", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=8"))
+    run = Launched(tmp_path / "run", "--restart", "1", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=16"))
     run.wait_for("round", peer=0, round=1)
     os.kill(run.pid_of(0), signal.SIGKILL)
     summary = run.end()
@@ -210,15 +210,16 @@ def test_the_launcher_restarts_a_crashed_peer_when_asked_to(tmp_path):
 
 
 def test_a_killed_launcher_takes_its_peers_along_and_the_run_can_be_resumed(tmp_path):
-    values = overrides(*SMALL, *SLOW_ROUNDS)
-    run = Launched(tmp_path / "run", *values)
+    """To the same end as a run that nobody interrupted."""
+    settings = (*SMALL, *SLOW_ROUNDS, "rounds=6")
+    run = Launched(tmp_path / "run", *overrides(*settings))
     run.wait_for("round", peer=0, round=2)
     run.process.kill()
     run.process.communicate()
     wait_until(lambda: not run.nodes_running())
-    resumed = Launched(tmp_path / "run", "--resume", *values).end()
-    whole = Launched(tmp_path / "whole", *values).end()
-    assert resumed["rounds"] == whole["rounds"] == 4
+    resumed = Launched(tmp_path / "run", "--resume", *overrides(*settings)).end()
+    _, whole = execute(load_recipe("dimat-digits", settings), "sim", Options(out=tmp_path / "whole"))
+    assert resumed["rounds"] == whole["rounds"] == 6
     assert accuracies(resumed) == accuracies(whole)
     assert checkpoints(tmp_path / "run") == checkpoints(tmp_path / "whole")
 
@@ -238,7 +239,8 @@ def test_a_peer_is_not_started_twice(tmp_path):
     run = Launched(tmp_path / "run", *overrides(*SMALL, ENDLESS))
     try:
         run.wait_for("started", peer=1)
-        second = subprocess.run(again(run, 1), capture_output=True, text=True, timeout=60, check=False)
+        with run.halted(0, 1, 2):
+            second = subprocess.run(again(run, 1), capture_output=True, text=True, timeout=60, check=False)
         assert second.returncode == 2
         assert "running already" in second.stderr and "Traceback" not in second.stderr
     finally:
