@@ -59,6 +59,7 @@ LABELS = np.arange(4, dtype=np.uint8)
         (gzip.compress(struct.pack(">2I", 0x0801, 5) + LABELS.tobytes()), "truncated"),
         (gzip.compress(b"\0\0"), "not an IDX file"),
     ],
+    ids=["cut off", "not gzip", "floats", "two axes", "fewer labels than said", "no header"],  # the bytes hold the time
 )
 def test_a_damaged_archive_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     honest = tmp_path / "honest.gz"
