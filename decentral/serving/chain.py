@@ -18,8 +18,9 @@ from decentral.serving.consultation import consult
 from decentral.serving.replicas import Replicas
 from decentral.trust.anchors import Anchors
 from decentral.trust.consensus import Judgement
-from decentral.trust.evidence import FaultKind, tensors_digest
+from decentral.trust.evidence import FaultKind, Kind, tensors_digest
 from decentral.trust.examination import judged
+from decentral.trust.leakage import Measurement, stated
 from decentral.trust.order import Order
 from decentral.trust.policy import Policy
 from decentral.trust.transcript import Exchange, Transcript
@@ -49,10 +50,19 @@ async def digest_of(tensors: Tensors) -> bytes:
 
 
 class Chain:
-    """The parts that peers serve. `model`: parts that this client holds too, to settle disputes by."""
+    """The parts that peers serve. `model`: parts that this client holds too, to settle disputes by; `measured`: what
+    the tensors that parts are sent tell of the inputs."""
 
-    def __init__(self, replicas: Replicas, anchors: Anchors, model: Mapping[str, Stage], work: Work) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        anchors: Anchors,
+        model: Mapping[str, Stage],
+        work: Work,
+        measured: Measurement | None = None,
+    ) -> None:
         self._replicas, self._anchors, self._model, self._work = replicas, anchors, model, work
+        self._measured = measured
 
     async def run(self, order: Order, inputs: Tensors, policy: Policy) -> Course:
         """Through all parts, or as far as there are answers; `inputs` are the tensors that leave the client."""
@@ -63,7 +73,7 @@ class Chain:
         for place, step in enumerate(order.steps):
             found = await consult(order, step, passed, digest, self._replicas)
             problems |= found.problems
-            exchanges.append(Exchange(step, digest, found.asked, found.replies))
+            exchanges.append(Exchange(step, digest, found.asked, found.replies, self._evidence(step.part, policy)))
             transcript = Transcript(order, tuple(exchanges), inputs)
             judgement = judged(transcript, place, self._anchors, policy)
             doubtful = judgement.answer is None or any(f.kind is FaultKind.DISAGREED for f in judgement.faults)
@@ -75,6 +85,12 @@ class Chain:
                 break
             digest, passed = judgement.answer.signed.claim.output, judgement.answer.tensors
         return Course(Transcript(order, tuple(exchanges), inputs), tuple(judgements), problems)
+
+    def _evidence(self, part: str, policy: Policy) -> dict[Kind, bytes]:
+        """What else speaks for an answer, as far as the policy asks for it."""
+        if policy.leakage is None or self._measured is None:
+            return {}
+        return {Kind.LEAKAGE: stated(self._measured, part)}
 
     async def computed(self, part: str, inputs: Tensors) -> Tensors:
         """What a part comes to in float64."""

@@ -45,6 +45,7 @@ from decentral.serving.routing import Router
 from decentral.trust.anchors import Anchors, Part
 from decentral.trust.evidence import Fault, Finding, Kind
 from decentral.trust.examination import Examination, examine
+from decentral.trust.leakage import Measurement
 from decentral.trust.order import SEED_BYTES, Order, Step
 from decentral.trust.policy import FILE as POLICY
 from decentral.trust.policy import Policy, Verdict
@@ -170,19 +171,20 @@ class Client:
         *,
         model: Mapping[str, Stage],
         noise: Noise | None,
+        measured: Measurement | None,
         patience: Patience,
         stack: AsyncExitStack,
     ) -> None:
         self.anchors, self.policy = cluster.anchors, policy
         self.model = model
-        self._cluster, self._noise, self._stack = cluster, noise, stack
+        self._cluster, self._noise, self._measured, self._stack = cluster, noise, measured, stack
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
         ledger = Ledger.open(folder / LEDGER)
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
         self._replicas = Replicas(cluster.links, self._router, patience)
         self._remembering: set[asyncio.Future[None]] = set()
-        self._chain = Chain(self._replicas, cluster.anchors, model, self._work)
+        self._chain = Chain(self._replicas, cluster.anchors, model, self._work, measured)
         self._probation = Probation(
             cluster.identity.id,
             cluster.anchors,
@@ -223,6 +225,7 @@ class Client:
                     wanted,
                     model=held,
                     noise=noise_of(folder / STAGES),
+                    measured=Measurement.load(folder),
                     patience=patience or Patience(),
                     stack=stack.pop_all(),
                 )
@@ -258,6 +261,10 @@ class Client:
         wanted, began = policy or self.policy, time.monotonic()
         replicas = {part.name: len(self.anchors.replicas(part.name)) for part in self._remote}
         wanted.check_possible(replicas, OFFERED)
+        if wanted.leakage is not None and self._measured is None:
+            raise UserError(
+                "leakage: nobody has measured what this cluster's parts learn; `decentral leakage DIR` does"
+            )
         before = self.traffic
         inputs = await self._front(batch)
         digest = await digest_of(inputs)

@@ -16,6 +16,7 @@ from decentral.serving.replicas import Patience
 from decentral.serving.stage import StageService
 from decentral.trust.anchors import Anchors
 from decentral.trust.evidence import FaultKind, Kind
+from decentral.trust.leakage import Exposure, Measurement
 from decentral.trust.policy import Policy
 from decentral.trust.receipt import verify
 
@@ -178,6 +179,23 @@ async def test_the_policy_and_the_model_of_the_folder_are_taken_where_nothing_is
     async with Client.connect(made.folder) as client:
         assert client.policy == Policy(tolerance=2e-4)
         assert set(client.model) == {"stage-0", "stage-1", "stage-2"}
+
+
+async def test_what_was_measured_of_leakage_speaks_where_the_policy_asks(cluster):
+    made = await cluster()
+    strict, loose = Policy(leakage=0.3), Policy(leakage=0.6)
+    async with Client.connect(made.folder) as client:
+        with pytest.raises(UserError, match="nobody has measured"):
+            await client.predict(X, loose)
+    exposures = tuple(Exposure(part.name, 0.5, 1.0, 0.1, 1.0, 0.1, 0.5) for part in made.anchors.parts)
+    digests = {part.name: part.digest for part in made.anchors.parts}
+    Measurement(exposures, digests, "", 0.9, 10, 10, 0).save(made.folder)
+    async with Client.connect(made.folder) as client:
+        prediction = await client.predict(X, loose)
+        assert verify(prediction.receipt, made.anchors, loose).valid
+        assert not verify(prediction.receipt, made.anchors, strict).valid
+        with pytest.raises(Unverified, match="leak"):
+            await client.predict(X, strict)
 
 
 async def test_many_at_once_all_get_their_own_answer(cluster):
