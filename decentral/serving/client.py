@@ -250,6 +250,11 @@ class Client:
         """Bytes sent to replicas and received from them."""
         return self._replicas.traffic
 
+    @property
+    def busy(self) -> int:
+        """How often a replica had too much to do, and was asked again."""
+        return self._replicas.busy
+
     # ---- asking ---------------------------------------------------------------------------------------------------
 
     async def predict(self, batch: Tensor | Tensors, policy: Policy | None = None) -> Prediction:

@@ -119,14 +119,15 @@ class _Line:
         """Asks again where the replica has too much to do."""
         loop, pause = asyncio.get_running_loop(), BUSY_PAUSE
         while True:
-            session = await self._replicas.session(peer)
-            conversation = await self._conversations.enter_async_context(session.converse())
-            await conversation.say(self._task)
             try:
+                session = await self._replicas.session(peer)
+                conversation = await self._conversations.enter_async_context(session.converse())
+                await conversation.say(self._task)
                 heard = await conversation.hear()
             except Refused as refused:
                 if refused.reason is not Refusal.BUSY or loop.time() + pause > ends:
                     raise
+                self._replicas.busy += 1
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue

@@ -47,10 +47,14 @@ class _Held:
 
 
 class Replicas:
-    """One client's sessions, by peer. `close` ends them."""
+    """One client's sessions, by peer. `close` ends them.
+
+    `busy`: how often a replica had too much to do, and was asked again.
+    """
 
     def __init__(self, links: Links, watch: Watch, patience: Patience, limits: Limits | None = None) -> None:
         self.watch, self.patience = watch, patience
+        self.busy = 0
         self._links, self._limits = links, limits or Limits()
         self._held: dict[PeerId, _Held] = {}
         self._sent = self._received = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,6 +19,8 @@ from decentral.serving.stage import StageService
 from decentral.trust.evidence import tensors_digest
 from decentral.trust.order import Order, Step
 from decentral.trust.policy import Policy
+from decentral.wire.limits import Limits
+from decentral.wire.sessions import open_session
 
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 PLAIN, EQUAL = Policy(), 1.0
@@ -118,6 +120,26 @@ async def test_who_is_busy_is_asked_again(cluster):
     assert len(found.asked) == 3
     assert found.problems == {}
     assert made.services["stage-0-b"].times == 3
+
+
+async def test_who_has_too_many_sessions_already_is_asked_again(cluster):
+    made = await cluster()
+    peer = next(anchor.id for anchor in made.anchors.peers if anchor.name == "stage-0-b")
+    most = Limits().calls
+    async with access(made.folder) as opened, AsyncExitStack() as stack:
+        for _ in range(most):
+            await stack.enter_async_context(open_session(opened.links, peer))
+        replicas = Replicas(opened.links, Watching(), QUICK)
+        order, inputs = order_for(made)
+        asking = asyncio.create_task(consult(order, order.steps[0], inputs, order.inputs, replicas))
+        answered, _ = await asyncio.wait({asking}, timeout=0.5)
+        assert not answered
+        await stack.aclose()
+        found = await asking
+        await replicas.close()
+    assert replicas.busy
+    assert found.problems == {}
+    assert peer in found.replies
 
 
 async def test_who_cannot_be_reached_is_replaced_by_the_next_in_the_line(cluster):
