@@ -164,8 +164,9 @@ async def test_a_quorum_of_liars_is_found_out_afterwards(cluster: Any, monkeypat
     assert not any(each.bad for name, each in found.items() if name not in liars)
 
 
-async def test_who_answers_alone_earns_nothing(cluster: Any) -> None:
+async def test_who_answers_alone_earns_nothing(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = await cluster()
+    monkeypatch.setattr(Router, "tests", lambda self, candidates: None)  # a test that was passed would count
     async with Client.connect(made.folder) as client:
         await client.predict(X, Policy(replicas=1, quorum=1, faulty=0))
     assert not any(each.good for each in remembered(made).values())
