@@ -37,6 +37,8 @@ def test_a_name_that_is_not_known_is_answered_with_the_nearest() -> None:
 
 def test_what_serves_does_not_know_them(root: Path) -> None:
     """A name in the catalogue is the one way to them."""
-    files = [path for path in (root / "decentral").rglob("*.py") if path.stem not in ("adversaries", "catalogue", "trials")]
+    files = [
+        path for path in (root / "decentral").rglob("*.py") if path.stem not in ("adversaries", "catalogue", "trials")
+    ]
     assert files
     assert not [path for path in files if re.search(r"import.*adversaries|adversaries import", path.read_text())]
