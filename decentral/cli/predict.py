@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.output import JsonOption, say, say_json, say_table
+from decentral.cli.output import JsonOption, note, say, say_json, say_table
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,17 +42,23 @@ def predict(
     """
     if receipt is not None and not receipt.resolve().parent.is_dir():
         raise UserError(f"--receipt {receipt}: there is no folder {receipt.parent}")
+    if receipt is not None and receipt.is_dir():
+        raise UserError(f"--receipt {receipt}: is a folder")
     wanted = _policy(directory, policy, require)
     from decentral.serving.client import Unverified
 
     try:
         prediction, asked = asyncio.run(_ask(directory, inputs, wanted))
     except Unverified as refused:
-        _keep(receipt, refused.receipt.encode())
         _say_refused(directory, refused, as_json)
+        _keep(receipt, refused.receipt.encode())
         raise typer.Exit(1) from None
-    _keep(receipt, prediction.receipt.encode())
-    _say(directory, prediction, asked, receipt, as_json)
+    kept = None
+    try:
+        _keep(receipt, prediction.receipt.encode())
+        kept = receipt
+    finally:  # an answer that has been paid for is told, whatever becomes of the file
+        _say(directory, prediction, asked, kept, as_json)
 
 
 def _policy(directory: Path, file: Path | None, require: str | None) -> Policy | None:
@@ -75,15 +81,25 @@ async def _ask(directory: Path, words: Sequence[str], policy: Policy | None) -> 
     batch, asked = await asyncio.to_thread(read_inputs, words, network)
     if len(batch) > MOST:
         raise UserError(f"{len(batch)} inputs; at most {MOST} are asked about at once")
-    async with Client.connect(directory, policy=policy) as client:
-        return await client.predict(batch), asked
+    prediction: Prediction | None = None
+    try:
+        async with Client.connect(directory, policy=policy) as client:
+            prediction = await client.predict(batch)
+    except UserError as error:
+        if prediction is None:
+            raise
+        note(f"warning: what was learned of the peers is not kept: {error}")  # the answer is as good as it was
+    return prediction, asked
 
 
 def _keep(file: Path | None, data: bytes) -> None:
     from decentral.files import write_atomic
 
     if file is not None:
-        write_atomic(file, data)
+        try:
+            write_atomic(file, data)
+        except OSError as error:
+            raise UserError(f"--receipt {file}: cannot be written ({error.strerror or error})") from error
 
 
 # ---- what is said --------------------------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ async def access(directory: Path) -> AsyncIterator[Access]:
     """Raises UserError where there is no cluster to ask, or no way in, and TransportError if the authority is gone."""
     anchors = Anchors.load(directory / FILE)
     folder = directory / CLIENT
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: this client's own folder cannot be made ({error.strerror})") from error
     identity = Identity.open(folder / "identity.key")
     credentials = await credentials_for(identity, folder)
     if credentials.authority != anchors.authority:

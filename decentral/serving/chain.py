@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from decentral.errors import Malformed, Refusal, Refused, UserError
 from decentral.models.stages import Stage
 from decentral.serving.consultation import consult
+from decentral.serving.parts import MOST_BYTES
 from decentral.serving.replicas import Replicas
 from decentral.trust.anchors import Anchors
 from decentral.trust.consensus import Judgement
@@ -24,11 +27,14 @@ from decentral.trust.leakage import Measurement, stated
 from decentral.trust.order import Order
 from decentral.trust.policy import Policy
 from decentral.trust.transcript import Exchange, Transcript
+from decentral.wire.elements import Arrival, Elements
+from decentral.wire.limits import Limits
 from decentral.wire.messages import PeerId
 
 Tensors = Mapping[str, Tensor]
 Work = Callable[[Callable[[], Tensors]], Awaitable[Tensors]]
 """Runs a blocking computation off the event loop."""
+LIMITS = Limits(model_bytes=MOST_BYTES)
 LARGE = 1 << 20
 """Bytes from which on a digest is taken off the event loop."""
 
@@ -65,21 +71,28 @@ class Chain:
         self._measured = measured
 
     async def run(self, order: Order, inputs: Tensors, policy: Policy) -> Course:
-        """Through all parts, or as far as there are answers; `inputs` are the tensors that leave the client."""
+        """Through all parts, or as far as there are answers; `inputs` are the tensors that leave the client.
+
+        Raises UserError where honest replicas refuse the task, or would: then nobody is to blame.
+        """
         exchanges: list[Exchange] = []
         judgements: list[Judgement] = []
         problems: dict[PeerId, str] = {}
         digest, passed = order.inputs, inputs
         for place, step in enumerate(order.steps):
+            check_size(step.part, passed)
             found = await consult(order, step, passed, digest, self._replicas)
+            if found.refusal is not None:
+                raise UserError(_refused(step.part, found.refusal))
             problems |= found.problems
             exchanges.append(Exchange(step, digest, found.asked, found.replies, self._evidence(step.part, policy)))
             transcript = Transcript(order, tuple(exchanges), inputs)
             judgement = judged(transcript, place, self._anchors, policy)
             doubtful = judgement.answer is None or any(f.kind is FaultKind.DISAGREED for f in judgement.faults)
             if doubtful and step.part in self._model:
-                exact = await self.computed(step.part, passed)
-                judgement = judged(transcript, place, self._anchors, policy, exact)
+                with suppress(UserError, ValueError):  # not in float64: then it stays what it is
+                    exact = await self.computed(step.part, passed)
+                    judgement = judged(transcript, place, self._anchors, policy, exact)
             judgements.append(judgement)
             if judgement.answer is None or judgement.answer.tensors is None:
                 break
@@ -93,5 +106,28 @@ class Chain:
         return {Kind.LEAKAGE: stated(self._measured, part)}
 
     async def computed(self, part: str, inputs: Tensors) -> Tensors:
-        """What a part comes to in float64."""
+        """What a part comes to in float64. Raises UserError where it cannot be, ValueError for other inputs."""
         return await self._work(lambda: self._model[part].exact(inputs))
+
+
+def check_inputs(part: str, tensors: Tensors) -> None:
+    """Raises UserError for what no replica takes from the wire, whatever it computes."""
+    check_size(part, tensors)
+    try:
+        elements = Elements(tensors)
+        Arrival(elements.headers, elements.total, LIMITS)
+    except (TypeError, Malformed) as error:
+        raise UserError(f"{part} does not take this input: {error}") from error
+
+
+def check_size(part: str, tensors: Tensors) -> None:
+    """Raises UserError for more than a replica takes at once: what exceeds that would end its session with others."""
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size > MOST_BYTES:
+        raise UserError(f"{part} would be given {size} bytes, and takes {MOST_BYTES} at most; ask about fewer at once")
+
+
+def _refused(part: str, refusal: Refused) -> str:
+    if refusal.reason in (Refusal.MODEL, Refusal.STALE):
+        return f"the replicas of {part} serve another model, or another epoch, than the trust file pins ({refusal})"
+    return f"the replicas of {part} do not take this input ({refusal})"

@@ -29,7 +29,7 @@ from decentral.core.budget import Budget
 from decentral.errors import DecentralError, UserError
 from decentral.models.stages import Stage
 from decentral.serving.access import CLIENT, Access, access
-from decentral.serving.chain import Chain, Tensors, digest_of
+from decentral.serving.chain import Chain, Tensors, check_inputs, digest_of
 from decentral.serving.experience import Experience
 from decentral.serving.known_answers import KnownAnswers
 from decentral.serving.ledger import FILE as LEDGER
@@ -58,6 +58,8 @@ OFFERED = frozenset({Kind.CONSENSUS})
 """Evidence that peers of a cluster can give."""
 ATTEMPTS = 3
 """Times that a batch is asked about, each time without those who failed, before it is given up."""
+MOST_REMEMBERED = 64
+"""Answers that wait to be written down: where a disk is slower than the replicas, who asks waits for it."""
 UNDECIDED = -1
 
 
@@ -166,7 +168,7 @@ class Client:
     def __init__(
         self,
         cluster: Access,
-        folder: Path,
+        ledger: Ledger,
         policy: Policy,
         *,
         model: Mapping[str, Stage],
@@ -179,11 +181,11 @@ class Client:
         self.model = model
         self._cluster, self._noise, self._measured, self._stack = cluster, noise, measured, stack
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
-        ledger = Ledger.open(folder / LEDGER)
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
         self._replicas = Replicas(cluster.links, self._router, patience)
-        self._remembering: set[asyncio.Future[None]] = set()
+        self._remembering: set[asyncio.Task[None]] = set()
+        self._forgot: BaseException | None = None
         self._chain = Chain(self._replicas, cluster.anchors, model, self._work, measured)
         self._probation = Probation(
             cluster.identity.id,
@@ -218,29 +220,37 @@ class Client:
                 if not cluster.anchors.parts:
                     raise UserError(f"{folder}: its peers serve no model in stages")
                 held = await asyncio.to_thread(held_in, folder / STAGES, cluster.anchors, model)
-                wanted = policy or policy_of(folder)
-                return cls(
+                ledger = stack.enter_context(await asyncio.to_thread(Ledger.open, folder / CLIENT / LEDGER))
+                client = cls(
                     cluster,
-                    folder / CLIENT,
-                    wanted,
+                    ledger,
+                    policy or policy_of(folder),
                     model=held,
                     noise=noise_of(folder / STAGES),
                     measured=Measurement.load(folder),
                     patience=patience or Patience(),
-                    stack=stack.pop_all(),
+                    stack=stack,
                 )
+                client._stack = stack.pop_all()
+                return client
 
         return Connecting(connect)
 
     async def close(self) -> None:
         """Raises UserError where what was learned cannot be written down."""
         try:
-            await asyncio.gather(*self._remembering)
+            while self._remembering:
+                await asyncio.wait(self._remembering)
             self._router.save()
         finally:
             await self._hang_up()
+        if self._forgot is not None:
+            raise self._forgot
 
     async def _hang_up(self) -> None:
+        for remembering in self._remembering:  # of who does not wait for them
+            remembering.cancel()
+        await asyncio.gather(*self._remembering, return_exceptions=True)
         await self._replicas.close()
         self._worker.shutdown(wait=False)
         await self._stack.aclose()
@@ -270,6 +280,8 @@ class Client:
             raise UserError(
                 "leakage: nobody has measured what this cluster's parts learn; `decentral leakage DIR` does"
             )
+        while len(self._remembering) >= MOST_REMEMBERED:
+            await asyncio.wait(self._remembering, return_when=asyncio.FIRST_COMPLETED)
         before = self.traffic
         inputs = await self._front(batch)
         digest = await digest_of(inputs)
@@ -337,7 +349,9 @@ class Client:
         stages = [self.model[part.name] for part in self.anchors.parts if part.at == "client"]
         if stages:
             tensors = await self._work(lambda: through(stages, tensors))
-        return tensors if self._noise is None else self._noise(tensors)
+        leaving = tensors if self._noise is None else self._noise(tensors)
+        check_inputs(self._remote[0].name, leaving)
+        return leaving
 
     def _order(self, inputs: bytes, policy: Policy, avoided: set[PeerId]) -> Order:
         steps = []
@@ -372,9 +386,15 @@ class Client:
                 for place in range(len(transcript.exchanges)):
                     await self._probation.beside(transcript, place, blamed)
 
-        remembering = asyncio.ensure_future(remember())
+        remembering = asyncio.create_task(remember())
         self._remembering.add(remembering)
-        remembering.add_done_callback(self._remembering.discard)
+        remembering.add_done_callback(self._remembered)
+
+    def _remembered(self, remembering: asyncio.Task[None]) -> None:
+        """What could not be written down is said at the end, and costs nobody an answer."""
+        self._remembering.discard(remembering)
+        if not remembering.cancelled():
+            self._forgot = self._forgot or remembering.exception()
 
     def _labels(self, outputs: Tensors) -> tuple[int, ...]:
         if len(outputs) != 1 or (logits := next(iter(outputs.values()))).ndim != 2 or not logits.is_floating_point():

@@ -7,6 +7,7 @@ they have committed, so that nobody knows who serves, who audits, or whether any
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from decentral.errors import Refusal, Refused, TransportError, Unreachable
 from decentral.serving.replicas import Replicas
 from decentral.trust.evidence import Reply, tensors_digest
 from decentral.trust.order import Order, Step
+from decentral.trust.policy import Policy
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Reveal, Task, Terms
 from decentral.wire.messages import PeerId
 from decentral.wire.sessions import Conversation
@@ -24,6 +26,8 @@ from decentral.wire.sessions import Conversation
 Tensors = Mapping[str, Tensor]
 BUSY_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds before a replica that is busy is asked again, doubled each time, for as long as it may take to commit."""
+OF_TASKS = frozenset({Refusal.SCHEMA, Refusal.TOO_LARGE, Refusal.MALFORMED, Refusal.MODEL, Refusal.STALE})
+"""Refusals that honest replicas give to a task that cannot be done, and to none that can."""
 
 
 @dataclass(slots=True)
@@ -41,11 +45,16 @@ class _Replica:
 
 @dataclass(frozen=True, slots=True)
 class Consultation:
-    """Who was asked, in the order of the line; what came of each, less where a deadline ended; and why it was less."""
+    """Who was asked, in the order of the line; what came of each, less where a deadline ended; and why it was less.
+
+    `refusal`: what replicas say against the task itself, where so many say it that one of them is honest, and too few
+    are left for a quorum; else None.
+    """
 
     asked: tuple[PeerId, ...]
     replies: Mapping[PeerId, Reply]
     problems: Mapping[PeerId, str]
+    refusal: Refused | None = None
 
 
 async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, replicas: Replicas) -> Consultation:
@@ -53,22 +62,32 @@ async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, repl
     question = order.question(step, digest)
     task = Task(step.part, step.model, inputs, Terms(question.task, question.nonce, question.epoch))
     async with AsyncExitStack() as stack:
-        line = _Line(order.line(step), task, replicas, stack)
+        line = _Line(order.line(step), task, replicas, order.policy, stack)
         stack.callback(line.tell)
         if order.policy.audits < 1:
             await line.commit(1)  # whether others are asked too is told by what comes after
         await line.commit(order.policy.sizes(order.seed, step.part).replicas)
-        await line.reveal()
-        return Consultation(tuple(line.asked), line.replies(), line.problems)
+        if line.refusal is None:
+            await line.reveal()
+        return Consultation(tuple(line.asked), line.replies(), line.problems, line.refusal)
 
 
 class _Line:
     """The replicas in the order in which they are asked, and what has come of those that were."""
 
-    def __init__(self, waiting: list[PeerId], task: Task, replicas: Replicas, conversations: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        waiting: list[PeerId],
+        task: Task,
+        replicas: Replicas,
+        policy: Policy,
+        conversations: AsyncExitStack,
+    ) -> None:
         self._waiting, self._task, self._replicas, self._conversations = waiting, task, replicas, conversations
+        self._policy = policy
         self._patience, self._watch = replicas.patience, replicas.watch
         self._committed: dict[PeerId, _Replica] = {}
+        self._refused: dict[PeerId, Refused] = {}
         self.asked: list[PeerId] = []
         self.problems: dict[PeerId, str] = {}
 
@@ -76,10 +95,26 @@ class _Line:
         return {peer: self._committed[peer].reply for peer in self.asked if peer in self._committed}
 
     def tell(self) -> None:
-        """How long each took to commit, if it then did all that it was asked for."""
+        """How long each took to commit, if it then did all that it was asked for.
+
+        Nothing of who was right to refuse, or was still asked when nobody waited any more.
+        """
+        right = self._refused if self.refusal is not None else {}
         for peer in self.asked:
-            did = peer in self._committed and peer not in self.problems
-            self._watch.ended(peer, self._committed[peer].seconds if did else None)
+            if peer in right or (peer not in self._committed and peer not in self.problems):
+                self._watch.withdrawn(peer)
+            else:
+                did = peer in self._committed and peer not in self.problems
+                self._watch.ended(peer, self._committed[peer].seconds if did else None)
+
+    @property
+    def refusal(self) -> Refused | None:
+        """See `Consultation`: more than may be faulty have refused, and fewer than have to agree have committed."""
+        if len(self._refused) <= self._policy.faulty or len(self._committed) >= self._policy.quorum:
+            return None
+        reasons = Counter(refused.reason for refused in self._refused.values())
+        common = max(reasons, key=lambda reason: reasons[reason])
+        return next(refused for refused in self._refused.values() if refused.reason is common)
 
     # ---- committing -----------------------------------------------------------------------------------------------
 
@@ -112,6 +147,8 @@ class _Line:
                 yield
         except TransportError as error:
             self.problems[peer] = str(error)
+            if isinstance(error, Refused) and error.reason in OF_TASKS and peer not in self._committed:
+                self._refused[peer] = error
         except TimeoutError:
             self.problems[peer] = "silent"
 
@@ -132,7 +169,7 @@ class _Line:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             if not isinstance(heard, Commitment):
-                raise Unreachable(f"{peer}: its answer breaks the protocol ({type(heard).__name__})")
+                raise _broken(peer, heard)
             return conversation, heard
 
     # ---- revealing ------------------------------------------------------------------------------------------------
@@ -161,10 +198,11 @@ class _Line:
             if replica.fetched:
                 await replica.conversation.say(Fetch())
             heard = await replica.conversation.hear()
-            if isinstance(heard, Reveal):
-                replica.reply = replace(replica.reply, reveal=heard)
-                if replica.fetched:
-                    await self._take_output(replica)
+            if not isinstance(heard, Reveal):
+                raise _broken(replica.peer, heard)
+            replica.reply = replace(replica.reply, reveal=heard)
+            if replica.fetched:
+                await self._take_output(replica)
 
     async def _share(self, digest: bytes, holders: Sequence[_Replica]) -> None:
         """One output for all who revealed its digest: it is sent until it is the right one once."""
@@ -183,5 +221,10 @@ class _Line:
 
     async def _take_output(self, replica: _Replica) -> None:
         heard = await replica.conversation.hear()
-        if isinstance(heard, Output):
-            replica.reply = replace(replica.reply, tensors=heard.tensors)
+        if not isinstance(heard, Output):
+            raise _broken(replica.peer, heard)
+        replica.reply = replace(replica.reply, tensors=heard.tensors)
+
+
+def _broken(peer: PeerId, heard: object) -> Unreachable:
+    return Unreachable(f"{peer}: its answer breaks the protocol ({type(heard).__name__})")

@@ -29,6 +29,9 @@ class _Nobody:
     def ended(self, peer: PeerId, seconds: float | None) -> None:
         return None
 
+    def withdrawn(self, peer: PeerId) -> None:
+        return None
+
 
 class MemoryReplicas(Replicas):
     """`services` by the peer that runs each; `client`: who asks them. One that raises what no service may has crashed,

@@ -96,7 +96,7 @@ class Probation:
         """All who were asked are compared with what their part comes to: a quorum of liars is found out here too."""
         try:
             reference = await self.computed(part.name, given)
-        except UserError:  # not in float64: then this part cannot test anybody
+        except (UserError, ValueError):  # not in float64: then this part cannot test anybody
             return
         question = order.question(exchange.step, exchange.inputs)
         judged = judge(question, exchange.asked, exchange.replies, ONE, part.tolerance, reference=reference)

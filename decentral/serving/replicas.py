@@ -36,6 +36,9 @@ class Watch(Protocol):
     def ended(self, peer: PeerId, seconds: float | None) -> None:
         """After so many seconds; None: it failed."""
 
+    def withdrawn(self, peer: PeerId) -> None:
+        """Nobody waited for what would come of it, or nothing could."""
+
 
 @dataclass(slots=True)
 class _Held:

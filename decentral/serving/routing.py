@@ -189,6 +189,16 @@ class Router:
             mine.aside = self._now() + min(FIRST_PAUSE * 2.0**mine.failures, LONGEST_PAUSE)
             mine.failures += 1
 
+    def withdrawn(self, peer: PeerId) -> None:
+        """A request to it is not under way any more, and nothing is learned from that: whoever asked has gone.
+
+        Raises ValueError if none is.
+        """
+        mine = self._of(peer)
+        if not mine.began:
+            raise ValueError(f"no request to {peer} is under way")
+        mine.began.pop()
+
     def save(self) -> None:
         """Puts what was learned since the last time together with what other processes of this client have learned.
 

@@ -17,4 +17,5 @@ def refused_out(refused: Refused) -> pb.Refused:
 def refused_in(message: pb.Refused) -> Refused:
     """A reason of a later version of the protocol is read as unspecified."""
     reason = Refusal(message.reason) if message.reason in KNOWN else Refusal.UNSPECIFIED
-    return Refused(reason, message.detail[:DETAIL_CHARACTERS])
+    shown = (each if each.isprintable() else "?" for each in message.detail[:DETAIL_CHARACTERS])  # terminals read it
+    return Refused(reason, "".join(shown))

@@ -61,6 +61,15 @@ async def test_where_no_answer_is_accepted_the_exit_code_says_so_and_the_evidenc
     assert not verify(receipt, made.folder / "trust.toml").valid
 
 
+async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):
+    made = await cluster()
+    code, out, err = await predict(made, "digits:7", "--receipt", "/dev/fd/receipt.json")
+    assert code == 2
+    assert "verified: stage-0" in out and "receipt:" not in out
+    assert "--receipt /dev/fd/receipt.json: cannot be written" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -68,6 +77,7 @@ async def test_where_no_answer_is_accepted_the_exit_code_says_so_and_the_evidenc
         (("digits:7", "--require", "zk"), "wants zk"),
         (("digits:7", "--require", "faith"), "unknown requirement"),
         (("digits:7", "--receipt", "absent/folder/r.json"), "there is no folder"),
+        (("digits:7", "--receipt", "."), "is a folder"),
     ],
     ids=lambda value: str(value[-1])[:20],
 )

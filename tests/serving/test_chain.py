@@ -84,6 +84,9 @@ class Watching:
     def ended(self, peer: PeerId, seconds: float | None) -> None:
         self.ended_.append((peer, seconds is not None))
 
+    def withdrawn(self, peer: PeerId) -> None:
+        raise AssertionError("everybody waits here")
+
 
 @asynccontextmanager
 async def chain(

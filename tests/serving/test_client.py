@@ -128,7 +128,12 @@ async def test_the_first_parts_are_the_clients_own_where_they_are_to_be(cluster)
 
 
 WRONG = {
-    "shape": (torch.rand(2, 1, 4, 4), "no answer|does not take|takes"),
+    "shape": (torch.rand(2, 1, 4, 4), r"replicas of stage-0 do not take .* is torch.float32 \(2, 1, 4, 4\), not"),
+    "dtype": (torch.rand(2, 1, 8, 8).double(), "replicas of stage-0 do not take .*float64"),
+    "many": (torch.rand(1025, 1, 8, 8), "replicas of stage-0 do not take .*1025 samples; 1024 at most"),
+    "bytes": (torch.zeros(1, 1, 4097, 4096), "stage-0 would be given 67125248 bytes, and takes 67108864 at most"),
+    "complex": (torch.zeros(1, 1, 8, 8, dtype=torch.complex64), "does not take .*complex64"),
+    "rank": (torch.zeros(2, 1, 1, 1, 1, 1, 1, 1, 1), "does not take"),
     "nan": (torch.full((1, 1, 8, 8), torch.nan), "not finite"),
     "empty": (torch.rand(0, 1, 8, 8), "is empty"),
     "names": ({"other": torch.rand(1, 1, 8, 8)}, "the model takes"),
@@ -136,12 +141,62 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-async def test_what_cannot_be_asked_is_refused(cluster, what):
+@pytest.mark.parametrize("holds", [False, True], ids=["without the model", "with it"])
+async def test_what_cannot_be_asked_is_refused_and_held_against_nobody(cluster, what, holds):
     made = await cluster()
     batch, said = WRONG[what]
-    async with Client.connect(made.folder) as client:
-        with pytest.raises((UserError, Unverified), match=said):
+    async with Client.connect(made.folder, model=model_of(made) if holds else {}) as client:
+        beside = asyncio.create_task(client.predict(X))
+        with pytest.raises(UserError, match=said):
             await client.predict(batch)
+        assert (await beside).faults == (), "others who ask at the same time get their answer"
+        assert (await client.predict(X)).faults == ()
+    async with Client.connect(made.folder) as client:
+        assert {client.reputations.of(peer.id).bad for peer in made.anchors.peers} == {0.0}
+
+
+async def test_replicas_of_another_epoch_than_is_pinned_are_named_as_such_and_held_against_nobody(cluster):
+    made = await cluster()
+    replace(made.anchors, epoch=2).save(made.folder / "trust.toml")
+    async with Client.connect(made.folder) as client:
+        with pytest.raises(UserError, match=r"another epoch, than the trust file pins .*this is epoch 1, not 2"):
+            await client.predict(X)
+        assert {client.reputations.of(peer.id).bad for peer in made.anchors.peers} == {0.0}
+
+
+async def test_a_request_that_is_called_off_is_held_against_nobody(cluster):
+    made = await cluster()
+    async with Client.connect(made.folder) as client:
+        asking = asyncio.create_task(client.predict(X))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        parts = [[peer.id for peer in made.anchors.replicas(part.name)] for part in made.anchors.parts]
+        assert all(client._router._awake(peer) for part in parts for peer in part)
+
+
+async def test_an_answer_that_cannot_be_remembered_is_an_answer_and_the_end_says_so(cluster, monkeypatch):
+    made = await cluster()
+
+    def full(*said: object) -> None:
+        raise UserError("the ledger cannot grow")
+
+    client = await Client.connect(made.folder)
+    monkeypatch.setattr(client.reputations, "record", full)
+    try:
+        assert (await client.predict(X)).verdict.valid
+    finally:
+        with pytest.raises(UserError, match="cannot grow"):
+            await client.close()
+
+
+async def test_answers_wait_where_they_cannot_be_written_down_as_quickly_as_they_come(cluster, monkeypatch):
+    made = await cluster()
+    monkeypatch.setattr("decentral.serving.client.MOST_REMEMBERED", 2)
+    async with Client.connect(made.folder) as client:
+        for _ in range(6):
+            await client.predict(X)
+            assert len(client._remembering) <= 2
 
 
 @pytest.mark.parametrize(

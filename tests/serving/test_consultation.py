@@ -30,12 +30,19 @@ class Watching:
     def __init__(self) -> None:
         self.began_: list[str] = []
         self.ended_: dict[str, float | None] = {}
+        self.withdrawn_: list[str] = []
+        self.all_began = asyncio.Event()
 
     def began(self, peer: str) -> None:
         self.began_.append(peer)
+        if len(self.began_) == 3:
+            self.all_began.set()
 
     def ended(self, peer: str, seconds: float | None) -> None:
         self.ended_[peer] = seconds
+
+    def withdrawn(self, peer: str) -> None:
+        self.withdrawn_.append(peer)
 
 
 class Telling(StageService):
@@ -54,6 +61,20 @@ class Telling(StageService):
     async def deliver(self, outputs: Any, client: Any) -> None:
         self.log.append(("deliver", self.identity.id))
         await super().deliver(outputs, client)
+
+
+class Refuses(StageService):
+    """Will not do what it is given."""
+
+    async def __call__(self, task: Any, client: Any) -> None:
+        raise Malformed(Refusal.SCHEMA, "not this\x1b[31m")
+
+
+class Repeats(StageService):
+    """Commits again instead of revealing."""
+
+    async def reveal(self, sealed: Any, shown: Any, client: Any) -> None:
+        await self.commit(sealed, client)
 
 
 class Busy(StageService):
@@ -180,14 +201,53 @@ async def test_audits_are_announced_only_after_the_one_that_serves_has_committed
             assert len(found.asked) == policy.sizes(order.seed, "stage-0").replicas
 
 
-async def test_whoever_stops_waiting_leaves_nothing_behind(cluster):
+async def test_whoever_stops_waiting_leaves_nothing_behind_and_blames_nobody(cluster):
     made = await cluster()
-    async with asking(made, Watching(), replace(QUICK, commit=30)) as ask:
+    watch = Watching()
+    async with asking(made, watch, replace(QUICK, commit=30)) as ask:
         order, inputs = order_for(made)
         waiting = asyncio.ensure_future(ask(order, inputs))
-        await asyncio.sleep(0)
+        await watch.all_began.wait()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         assert waiting.cancelled()
+        assert sorted(watch.withdrawn_) == sorted(watch.began_)
+        assert watch.ended_ == {}
         again, inputs = order_for(made)
         assert len((await ask(again, inputs)).replies) == 3
+
+
+async def test_where_more_refuse_than_may_be_faulty_the_task_is_wrong_and_nobody_has_failed(cluster):
+    made = await cluster(liars={"stage-0-a": Refuses, "stage-0-c": Refuses})
+    watch = Watching()
+    async with asking(made, watch, QUICK) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    assert found.refusal is not None
+    assert found.refusal.reason is Refusal.SCHEMA
+    assert found.refusal.detail == "not this?[31m", "a terminal obeys nothing that a peer says"
+    assert {made.node(peer) for peer in watch.withdrawn_} == {"stage-0-a", "stage-0-c"}
+
+
+async def test_one_that_refuses_alone_has_failed(cluster):
+    made = await cluster(liars={"stage-0-a": Refuses})
+    watch = Watching()
+    async with asking(made, watch, QUICK) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    assert found.refusal is None
+    assert len(found.replies) == 2
+    assert watch.withdrawn_ == []
+    assert [made.node(peer) for peer, seconds in watch.ended_.items() if seconds is None] == ["stage-0-a"]
+
+
+async def test_one_that_says_something_else_than_its_answer_has_failed(cluster):
+    made = await cluster(liars={"stage-0-b": Repeats})
+    watch = Watching()
+    async with asking(made, watch, QUICK) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    (peer,) = found.problems
+    assert made.node(peer) == "stage-0-b"
+    assert "breaks the protocol" in found.problems[peer]
+    assert watch.ended_[peer] is None

@@ -286,3 +286,15 @@ def test_it_reads_the_reputations_that_a_client_keeps(tmp_path: Path) -> None:
         reputations.record(agreed=[C], passed=[C] * TESTS)
         router = Router(reputations, lambda: 0.0, learned=Experience(ledger))
         assert {router.serves(PART, PEERS) for _ in range(5)} == {C}
+
+
+def test_a_request_that_is_withdrawn_teaches_nothing_and_puts_nobody_aside():
+    router = World().router()
+    router.serves(PART, [A, B])
+    before = router._track(A)
+    router.began(A)
+    router.withdrawn(A)
+    assert router._awake(A)
+    assert router._track(A).seen == before.seen
+    with pytest.raises(ValueError, match="no request"):
+        router.withdrawn(A)

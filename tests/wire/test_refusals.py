@@ -22,3 +22,7 @@ def test_details_are_cut_on_both_ways() -> None:
 
 def test_a_reason_that_nobody_knows_yet_is_unspecified() -> None:
     assert refused_in(pb.Refused(reason=99)).reason is Refusal.UNSPECIFIED  # type: ignore[arg-type]
+
+
+def test_a_terminal_obeys_nothing_that_a_detail_says():
+    assert refused_in(pb.Refused(reason=pb.REFUSAL_BUSY, detail="a\x1b[2Jb\nc é")).detail == "a?[2Jb?c é"
