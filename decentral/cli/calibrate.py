@@ -73,7 +73,7 @@ def _named(files: list[Path]) -> dict[str, Path]:
 
 
 def _say(found: Calibration) -> None:
-    say(f"{found.of}; machines: {', '.join(machine.name for machine in found.machines)}")
+    say(f"{found.of}; machines: {'; '.join(machine.name for machine in found.machines)}")
     say("")
     worst = [max(float(off.max()) for off in samples.machines.values()) for samples in found.samples]
     say_table(
