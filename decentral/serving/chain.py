@@ -8,10 +8,11 @@ computing this part alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from decentral.errors import Malformed, Refusal, Refused, UserError
@@ -53,6 +54,17 @@ async def digest_of(tensors: Tensors) -> bytes:
     if sum(tensor.nbytes for tensor in tensors.values()) < LARGE:
         return tensors_digest(tensors)
     return await asyncio.to_thread(tensors_digest, tensors)
+
+
+def through(stages: Sequence[Stage], tensors: Tensors) -> Tensors:
+    """Raises UserError for inputs that they do not take."""
+    try:
+        with torch.no_grad():
+            for stage in stages:
+                tensors = stage.run(tensors)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the model does not take this input: {error}") from error
+    return tensors
 
 
 class Chain:

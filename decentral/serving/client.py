@@ -21,7 +21,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from decentral.core.agreement import certified, end_to_end
@@ -128,17 +127,6 @@ def held_in(folder: Path, anchors: Anchors, given: Mapping[str, Stage] | None = 
         if part.name in given and digest_of_stage(given[part.name]) != part.digest:
             raise UserError(f"{folder}: {part.name} is not the one that is pinned")
     return dict(given)
-
-
-def through(stages: Sequence[Stage], tensors: Tensors) -> Tensors:
-    """Raises UserError for inputs that they do not take."""
-    try:
-        with torch.no_grad():
-            for stage in stages:
-                tensors = stage.run(tensors)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"the model does not take this input: {error}") from error
-    return tensors
 
 
 class Connecting:
