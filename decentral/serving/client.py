@@ -28,7 +28,7 @@ from decentral.core.budget import Budget
 from decentral.errors import DecentralError, UserError
 from decentral.models.stages import Stage
 from decentral.serving.access import CLIENT, Access, access
-from decentral.serving.chain import Chain, Tensors, check_inputs, digest_of
+from decentral.serving.chain import Chain, Tensors, check_inputs, digest_of, through
 from decentral.serving.experience import Experience
 from decentral.serving.known_answers import KnownAnswers
 from decentral.serving.ledger import FILE as LEDGER
