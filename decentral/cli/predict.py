@@ -42,8 +42,8 @@ def predict(
     """
     if receipt is not None and not receipt.resolve().parent.is_dir():
         raise UserError(f"--receipt {receipt}: there is no folder {receipt.parent}")
-    if receipt is not None and receipt.is_dir():
-        raise UserError(f"--receipt {receipt}: is a folder")
+    if receipt is not None and receipt.exists() and not receipt.is_file():
+        raise UserError(f"--receipt {receipt}: is no ordinary file, and is not replaced by one")
     wanted = _policy(directory, policy, require)
     from decentral.serving.client import Unverified
 

@@ -6,10 +6,13 @@ nobody else.
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from decentral.errors import UserError
 from decentral.trust.anchors import FILE, Anchor, Anchors
@@ -40,16 +43,29 @@ class Access:
 
 
 @asynccontextmanager
+async def _alone(folder: Path) -> AsyncIterator[None]:
+    """Of several processes that come at once, one makes the keys and uses up the invitation. Raises UserError."""
+    with _lock(folder) as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lock(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: is this client's own folder, and cannot be written ({error.strerror})") from error
+
+
+@asynccontextmanager
 async def access(directory: Path) -> AsyncIterator[Access]:
     """Raises UserError where there is no cluster to ask, or no way in, and TransportError if the authority is gone."""
     anchors = Anchors.load(directory / FILE)
     folder = directory / CLIENT
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: this client's own folder cannot be made ({error.strerror})") from error
-    identity = Identity.open(folder / "identity.key")
-    credentials = await credentials_for(identity, folder)
+    async with _alone(folder):
+        identity = Identity.open(folder / "identity.key")
+        credentials = await credentials_for(identity, folder)
     if credentials.authority != anchors.authority:
         raise UserError(f"{folder}: this client's certificate is of another authority than {directory / FILE} names")
     links = Links(credentials)

@@ -163,11 +163,10 @@ class Client:
         noise: Noise | None,
         measured: Measurement | None,
         patience: Patience,
-        stack: AsyncExitStack,
     ) -> None:
         self.anchors, self.policy = cluster.anchors, policy
         self.model = model
-        self._cluster, self._noise, self._measured, self._stack = cluster, noise, measured, stack
+        self._cluster, self._noise, self._measured, self._stack = cluster, noise, measured, AsyncExitStack()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
@@ -217,7 +216,6 @@ class Client:
                     noise=noise_of(folder / STAGES),
                     measured=Measurement.load(folder),
                     patience=patience or Patience(),
-                    stack=stack,
                 )
                 client._stack = stack.pop_all()
                 return client

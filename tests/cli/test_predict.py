@@ -77,7 +77,8 @@ async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):
         (("digits:7", "--require", "zk"), "wants zk"),
         (("digits:7", "--require", "faith"), "unknown requirement"),
         (("digits:7", "--receipt", "absent/folder/r.json"), "there is no folder"),
-        (("digits:7", "--receipt", "."), "is a folder"),
+        (("digits:7", "--receipt", "."), "is no ordinary file"),
+        (("digits:7", "--receipt", "/dev/null"), "is no ordinary file"),
     ],
     ids=lambda value: str(value[-1])[:20],
 )

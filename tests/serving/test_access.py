@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,26 @@ def test_parts_are_found_by_kind_and_number() -> None:
     cluster = Access(None, None, Anchors(b"", peers))  # type: ignore[arg-type]
     found = {number: [peer.name for peer in replicas] for number, replicas in cluster.serving("expert").items()}
     assert found == {0: ["a", "e"], 10: ["b"]}
+
+
+async def test_of_several_that_come_at_once_one_uses_up_the_invitation_and_all_get_in(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "authority")
+    Anchors(authority.pem, ()).save(tmp_path / FILE)
+    (tmp_path / CLIENT).mkdir(mode=0o700)
+
+    async def enter() -> str:
+        async with access(tmp_path) as cluster:
+            return cluster.identity.id
+
+    async with authority.serve("127.0.0.1:0") as address:
+        invite(authority, address, tmp_path / CLIENT)
+        found = await asyncio.gather(*(enter() for _ in range(4)))
+    assert len(set(found)) == 1, "all are the same client"
+
+
+async def test_a_folder_that_cannot_be_the_clients_own_is_named(tmp_path: Path) -> None:
+    Anchors(Authority.create(tmp_path / "authority").pem, ()).save(tmp_path / FILE)
+    (tmp_path / CLIENT).write_text("a file")
+    with pytest.raises(UserError, match=f"{CLIENT}: is this client's own folder, and cannot be written"):
+        async with access(tmp_path):
+            raise AssertionError("keys were kept in a file")
