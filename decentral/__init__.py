@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from decentral.launch.background import LocalCluster
     from decentral.models.stages import split
     from decentral.models.tracing import permutation_spec
-    from decentral.serving.client import Client, Prediction, Unverified
+    from decentral.serving.client import Client
     from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+    from decentral.serving.prediction import Prediction, Unverified
     from decentral.training.activations import NotFinite, ambiguous_units
     from decentral.training.merging import match, merge, permute
     from decentral.trust.policy import Policy
@@ -55,8 +56,8 @@ _EXPORTS = {
     "Permutation": "decentral.core.permutation:Permutation",
     "PermutationSpec": "decentral.core.permutation:PermutationSpec",
     "Policy": "decentral.trust.policy:Policy",
-    "Prediction": "decentral.serving.client:Prediction",
-    "Unverified": "decentral.serving.client:Unverified",
+    "Prediction": "decentral.serving.prediction:Prediction",
+    "Unverified": "decentral.serving.prediction:Unverified",
     "ambiguous_units": "decentral.training.activations:ambiguous_units",
     "match": "decentral.training.merging:match",
     "merge": "decentral.training.merging:merge",

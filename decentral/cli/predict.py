@@ -14,8 +14,8 @@ from decentral.cli.output import JsonOption, note, say, say_json, say_table
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
-    from decentral.serving.client import Prediction, Unverified
     from decentral.serving.inputs import Asked
+    from decentral.serving.prediction import Prediction, Unverified
     from decentral.trust.evidence import Fault
     from decentral.trust.policy import Policy
 
@@ -45,7 +45,7 @@ def predict(
     if receipt is not None and receipt.exists() and not receipt.is_file():
         raise UserError(f"--receipt {receipt}: is no ordinary file, and is not replaced by one")
     wanted = _policy(directory, policy, require)
-    from decentral.serving.client import Unverified
+    from decentral.serving.prediction import Unverified
 
     try:
         prediction, asked = asyncio.run(_ask(directory, inputs, wanted))
@@ -150,15 +150,27 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
 
 
 def _say_refused(directory: Path, refused: Unverified, as_json: bool) -> None:
-    faults = _faults(directory, refused.faults)
+    faults, problems = _faults(directory, refused.faults), _problems(directory, refused)
     if as_json:
-        say_json({"answers": [], "verdict": {"valid": False, "reasons": list(refused.reasons)}, "faults": faults})
+        verdict = {"valid": False, "reasons": list(refused.reasons)}
+        say_json({"answers": [], "verdict": verdict, "faults": faults, "problems": problems})
         return
     say("no answer that the policy accepts:")
     for reason in refused.reasons:
         say(f"  {reason}")
     for fault in faults:
         say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    for node, why in problems.items():
+        say(f"{node}: {why}")
+    if problems and all(fault["kind"] == "unresponsive" for fault in faults):
+        say(f"who is up: decentral status {directory}")
+
+
+def _problems(directory: Path, refused: Unverified) -> dict[str, str]:
+    """Why peers said nothing, by name. Peers had a hand in the words, and a terminal reads them."""
+    names = _names(directory)
+    told = {names.get(peer, peer): why.removeprefix(f"{peer}: ") for peer, why in refused.problems.items()}
+    return {node: "".join(filter(str.isprintable, why))[:200] for node, why in told.items()}
 
 
 def _answer(place: int, asked: Asked, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
@@ -191,11 +203,15 @@ def _plain(finding: Any) -> dict[str, Any]:
 
 def _faults(directory: Path, faults: Sequence[Fault]) -> list[dict[str, str]]:
     """Each once, with the peer's name."""
-    from decentral.trust.anchors import FILE, Anchors
-
-    names = {peer.id: peer.name for peer in Anchors.load(directory / FILE).peers}
+    names = _names(directory)
     told = [
         {"node": names.get(each.node, each.node), "part": each.part, "kind": each.kind.value, "detail": each.detail}
         for each in faults
     ]
     return [each for place, each in enumerate(told) if each not in told[:place]]
+
+
+def _names(directory: Path) -> dict[str, str]:
+    from decentral.trust.anchors import FILE, Anchors
+
+    return {peer.id: peer.name for peer in Anchors.load(directory / FILE).peers}

@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from decentral.core.agreement import certified, end_to_end
 from decentral.core.budget import Budget
-from decentral.errors import DecentralError, UserError
+from decentral.errors import UserError
 from decentral.models.stages import Stage
 from decentral.serving.access import CLIENT, Access, access
 from decentral.serving.chain import Chain, Tensors, check_inputs, digest_of, through
@@ -37,17 +36,18 @@ from decentral.serving.model import FILE as NETWORK
 from decentral.serving.model import Network, load_stages
 from decentral.serving.model import digest_of as digest_of_stage
 from decentral.serving.noise import Noise
+from decentral.serving.prediction import Cost, Prediction, Unverified
 from decentral.serving.probation import Probation
 from decentral.serving.replicas import Patience, Replicas
 from decentral.serving.reputation import Reputations
 from decentral.serving.routing import Router
 from decentral.trust.anchors import Anchors, Part
-from decentral.trust.evidence import Fault, Finding, Kind
+from decentral.trust.evidence import Fault, Kind
 from decentral.trust.examination import Examination, examine
 from decentral.trust.leakage import Measurement
 from decentral.trust.order import SEED_BYTES, Order, Step
 from decentral.trust.policy import FILE as POLICY
-from decentral.trust.policy import Policy, Verdict
+from decentral.trust.policy import Policy
 from decentral.trust.receipt import Receipt
 from decentral.trust.transcript import Transcript
 from decentral.wire.messages import PeerId
@@ -59,48 +59,6 @@ ATTEMPTS = 3
 """Times that a batch is asked about, each time without those who failed, before it is given up."""
 MOST_REMEMBERED = 64
 """Answers that wait to be written down: where a disk is slower than the replicas, who asks waits for it."""
-UNDECIDED = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """`asked`: answers that replicas were asked for; bytes of frames; `waited`: seconds in all."""
-
-    asked: int
-    sent: int
-    received: int
-    waited: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """An answer that its policy accepts.
-
-    `output`: of the model, or the first of its tensors; `outputs`: all by name. `labels`: for a classifier's logits
-    (n, classes) the class of each sample that no drift among honest machines can change, or UNDECIDED. `faults`: who
-    did what, on the way to this answer.
-    """
-
-    outputs: Tensors
-    labels: tuple[int, ...]
-    verdict: Verdict
-    findings: tuple[Finding, ...]
-    faults: tuple[Fault, ...]
-    problems: Mapping[PeerId, str]
-    receipt: Receipt
-    cost: Cost
-
-    @property
-    def output(self) -> Tensor:
-        return next(iter(self.outputs.values()))
-
-
-class Unverified(DecentralError):
-    """No answer that the policy accepts. `faults`: who is to blame, `receipt`: of the last attempt."""
-
-    def __init__(self, reasons: Sequence[str], faults: Sequence[Fault], receipt: Receipt):
-        self.reasons, self.faults, self.receipt = tuple(reasons), tuple(faults), receipt
-        super().__init__(f"no answer that the policy accepts: {'; '.join(reasons)}")
 
 
 def policy_of(folder: Path) -> Policy:
@@ -284,7 +242,7 @@ class Client:
                 break
         receipt = Receipt.signed(course.transcript, found, self._cluster.identity)
         if not found.verdict.valid or found.output is None:
-            raise Unverified(found.verdict.reasons, faults, receipt)
+            raise Unverified(found.verdict.reasons, faults, receipt, problems)
         sent, received = (now - then for now, then in zip(self.traffic, before, strict=True))
         return Prediction(
             outputs=found.output,

@@ -26,9 +26,10 @@ from starlette.routing import Route
 
 from decentral.errors import TransportError, UserError
 from decentral.serving.bodies import BASE64, MEDIA, Body, read_body
-from decentral.serving.client import Client, Prediction, Unverified
+from decentral.serving.client import Client
 from decentral.serving.https import admitted
 from decentral.serving.openapi import document
+from decentral.serving.prediction import Prediction, Unverified
 from decentral.trust.evidence import Fault, Finding
 from decentral.trust.policy import Policy
 

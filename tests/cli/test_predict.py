@@ -61,6 +61,16 @@ async def test_where_no_answer_is_accepted_the_exit_code_says_so_and_the_evidenc
     assert not verify(receipt, made.folder / "trust.toml").valid
 
 
+async def test_where_nobody_is_there_it_says_why_and_where_to_look(cluster):
+    made = await cluster()
+    for node in list(made.transports):
+        await made.kill(node)
+    code, out, err = await predict(made, "digits:7")
+    assert (code, err) == (1, "")
+    assert "unresponsive: stage-0-a" in out and "stage-0-b: " in out
+    assert f"who is up: decentral status {made.folder}" in out
+
+
 async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):
     made = await cluster()
     code, out, err = await predict(made, "digits:7", "--receipt", "/dev/fd/receipt.json")

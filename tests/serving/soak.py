@@ -27,8 +27,10 @@ from decentral.launch.prepare import prepare
 from decentral.models.catalogue import build_model
 from decentral.run.directory import ServingDirectory
 from decentral.run.serving_recipe import ServingRecipe
-from decentral.serving.client import Client, Unverified, through
+from decentral.serving.chain import through
+from decentral.serving.client import Client
 from decentral.serving.model import load_stages
+from decentral.serving.prediction import Unverified
 from decentral.serving.replicas import Patience
 from decentral.trust.anchors import FILE, Anchors
 from decentral.wire.messages import PeerId

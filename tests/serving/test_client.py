@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from decentral.errors import UserError
-from decentral.serving.client import UNDECIDED, Client, Unverified
+from decentral.serving.client import Client
 from decentral.serving.model import Network, save_stages
+from decentral.serving.prediction import UNDECIDED, Unverified
 from decentral.serving.replicas import Patience
 from decentral.serving.stage import StageService
 from decentral.trust.anchors import Anchors

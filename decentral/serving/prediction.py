@@ -1,0 +1,67 @@
+"""What a client gets: an answer that its policy accepts, or an error that says who is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from decentral.core.agreement import Tensors
+from decentral.errors import DecentralError
+from decentral.trust.evidence import Fault, Finding
+from decentral.trust.policy import Verdict
+from decentral.trust.receipt import Receipt
+from decentral.wire.messages import PeerId
+
+UNDECIDED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`asked`: answers that replicas were asked for; bytes of frames; `waited`: seconds in all."""
+
+    asked: int
+    sent: int
+    received: int
+    waited: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """An answer that its policy accepts.
+
+    `output`: of the model, or the first of its tensors; `outputs`: all by name. `labels`: for a classifier's logits
+    (n, classes) the class of each sample that no drift among honest machines can change, or UNDECIDED. `faults`: who
+    did what, on the way to this answer.
+    """
+
+    outputs: Tensors
+    labels: tuple[int, ...]
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    faults: tuple[Fault, ...]
+    problems: Mapping[PeerId, str]
+    receipt: Receipt
+    cost: Cost
+
+    @property
+    def output(self) -> Tensor:
+        return next(iter(self.outputs.values()))
+
+
+class Unverified(DecentralError):
+    """No answer that the policy accepts. `faults`: who is to blame, `problems`: why peers said nothing, where it is
+    known; `receipt`: of the last attempt.
+    """
+
+    def __init__(
+        self,
+        reasons: Sequence[str],
+        faults: Sequence[Fault],
+        receipt: Receipt,
+        problems: Mapping[PeerId, str] | None = None,
+    ) -> None:
+        self.reasons, self.faults, self.receipt = tuple(reasons), tuple(faults), receipt
+        self.problems = dict(problems or {})
+        super().__init__(f"no answer that the policy accepts: {'; '.join(reasons)}")
