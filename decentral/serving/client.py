@@ -130,6 +130,7 @@ class Client:
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
         self._replicas = Replicas(cluster.links, self._router, patience)
         self._remembering: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()  # a disk writes no faster for many, and threads that wait for it are missed
         self._forgot: BaseException | None = None
         self._chain = Chain(self._replicas, cluster.anchors, model, self._work, measured)
         self._probation = Probation(
@@ -324,9 +325,11 @@ class Client:
         blamed = {fault.node for fault in found.faults}
 
         async def remember() -> None:
-            await asyncio.to_thread(self.reputations.record, found.faults, agreed)
+            async with self._writing:
+                await asyncio.to_thread(self.reputations.record, found.faults, agreed)
+                if found.verdict.valid:
+                    await asyncio.to_thread(self._probation.learn, transcript)
             if found.verdict.valid:
-                await asyncio.to_thread(self._probation.learn, transcript)
                 for place in range(len(transcript.exchanges)):
                     await self._probation.beside(transcript, place, blamed)
 

@@ -52,10 +52,11 @@ WRONG = {
 class Ledger:
     """An open file; threads may share it."""
 
-    def __init__(self, file: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, file: Path, connection: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        """`reader` is for reading alone: whoever waits for a disk in `connection` keeps nobody from it."""
         self.file = file
-        self._connection = connection
-        self._lock = threading.RLock()
+        self._connection, self._reader = connection, reader
+        self._lock, self._reading = threading.RLock(), threading.RLock()
 
     @classmethod
     def open(cls, file: Path, waiting: float = WAITING) -> Ledger:
@@ -72,13 +73,14 @@ class Ledger:
         if mode & 0o077:
             raise UserError(f"{file}: other users can read what this client has asked; `chmod 600` it")
         with _named(file):
-            connection = sqlite3.connect(file, timeout=waiting, isolation_level=None, check_same_thread=False)
+            connection = _connected(file, waiting)
             try:
                 _prepare(file, connection, waiting)
+                reader = _connected(file, waiting)
             except BaseException:
                 connection.close()
                 raise
-        return cls(file, connection)
+        return cls(file, connection, reader)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -98,16 +100,17 @@ class Ledger:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """For one statement, which sees the file as it is now. Raises UserError."""
-        with self._lock, _named(self.file):
-            yield self._connection
+        """For one statement, which sees all that is on disk now; nobody who writes is waited for. Raises UserError."""
+        with self._reading, _named(self.file):
+            yield self._reader
 
     def damaged(self, what: str) -> UserError:
         """An error about a row that no ledger holds."""
         return UserError(_message(self.file, WRONG[sqlite3.SQLITE_CORRUPT], what))
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._connection.close()
 
     def __enter__(self) -> Ledger:
@@ -115,6 +118,10 @@ class Ledger:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def _connected(file: Path, waiting: float) -> sqlite3.Connection:
+    return sqlite3.connect(file, timeout=waiting, isolation_level=None, check_same_thread=False)
 
 
 def _prepare(file: Path, connection: sqlite3.Connection, waiting: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,16 +130,28 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_what_was_written_before_stays(file: Path) -> None:
     fill(file, 1)
     with Ledger.open(file) as ledger:
-        with ledger.reading() as connection:  # SQLite says the same as on a disk without room
+        with ledger.writing() as connection:  # SQLite says the same as on a disk without room
             connection.execute("PRAGMA max_page_count = 1")
         with pytest.raises(UserError, match=r"cannot grow.*full"), ledger.writing() as connection:
             connection.executemany(ADD, [(f"{'x' * 1000}{row}",) for row in range(1000)])
         assert count(ledger) == 1
-        with ledger.reading() as connection:
+        with ledger.writing() as connection:
             connection.execute("PRAGMA max_page_count = 1000000")
         with ledger.writing() as connection:
             connection.execute(ADD, ("another",))
         assert count(ledger) == 2
+
+
+def test_who_reads_waits_for_no_writer_of_the_same_process_and_sees_what_is_whole(file: Path) -> None:
+    found: list[int] = []
+    with Ledger.open(file) as ledger:
+        with ledger.writing() as connection:
+            connection.execute(ADD, ("mine",))
+            reading = threading.Thread(target=lambda: found.append(count(ledger)), daemon=True)
+            reading.start()
+            reading.join(10)
+            assert found == [0]
+        assert count(ledger) == 1
 
 
 def test_who_waits_too_long_for_another_writer_is_told(file: Path) -> None:
