@@ -6,7 +6,7 @@ no victim shares; the victims' are test images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,9 @@ OWN, OTHERS = 1000, 300
 
 BATCH = 100
 
+See = Callable[[str, Tensor, Tensor], None]
+"""Is told a part, images and what was made of what that part is sent; in [0, 1]."""
+
 
 def measure(
     stages: Sequence[Stage],
@@ -41,11 +44,15 @@ def measure(
     others: int = OTHERS,
     epochs: int = 30,
     seed: int = 0,
+    only: Collection[str] | None = None,
+    see: See = lambda name, images, made: None,
 ) -> Measurement:
     """Of every stage: what it is sent tells of the images. `names`: of the stages, else `stage-0`, `stage-1`, ...
 
     The client computes the first `local` stages itself and adds the `budget`'s noise to what it sends on. The stages
-    take one tensor of images and stand in evaluation mode. Blocking: a minute or so for small networks.
+    take one tensor of images and stand in evaluation mode. `only`: the stages that are attacked, in studies whose result
+    is not kept; None: all. `see` is shown the victims' images at each of them, and those that the attacker made.
+    Blocking: a minute or so for small networks.
     """
     names = names or [f"stage-{index}" for index in range(len(stages))]
     mine = subset(data.train_labels, min(own, len(data.train_labels)), seed, "leakage")
@@ -60,19 +67,13 @@ def measure(
     for index, (name, stage) in enumerate(zip(names, stages, strict=True)):
         if budget is not None and index == local:
             crossing = [noised(tensors, budget, noise) for tensors in crossing]
-        made = invert(crossing[0], images[0], crossing[1], images[1], seed=seed, epochs=epochs)
-        guessed = label_accuracy(crossing[0], labels[0], crossing[1], labels[1], data.classes, seed=seed, epochs=epochs)
-        exposures.append(
-            Exposure(
-                part=name,
-                correlation=correlation(images[1], crossing[1]),
-                psnr=made.psnr,
-                ssim=made.ssim,
-                floor_psnr=made.floor_psnr,
-                floor_ssim=made.floor_ssim,
-                labels=guessed,
-            )
-        )
+        if only is None or name in only:
+            sent, victims = crossing
+            made = invert(sent, images[0], victims, images[1], seed=seed, epochs=epochs)
+            see(name, images[1], made.images)
+            labelled = label_accuracy(sent, labels[0], victims, labels[1], data.classes, seed=seed, epochs=epochs)
+            told, floors = correlation(images[1], victims), (made.floor_psnr, made.floor_ssim)
+            exposures.append(Exposure(name, told, made.psnr, made.ssim, *floors, labelled))
         crossing = [passed(stage, tensors) for tensors in crossing]
     [logits] = crossing[1].values()
     return Measurement(

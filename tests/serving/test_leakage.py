@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from decentral.core.budget import Budget
+from decentral.core.leakage import peak_signal_to_noise
 from decentral.data.datasets import LabelledImages, load_dataset
 from decentral.models.stages import Stage, split
 from decentral.serving.leakage import correlation, measure
@@ -30,7 +31,10 @@ def stages() -> list[Stage]:
 
 
 def test_a_narrow_cut_gives_away_less_than_a_wide_one(stages: list[Stage], data: LabelledImages) -> None:
-    found = measure(stages, data, own=400, others=150, epochs=10)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    found = measure(
+        stages, data, own=400, others=150, epochs=10, see=lambda name, images, made: seen.update({name: (images, made)})
+    )
     inputs, wide, narrow = found.exposures
     assert inputs.correlation == pytest.approx(1.0, abs=1e-4)
     assert wide.correlation == pytest.approx(1.0, abs=1e-3)  # rotated
@@ -40,6 +44,10 @@ def test_a_narrow_cut_gives_away_less_than_a_wide_one(stages: list[Stage], data:
     assert narrow.labels < wide.labels
     assert wide.psnr > wide.floor_psnr + 3
     assert (found.own, found.others, found.noise) == (400, 150, "")
+    for each in found.exposures:
+        images, made = seen[each.part]
+        assert images.shape == made.shape == (150, 1, 8, 8)
+        assert float(peak_signal_to_noise(images, made).mean()) == pytest.approx(each.psnr)
     digests = {f"stage-{index}": model_digest(stage.description, stage.state()) for index, stage in enumerate(stages)}
     assert found.digests == digests
 
@@ -69,3 +77,9 @@ def test_the_same_seed_measures_the_same(stages: list[Stage], data: LabelledImag
     )
     assert first == again
     assert first != other
+
+
+def test_studies_may_attack_some_of_the_parts(stages: list[Stage], data: LabelledImages) -> None:
+    options: dict[str, int] = {"own": 60, "others": 40, "epochs": 1}
+    [some] = measure(stages, data, only=["stage-2"], **options).exposures
+    assert some == measure(stages, data, **options).exposures[2]
