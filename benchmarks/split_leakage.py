@@ -163,12 +163,12 @@ def with_nopeek() -> Iterator[Row]:
 
 # ---- tables and figure ----------------------------------------------------------------------------------------------
 
-HEAD = f"{'':<12}{'correlation':>12}{'PSNR':>9}{'(mean)':>9}{'SSIM':>8}{'(mean)':>8}{'labels':>9}"
+HEAD = f"{'':<12}{'leakage':>9}{'correlation':>12}{'PSNR':>9}{'(mean)':>9}{'SSIM':>8}{'(mean)':>8}{'labels':>9}"
 
 
 def cells(each: Exposure) -> str:
     return (
-        f"{each.correlation:>12.3f}{each.psnr:>7.1f}dB{each.floor_psnr:>7.1f}dB{each.ssim:>8.3f}{each.floor_ssim:>8.3f}"
+        f"{each.leakage:>9.3f}{each.correlation:>12.3f}{each.psnr:>7.1f}dB{each.floor_psnr:>7.1f}dB{each.ssim:>8.3f}{each.floor_ssim:>8.3f}"
         f"{each.labels:>9.3f}"
     )
 
@@ -186,7 +186,7 @@ def show_cuts(row: Row) -> None:
 
 
 def show_one(row: Row) -> None:
-    print(f"{row.words:<64}{row.measured.accuracy:>9.3f}{cells(sent_of(row))}", flush=True)
+    print(f"{row.words:<74}{row.measured.accuracy:>9.3f}{cells(sent_of(row))}", flush=True)
 
 
 def draw(found: dict[str, list[Row]], name: str) -> Path:
@@ -207,7 +207,7 @@ def draw(found: dict[str, list[Row]], name: str) -> Path:
             place.imshow(picture.permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=1)
     left, right = below.subplots(1, 2)
     _plot(left, found, lambda each: each.correlation, "distance correlation with the images")
-    _plot(right, found, lambda each: each.psnr - each.floor_psnr, "PSNR above a picture of the mean, dB")
+    _plot(right, found, lambda each: each.reconstructed, "share of the images that the inverter makes again")
     left.legend(fontsize=7)
     return saved(figure, name)
 
@@ -257,7 +257,7 @@ def main() -> int:
     found: dict[str, list[Row]] = {}
     for part in arguments.only:
         if part != "cuts":
-            print(f"\n{part:<64}{'accuracy':>9}{HEAD[12:]}")
+            print(f"\n{part:<74}{'accuracy':>9}{HEAD[12:]}")
         for row in PARTS[part]():
             found.setdefault(part, []).append(row)
             (show_cuts if part == "cuts" else show_one)(row)

@@ -88,7 +88,16 @@ def show(measured: Measurement, cluster: ServingDirectory, file: Path | None, as
     policy, local = cluster.recipe.default_policy(), cluster.recipe.local
     if as_json:
         at = ["client" if place < local else "peers" for place in range(len(measured.exposures))]
-        say_json({**asdict(measured), "at": at, "policy": policy.leakage, "file": None if file is None else str(file)})
+        exposures = [{**asdict(each), "leakage": each.leakage} for each in measured.exposures]
+        say_json(
+            {
+                **asdict(measured),
+                "exposures": exposures,
+                "at": at,
+                "policy": policy.leakage,
+                "file": None if file is None else str(file),
+            }
+        )
         return
     say_table(COLUMNS, [row(each, place < local) for place, each in enumerate(measured.exposures)])
     say(f"a picture of the mean, which needs no tensors: {worth(measured.exposures[0])}")
@@ -96,16 +105,17 @@ def show(measured: Measurement, cluster: ServingDirectory, file: Path | None, as
     say(f"{measured.own} images of the attacker, {measured.others} of others{noise}")
     say(f"answers right: {measured.accuracy:.3f}")
     if policy.leakage is not None:
-        say(f"the policy allows a correlation of {policy.leakage}")
+        say(f"the policy allows a leakage of {policy.leakage}")
     if file is not None:
         say(f"written to {file}")
 
 
-COLUMNS = ("part", "computed by", "correlation", "psnr", "ssim", "labels")
+COLUMNS = ("part", "computed by", "leakage", "correlation", "made again", "psnr", "ssim", "labels")
 
 
 def row(each: Exposure, own: bool) -> tuple[str, ...]:
-    numbers = f"{each.correlation:.3f}", f"{each.psnr:.1f} dB", f"{each.ssim:.3f}", f"{each.labels:.3f}"
+    told = f"{each.leakage:.3f}", f"{each.correlation:.3f}", f"{each.reconstructed:.3f}"
+    numbers = *told, f"{each.psnr:.1f} dB", f"{each.ssim:.3f}", f"{each.labels:.3f}"
     return (each.part, "the client" if own else "peers", *numbers)
 
 

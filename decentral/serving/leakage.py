@@ -50,8 +50,8 @@ def measure(
     """Of every stage: what it is sent tells of the images. `names`: of the stages, else `stage-0`, `stage-1`, ...
 
     The client computes the first `local` stages itself and adds the `budget`'s noise to what it sends on. The stages
-    take one tensor of images and stand in evaluation mode. `only`: the stages that are attacked, in studies whose result
-    is not kept; None: all. `see` is shown the victims' images at each of them, and those that the attacker made.
+    take one tensor of images and stand in evaluation mode. `only`: the stages that are attacked, for studies whose
+    result is not kept; None: all. `see` is shown the victims' images at each of them, and those that the attacker made.
     Blocking: a minute or so for small networks.
     """
     names = names or [f"stage-{index}" for index in range(len(stages))]

@@ -1,9 +1,9 @@
 """What was measured of the tensors that each part is sent, `leakage.json` beside a cluster's trust file, and the check.
 
-The number that a policy bounds is the distance correlation with the inputs (`decentral.core.leakage`), the largest of
-any tensor that is sent and of all together. Of the measures here it alone needs no attacker to be trained, so that it
-is the same wherever it is taken, and it sees neither rotation nor scale, which whoever receives the tensors can undo.
-What attackers made of the tensors stands beside it for people to read: a small number proves no secrecy.
+The number that a policy bounds is the larger of two. The distance correlation with the inputs (see
+`decentral.core.leakage`) needs no attacker, and sees neither rotation nor scale, which whoever receives the tensors can
+undo; but a network that was trained to lower it (NoPeek) lowers it faster than what can be made again. So the other one
+is what a trained inverter did make again, as a share. Neither proves secrecy: a better attacker finds more.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FILE = "leakage.json"
 VERSION = 1
+MOST = 1000.0
+"""Decibels; images of 8 bits that differ in one bit of one pixel are far below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,16 @@ class Exposure:
     floor_psnr: float
     floor_ssim: float
     labels: float
+
+    @property
+    def reconstructed(self) -> float:
+        """The share of the squared error of the mean picture that the inverter undid (geometric means); 0 for none."""
+        return max(0.0, 1 - 10 ** ((self.floor_psnr - self.psnr) / 10))
+
+    @property
+    def leakage(self) -> float:
+        """What policies bound, in [0, 1]."""
+        return max(self.correlation, self.reconstructed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +104,18 @@ def findings(measured: Measurement, parts: Sequence[Part]) -> list[Finding]:
     known = {each.part: each for each in measured.exposures}
     found = []
     for part in parts:
-        told = 0.0 if part.at == "client" else known[part.name].correlation
-        found.append(Finding(Kind.LEAKAGE, part.name, True, f"distance correlation {told:.3f}", told))
+        told = 0.0 if part.at == "client" else known[part.name].leakage
+        found.append(Finding(Kind.LEAKAGE, part.name, True, f"leakage {told:.3f}", told))
     return found
 
 
 def stated(measured: Measurement, part: str) -> bytes:
     """What a client says of one part, as evidence in a receipt. Raises KeyError for a part that was not measured."""
-    correlation = next((each.correlation for each in measured.exposures if each.part == part), None)
-    if correlation is None:
+    told = next((each.leakage for each in measured.exposures if each.part == part), None)
+    if told is None:
         raise KeyError(part)
     digests = [[name, digest] for name, digest in measured.digests.items()]
-    return canonical.encode({"correlation": correlation, "digests": digests, "noise": measured.noise})
+    return canonical.encode({"leakage": told, "digests": digests, "noise": measured.noise})
 
 
 def verify_stated(evidence: bytes, case: Case) -> Finding:
@@ -112,15 +124,15 @@ def verify_stated(evidence: bytes, case: Case) -> Finding:
     """
     plain = canonical.decode(evidence)
     try:
-        told, noise, digests = plain["correlation"], plain["noise"], plain["digests"]
+        told, noise, digests = plain["leakage"], plain["noise"], plain["digests"]
         if type(told) is not float or not 0 <= told <= 1 or not isinstance(noise, str) or len(plain) > 3:
-            raise ValueError("no distance correlation")
+            raise ValueError("no number from 0 to 1")
     except (ValueError, KeyError, TypeError) as error:
         raise Malformed(Refusal.MALFORMED, f"is no measurement of leakage ({error})") from None
     part, pinned = case.question.part, [[each.name, each.digest] for each in case.anchors.parts]
     if digests != pinned:
         return Finding(Kind.LEAKAGE, part, False, "it was measured of other parts")
-    return Finding(Kind.LEAKAGE, part, True, f"distance correlation {told:.3f}, as its client has measured", told)
+    return Finding(Kind.LEAKAGE, part, True, f"leakage {told:.3f}, as its client has measured", told)
 
 
 def check_leakage(folder: Path, parts: Sequence[Part], policy: Policy, noise: str = "") -> Measurement | None:
@@ -140,9 +152,9 @@ def check_leakage(folder: Path, parts: Sequence[Part], policy: Policy, noise: st
     for finding in findings(measured, parts):
         if finding.measured is not None and finding.measured > policy.leakage:
             raise UserError(
-                f"leakage: the tensors that leave the client for {finding.part} have a distance correlation of "
-                f"{finding.measured:.3f} with the inputs; the policy allows {policy.leakage}. Let the client run more "
-                "parts itself (local), add noise, or train with NoPeek: docs/privacy.md"
+                f"leakage: what leaves the client for {finding.part} tells {finding.measured:.3f} of its inputs; the "
+                f"policy allows {policy.leakage}. Let the client run more parts itself (local), or add noise: "
+                "docs/privacy.md"
             )
     return measured
 
@@ -158,6 +170,8 @@ def _read(content: Any) -> Measurement:
         numbers = {key: float(value) for key, value in values.items() if key != "part"}
         if not 0 <= numbers["correlation"] <= 1:
             raise ValueError(f"a correlation of {numbers['correlation']}")
+        if not all(abs(number) <= MOST for number in numbers.values()):
+            raise ValueError("a number that cannot be")
         exposures.append(Exposure(part=str(values["part"]), **numbers))
     digests = {str(name): str(digest) for name, digest in content.pop("digests").items()}
     if [each.part for each in exposures] != list(digests):

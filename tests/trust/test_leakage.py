@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from tests.trust.world import World
 
 
 def exposure(part: str, correlation: float) -> Exposure:
-    return Exposure(part, correlation, 20.0, 0.8, 11.0, 0.1, 0.5)
+    return Exposure(part, correlation, 11.0, 0.8, 11.5, 0.1, 0.5)
 
 
 def part(name: str, at: str = "peers", digest: str = "ab" * 32) -> Part:
@@ -50,7 +51,7 @@ def test_what_was_measured_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_cut_within_the_policy_is_taken_and_one_beyond_it_is_not(tmp_path: Path) -> None:
     MEASURED.save(tmp_path)
     assert check_leakage(tmp_path, PARTS, Policy(leakage=0.6)) == MEASURED
-    with pytest.raises(UserError, match=r"for stage-1 have a distance correlation of 0\.600.*allows 0\.59"):
+    with pytest.raises(UserError, match=r"for stage-1 tells 0\.600.*allows 0\.59"):
         check_leakage(tmp_path, PARTS, Policy(leakage=0.59))
 
 
@@ -62,6 +63,25 @@ def test_the_clients_own_parts_tell_nobody_and_every_other_counts(tmp_path: Path
     late.save(tmp_path)
     with pytest.raises(UserError, match="stage-2"):
         check_leakage(tmp_path, PARTS, Policy(leakage=0.65))
+
+
+@pytest.mark.parametrize("psnr", [math.nan, math.inf, -1e9])
+def test_decibels_that_cannot_be_are_not_believed(tmp_path: Path, psnr: float) -> None:
+    MEASURED.save(tmp_path)
+    text = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text(text.replace('"psnr": 11.0', f'"psnr": {json.dumps(psnr)}'))
+    with pytest.raises(UserError, match="a number that cannot be"):
+        check_leakage(tmp_path, PARTS, Policy(leakage=1.0))
+
+
+def test_what_an_attacker_made_again_counts_where_it_is_more(tmp_path: Path) -> None:
+    """A network trained to lower the correlation lowers it faster than what can be made again."""
+    assert exposure("stage-1", 0.3).leakage == 0.3
+    made = replace(exposure("stage-1", 0.3), psnr=21.5)
+    assert made.leakage == made.reconstructed == pytest.approx(0.9)
+    replace(MEASURED, exposures=(MEASURED.exposures[0], made, MEASURED.exposures[2])).save(tmp_path)
+    with pytest.raises(UserError, match=r"for stage-1 tells 0\.900"):
+        check_leakage(tmp_path, PARTS, Policy(leakage=0.6))
 
 
 def test_a_policy_that_does_not_ask_needs_no_measurement(tmp_path: Path) -> None:
@@ -169,8 +189,8 @@ def test_what_was_measured_of_other_parts_or_is_no_measurement_has_failed() -> N
         *(
             canonical.encode({**plain, **change})
             for change in (
-                {"correlation": None}, {"correlation": 0}, {"correlation": -0.1}, {"correlation": 1.1},
-                {"correlation": True}, {"noise": 1}, {"digests": None}, {"more": 1},
+                {"leakage": None}, {"leakage": 0}, {"leakage": -0.1}, {"leakage": 1.1},
+                {"leakage": True}, {"noise": 1}, {"digests": None}, {"more": 1},
                 {"digests": plain["digests"][::-1]},
             )
         ),
