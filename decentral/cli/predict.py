@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,6 +126,7 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
                     "received": cost.received,
                     "seconds": round(cost.waited, 4),
                 },
+                "noise": None if prediction.noise is None else asdict(prediction.noise),
                 "receipt": None if receipt is None else str(receipt),
             }
         )
@@ -139,6 +141,8 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
         say(f"right: {right} of {len(known)} that are decided")
     agreed = [f"{each.part} {each.detail}" for each in prediction.findings if each.kind.value == "consensus"]
     say(f"verified: {'; '.join(agreed) or 'nothing was compared'}")
+    if prediction.noise is not None:
+        say(f"added to what left this machine: {prediction.noise}")
     for fault in _faults(directory, prediction.faults):
         say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
     from decentral.run.figures import readable_bytes

@@ -254,6 +254,7 @@ class Client:
             problems=problems,
             receipt=receipt,
             cost=Cost(asked, sent, received, time.monotonic() - began),
+            noise=None if self._noise is None else self._noise.budget,
         )
 
     async def stream(

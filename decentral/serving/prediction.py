@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from decentral.core.agreement import Tensors
+from decentral.core.budget import Budget
 from decentral.errors import DecentralError
 from decentral.trust.evidence import Fault, Finding
 from decentral.trust.policy import Verdict
@@ -33,7 +34,8 @@ class Prediction:
 
     `output`: of the model, or the first of its tensors; `outputs`: all by name. `labels`: for a classifier's logits
     (n, classes) the class of each sample that no drift among honest machines can change, or UNDECIDED. `faults`: who
-    did what, on the way to this answer.
+    did what, on the way to this answer. `noise`: what the client added to what left it, and what that keeps of each
+    input; None: nothing.
     """
 
     outputs: Tensors
@@ -44,6 +46,7 @@ class Prediction:
     problems: Mapping[PeerId, str]
     receipt: Receipt
     cost: Cost
+    noise: Budget | None = None
 
     @property
     def output(self) -> Tensor:

@@ -21,10 +21,10 @@ class Lies(StageService):
         return {name: tensor + 1 for name, tensor in super().answer(inputs, client).items()}
 
 
-async def predict(cluster: Any, *arguments: str) -> tuple[int, str, str]:
+async def predict(cluster: Any, *arguments: str, noise: dict[str, Any] | None = None) -> tuple[int, str, str]:
     network = Network(
         "mlp", {"hidden": [16, 12, 16]}, (1, 8, 8), 10, ("2", "6"), True, "x", {"name": "digits"},
-        tuple("0123456789"), (0.0,), (16.0,), 16,
+        tuple("0123456789"), (0.0,), (16.0,), 16, noise=noise,
     )  # fmt: skip
     (cluster.folder / "stages").mkdir(exist_ok=True)
     save_stages(cluster.folder / "stages", network, cluster.stages)
@@ -50,6 +50,18 @@ async def test_answers_evidence_and_the_liar_are_told(cluster, tmp_path):
     code, out, _ = await predict(made, "digits:7")
     assert code == 0
     assert "verified: stage-0" in out and "lied: stage-1-b" in out
+
+
+async def test_what_noise_keeps_of_each_input_is_said_with_the_answer(cluster):
+    made = await cluster(local=1)
+    budget = {"mechanism": "laplace", "epsilon": 2.0, "clip": 3.0}
+    code, out, err = await predict(made, "digits:7", noise=budget)
+    assert code == 0, err
+    assert "added to what left this machine: laplace noise: epsilon 2 for each answer, clipped to 3" in out
+    code, out, _ = await predict(made, "digits:7", "--json", noise=budget)
+    assert json.loads(out)["noise"] == {**budget, "delta": None}
+    code, out, _ = await predict(made, "digits:7", "--json")
+    assert json.loads(out)["noise"] is None
 
 
 async def test_where_no_answer_is_accepted_the_exit_code_says_so_and_the_evidence_is_kept(cluster, tmp_path):
