@@ -50,6 +50,7 @@ async def serve(path: Path, index: int, told: str | None) -> None:
         part = recipe.parts[replica.stage]
         anchors, device = Anchors.load(path / FILE), choose_device(recipe.device)
         digest = next((each.digest for each in anchors.parts if each.name == part), "")
+        torch.set_num_threads(recipe.threads)  # of this thread too, which computes what is quick
         stage = await node.clock.work(lambda: loaded(node.directory, replica.stage, digest, device), 0.0)
         serving: Callable[..., StageService] = StageService
         options: dict[str, Any] = {}

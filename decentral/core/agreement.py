@@ -41,6 +41,8 @@ def distance(one: Tensors, other: Tensors) -> float:
 def distances(answers: Sequence[Tensors]) -> Float[np.ndarray, "n n"]:
     """Between all pairs. An answer that several gave, one object, is compared once."""
     own = list({id(answer): answer for answer in answers}.values())
+    if len(own) == 1:
+        return np.full((len(answers), len(answers)), 0.0 if all(map(finite, own[0].values())) else np.inf)
     laid_out = [_laid_out(answer) for answer in own]
     found = np.zeros((len(own), len(own)))
     for i, one in enumerate(laid_out):
@@ -50,6 +52,13 @@ def distances(answers: Sequence[Tensors]) -> Float[np.ndarray, "n n"]:
     place = {id(answer): i for i, answer in enumerate(own)}
     rows = [place[id(answer)] for answer in answers]
     return found[np.ix_(rows, rows)]
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers are. A sum of what is not finite is not, and takes one pass; others may be too large only."""
+    if not tensor.is_floating_point():
+        return True
+    return math.isfinite(tensor.detach().sum().item()) or bool(tensor.isfinite().all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,21 +1,24 @@
 """One stage of a model at the service of clients, who get evidence of what it answers where they ask for it.
 
-What comes is checked against the stage before it is computed with. Computing is off the event loop, one task after
-another; while a replica waits for the others' commitments, it computes for somebody else. The tensors of an answer and
-of its inputs are hashed once, and it is signed once.
+What comes is checked against the stage before it is computed with. Computing is off the event loop, but for what takes
+next to no time, one task after another; while a replica waits for the others' commitments, it computes for somebody
+else. The tensors of an answer and of its inputs are hashed once, and it is signed once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
-from math import isfinite
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from decentral.core.agreement import finite
 from decentral.errors import Malformed, Refusal
 from decentral.models.stages import Port, Stage
 from decentral.serving.parts import MOST_BYTES, Work, check_address
@@ -24,8 +27,12 @@ from decentral.wire.conversation import Commitment, Fetch, Open, Output, Task, T
 from decentral.wire.identity import Identity
 from decentral.wire.sessions import Client, Room
 
+T = TypeVar("T")
+
 MOST_SAMPLES = 1024
 """Of one task."""
+QUICK = 0.001
+"""Seconds: what takes less is done on the event loop, since a thread of its own costs as much."""
 
 
 class StageService:
@@ -56,7 +63,7 @@ class StageService:
         """
         self.part, self.digest, self.epoch = part, digest, epoch
         self.stage, self.device, self.identity = stage, torch.device(device), identity
-        self._work, self._most, self._patience = work, most, patience
+        self._work, self._most, self._patience = _Nearby(work, self.device), most, patience
         self._room = Room(held)
 
     async def __call__(self, task: Task, client: Client) -> None:
@@ -64,10 +71,11 @@ class StageService:
         check_address(task, self.part, self.digest)
         self._check(task)
         if task.terms is None:
-            await client.say(Output(await self._work(partial(self._compute, task, client))))
+            await client.say(Output(await self._work(partial(self._compute, task, client), _bytes(task.tensors))))
             return
-        sealed, outputs = await self._work(partial(self._prepare, task, task.terms, client))
-        size = sum(tensor.nbytes for tensor in outputs.values())
+        prepare = partial(self._prepare, task, task.terms, client)
+        sealed, outputs = await self._work(prepare, _bytes(task.tensors))
+        size = _bytes(outputs)
         if not self._room.take(size):
             raise Malformed(Refusal.BUSY, "too many answers wait for their clients")
         try:
@@ -120,7 +128,7 @@ class StageService:
     def _compute(self, task: Task, client: Client) -> dict[str, Tensor]:
         """The outputs, contiguous on the CPU. Raises Malformed for what the stage cannot compute with."""
         for name, tensor in task.tensors.items():
-            if tensor.is_floating_point() and not _finite(tensor):
+            if not finite(tensor):
                 raise Malformed(Refusal.MALFORMED, f"{name} is not finite")
         # In memory that torch has aligned: how products are rounded depends on it, and equal bits are compared at once.
         inputs = {name: tensor.to(self.device, copy=True) for name, tensor in task.tensors.items()}
@@ -155,6 +163,43 @@ class StageService:
             raise Malformed(Refusal.TOO_LARGE, f"{len(tensor)} samples; {self._most} at most")
 
 
-def _finite(tensor: Tensor) -> bool:
-    """A sum of what is not finite is not finite, and takes one pass; one that is not may be too large only."""
-    return isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())
+class _Nearby:
+    """Computes off the event loop, unless a task of this size was quicker than the way there and back.
+
+    Never two at once, and with as many threads of torch wherever it is: how sums are rounded depends on them.
+    """
+
+    def __init__(self, work: Work, device: torch.device) -> None:
+        self._work, self._device = work, device
+        self._computing = threading.Lock()
+        self._quick = 0
+        """Bytes of the largest task that was."""
+        self._threads = 0
+        """Of torch, where that was found."""
+
+    async def __call__(self, fn: Callable[[], T], size: int) -> T:
+        near = self._device.type == "cpu" and size <= self._quick and torch.get_num_threads() == self._threads
+        if not near or not self._computing.acquire(blocking=False):
+            return await self._work(partial(self._alone, fn, size))
+        try:
+            return self._timed(fn, size)
+        finally:
+            self._computing.release()
+
+    def _alone(self, fn: Callable[[], T], size: int) -> T:
+        with self._computing:
+            return self._timed(fn, size)
+
+    def _timed(self, fn: Callable[[], T], size: int) -> T:
+        """What was refused tells nothing of how long an answer takes."""
+        began = time.perf_counter()
+        found = fn()
+        if time.perf_counter() - began > QUICK:
+            self._quick = min(self._quick, size - 1)
+        elif size > self._quick:
+            self._quick, self._threads = size, torch.get_num_threads()
+        return found
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -309,3 +311,66 @@ async def test_a_stage_on_an_accelerator_answers_from_the_cpu(stage, digest, inp
     for name, tensor in stage.run(inputs).items():
         assert output.tensors[name].device.type == "cpu"
         assert torch.allclose(output.tensors[name], tensor, atol=1e-3)
+
+
+class Where(StageService):
+    """Writes down in which thread it computes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.threads: list[int] = []
+
+    def answer(self, inputs: Any, client: Any) -> dict[str, Tensor]:
+        self.threads.append(threading.get_ident())
+        return super().answer(inputs, client)
+
+
+def where(stage: Stage, digest: str) -> Where:
+    return Where(stage, PART, digest, Identity.generate(), at_once, epoch=EPOCH)
+
+
+async def test_what_was_quick_is_computed_where_it_comes_in_with_the_same_bits(stage, digest, inputs, monkeypatch):
+    monkeypatch.setattr("decentral.serving.stage.QUICK", 1e9)
+    service, here = where(stage, digest), threading.get_ident()
+    tasks = [Task(PART, bytes.fromhex(digest), {name: x[:n] for name, x in inputs.items()}) for n in (2, 2, 1, 3, 3)]
+    answers = [await answer(service, task) for task in tasks]
+    assert [thread == here for thread in service.threads] == [False, True, True, False, True], "a larger one is new"
+    for one, other in ((0, 1), (3, 4)):
+        assert isinstance(first := answers[one], Output)
+        assert isinstance(again := answers[other], Output)
+        assert all(torch.equal(first.tensors[name], again.tensors[name]) for name in first.tensors)
+
+
+async def test_what_takes_a_while_leaves_the_event_loop_and_a_refusal_says_nothing_of_it(
+    stage, digest, inputs, monkeypatch
+):
+    service, here = where(stage, digest), threading.get_ident()
+    task = Task(PART, bytes.fromhex(digest), inputs)
+    refused = replace(task, tensors={name: torch.full_like(x, torch.inf) for name, x in inputs.items()})
+    monkeypatch.setattr("decentral.serving.stage.QUICK", 1e9)
+    with pytest.raises(Malformed, match="not finite"):
+        await answer(service, refused)
+    monkeypatch.setattr("decentral.serving.stage.QUICK", -1.0)
+    for _ in range(3):
+        await answer(service, task)
+    assert here not in service.threads
+
+
+async def test_two_are_never_computed_at_once(stage, digest, inputs, monkeypatch):
+    monkeypatch.setattr("decentral.serving.stage.QUICK", 1e9)
+    going, most = 0, 0
+
+    class Counting(StageService):
+        def answer(self, inputs: Any, client: Any) -> dict[str, Tensor]:
+            nonlocal going, most
+            going += 1
+            most = max(most, going)
+            found = super().answer(inputs, client)
+            time.sleep(0.001)
+            going -= 1
+            return found
+
+    service = Counting(stage, PART, digest, Identity.generate(), at_once, epoch=EPOCH)
+    tasks = [Task(PART, bytes.fromhex(digest), {name: x[: 1 + n % 3] for name, x in inputs.items()}) for n in range(30)]
+    assert all(isinstance(said, Output) for said in await asyncio.gather(*(answer(service, task) for task in tasks)))
+    assert most == 1
