@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from decentral.core.quorum import Sizes
 from decentral.errors import UserError
@@ -33,7 +33,26 @@ ALONE = Policy(require=frozenset())
 """Of a question that is put to one replica."""
 ONE = Sizes(1, 0, 1)
 
+BURST, PAUSE = 16, 1.0
+"""Answers whose questions are kept one after another, and seconds until those of another one are."""
+
 Computed = Callable[[str, Tensors], Awaitable[Tensors]]
+
+
+class Sparing:
+    """Says yes to `burst` in a row and then once in `pause` seconds: what is worth doing, and not for everything."""
+
+    def __init__(self, burst: int = BURST, pause: float = PAUSE, now: Callable[[], float] = time.monotonic) -> None:
+        self._burst, self._pause, self._now = burst, pause, now
+        self._left, self._at = float(burst), now()
+
+    def may(self) -> bool:
+        now = self._now()
+        self._left, self._at = min(self._burst, self._left + (now - self._at) / self._pause), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +67,15 @@ class Probation:
     answers: KnownAnswers
     computed: Computed
     held: Collection[str]
+    sparing: Sparing = field(default_factory=Sparing)
 
     def learn(self, transcript: Transcript) -> None:
-        """Keeps the questions of an answer that counts, as far as their tensors are here. Blocking."""
+        """Keeps the questions of an answer that counts, as far as their tensors are here. Blocking.
+
+        Not of every answer where they come fast: it costs as much as a small answer, and there are enough questions.
+        """
+        if not self.sparing.may():
+            return
         last = len(transcript.exchanges) - 1
         for place, exchange in enumerate(transcript.exchanges):
             inputs = transcript.given(place)

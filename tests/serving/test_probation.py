@@ -15,7 +15,7 @@ from decentral.serving.access import access
 from decentral.serving.client import Client
 from decentral.serving.known_answers import KnownAnswers
 from decentral.serving.ledger import Ledger
-from decentral.serving.probation import Probation
+from decentral.serving.probation import Probation, Sparing
 from decentral.serving.replicas import Patience, Replicas
 from decentral.serving.reputation import Reputations
 from decentral.serving.routing import Router
@@ -184,3 +184,15 @@ async def test_parts_after_a_dispute_become_questions_too(cluster: Any) -> None:
             with torch.no_grad():
                 truth = next(iter(stage.run(found.inputs).values()))
             assert torch.allclose(truth, next(iter(found.output.values())), atol=1e-5)
+
+
+def test_questions_are_kept_of_the_first_answers_and_then_of_one_in_a_while():
+    now = [0.0]
+    sparing = Sparing(burst=3, pause=2.0, now=lambda: now[0])
+    assert [sparing.may() for _ in range(5)] == [True, True, True, False, False]
+    now[0] = 1.9
+    assert not sparing.may()
+    now[0] = 2.1
+    assert [sparing.may() for _ in range(2)] == [True, False]
+    now[0] = 1000.0
+    assert [sparing.may() for _ in range(5)] == [True, True, True, False, False], "what was saved up has a bound"
