@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = ROOT / "decentral"
@@ -43,10 +42,11 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 # Floors
 
 
-def test_every_room_imports_only_from_lower_floors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.syspath_prepend(str(ROOT))
-    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+def test_every_room_imports_only_from_lower_floors() -> None:
+    """In a process of its own: the linter silences all loggers of the one that it runs in."""
+    lint = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", lint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 TORCH_FREE = [
