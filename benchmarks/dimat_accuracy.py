@@ -98,6 +98,7 @@ class Setting:
     device: str
     dataset: str
     model: str
+    precision: str
 
     @property
     def steps(self) -> int:
@@ -129,6 +130,7 @@ class Setting:
                 "weight_decay": 0.0005,
                 "fresh_optimizer": False,
                 "initialisation": "separate",
+                "precision": self.precision,
             },
             "matching": {"samples": self.samples},
             "evaluation": {"samples": self.test},
@@ -302,9 +304,13 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dataset", default="cifar10", help="digits: to see that everything works, in a minute")
     parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of local training")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    names = ("subset", "test", "pretrain", "rounds", "epochs", "learning_rate", "samples", "device", "dataset", "model")
+    names = (
+        *("subset", "test", "pretrain", "rounds", "epochs", "learning_rate", "samples"),
+        *("device", "dataset", "model", "precision"),
+    )
     setting = Setting(**{name: getattr(arguments, name) for name in names})
     widths, only = arguments.widths, arguments.only
     if (missing := no_data(setting.dataset)) is not None:
@@ -312,9 +318,9 @@ def main() -> int:
         return 0
     print(
         f"{setting.dataset}: {setting.subset} class-balanced training images over {PEERS} peers, {setting.test} test "
-        f"images; {setting.model}; SGD {setting.learning_rate}, momentum 0.9, batches of {BATCH}; {setting.pretrain} "
-        f"epochs alone, then rounds of {setting.epochs}; {setting.samples} of the peer's own images for matching; "
-        f"{arguments.seeds} seeds, mean ± standard deviation"
+        f"images; {setting.model}, trained in {setting.precision}; SGD {setting.learning_rate}, momentum 0.9, batches "
+        f"of {BATCH}; {setting.pretrain} epochs alone, then rounds of {setting.epochs}; {setting.samples} of the "
+        f"peer's own images for matching; {arguments.seeds} seeds, mean ± standard deviation"
     )
     wanted = [
         (setting, width, seed, partition)
