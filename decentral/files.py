@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -16,8 +17,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader, also after a power cut, sees the old bytes or the new ones: they are flushed, renamed (atomic within one
     file system only), and the folder is flushed, because the rename itself is data of the folder. Raises OSError, and
-    leaves nothing behind then.
+    leaves nothing behind then; also where `path` is a device or a folder, which a rename would take from everybody.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no ordinary file, and is not replaced by one", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         yield temporary
