@@ -6,6 +6,7 @@ DecentralError
 │   ├── DatasetNotFound    what was looked for, where, and how to get it
 │   └── RunDirectoryError  a run directory that is taken, unwritable, damaged or of another recipe
 ├── Untraceable            a model whose structure cannot be read without guessing
+├── Unproven               a circuit, a key or a proof that could not be made or looked at here; says what to do
 ├── TransportError         a message that did not arrive
 │   ├── Unreachable        nobody answered within the deadline
 │   └── Refused            the other peer answered with a typed refusal
@@ -47,6 +48,10 @@ class RunDirectoryError(UserError):
 
 class Untraceable(DecentralError):
     """A model whose structure cannot be read without guessing; names the module and the operator."""
+
+
+class Unproven(DecentralError):
+    """A circuit, a key or a proof that could not be made or looked at here: nothing is said about the proof itself."""
 
 
 class Refusal(IntEnum):

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from decentral import lock
 from decentral.algorithms.presence import Member
 from decentral.errors import RunDirectoryError, UserError
 from decentral.files import write_atomic
-from decentral.run import lock
 from decentral.wire.messages import PeerId
 
 FILE = "cluster.json"

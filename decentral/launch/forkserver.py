@@ -10,7 +10,6 @@ thread, opened a channel or touched a GPU, which is checked before the first for
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -24,6 +23,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from decentral.lifetime import die_with_parent
 
 GRACE = 5.0
 """Seconds between asking children to end and ending them."""
@@ -77,15 +78,6 @@ def become(argv: list[str], log: str, server: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def die_with_parent(parent: int) -> None:
-    """On Linux the kernel ends a child whose fork server is killed from now on; one that was too late ends itself."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def reply(message: dict[str, object]) -> None:

@@ -19,9 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self
 
+from decentral import lock
 from decentral.errors import RunDirectoryError
 from decentral.files import write_atomic
-from decentral.run import journal, lock
+from decentral.run import journal
 from decentral.run.experiment import FILE, E
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe

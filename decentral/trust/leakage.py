@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decentral import canonical
 from decentral.errors import Malformed, Refusal, UserError
 from decentral.files import write_atomic
-from decentral.trust import canonical
 from decentral.trust.anchors import Part
 from decentral.trust.evidence import Finding, Kind
 from decentral.trust.policy import Policy

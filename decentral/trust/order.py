@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+from decentral import canonical
 from decentral.core.lots import draw
 from decentral.errors import Malformed, Refusal
-from decentral.trust import canonical
 from decentral.trust.anchors import PART_FORMS
 from decentral.trust.evidence import DIGEST_BYTES, MAX_EPOCH, TASK_BYTES, Question
 from decentral.trust.policy import Policy

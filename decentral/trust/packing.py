@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from decentral.trust import canonical
+from decentral import canonical
 from decentral.trust.consensus import Tensors, sent
 from decentral.trust.evidence import DIGEST_BYTES, SALT_BYTES, Finding, Kind, Reply, tensors_digest
 from decentral.trust.order import MOST_CANDIDATES, Order, Step

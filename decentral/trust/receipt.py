@@ -14,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from decentral import canonical
 from decentral.errors import Malformed, Refusal, UserError
 from decentral.files import write_atomic
-from decentral.trust import canonical, packing
+from decentral.trust import packing
 from decentral.trust.anchors import Anchors
 from decentral.trust.consensus import Tensors
 from decentral.trust.evidence import Finding

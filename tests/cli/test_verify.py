@@ -10,8 +10,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from decentral import canonical
 from decentral.cli.main import app
-from decentral.trust import canonical
 from decentral.trust.anchors import FILE
 from tests.trust.world import Acts, Filed, World
 

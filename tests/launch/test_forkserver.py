@@ -104,33 +104,6 @@ def test_children_end_with_the_server(tmp_path, end):
     assert gone(pid)
 
 
-@pytest.mark.parametrize("parent", ["lives", "has been killed already"])
-def test_a_child_that_is_late_ends_with_a_parent_that_was_quick(parent):
-    """Between the fork and the child's word to the kernel the fork server may be killed."""
-    program = f"""
-import os, signal, time
-from decentral.launch.forkserver import die_with_parent
-server = os.getpid()
-reading, writing = os.pipe()
-child = os.fork()
-if child:
-    os.close(reading)
-    if {parent == "lives"}:
-        os.write(writing, b"go")
-        os.waitpid(child, 0)
-    os.kill(server, signal.SIGKILL)
-os.close(writing)
-os.read(reading, 2)
-while {parent != "lives"} and os.getppid() == server:
-    time.sleep(0.001)  # the pipe is closed before the kernel gives the child another parent
-die_with_parent(server)
-print("on", flush=True)
-"""
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert (ended.stdout, ended.stderr) == (b"on\n" if parent == "lives" else b"", b"")
-
-
 def test_more_modules_are_imported_before_the_first_fork(tmp_path):
     command = [sys.executable, "-P", "-m", "decentral.launch.forkserver", "colorsys"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:

@@ -204,3 +204,22 @@ def test_what_was_opened_to_read_can_be_held(tmp_path: Path, recipe: Recipe) -> 
         with pytest.raises(RunDirectoryError, match="another launcher is using"):
             open_cluster(tmp_path / "run").hold()
     assert not open_cluster(tmp_path / "run").in_use
+
+
+def test_a_run_starts_while_others_ask_for_its_state(tmp_path: Path, recipe: Recipe, root: Path) -> None:
+    """As `decentral status` does, from another process."""
+    folder = tmp_path / "run"
+    RunDirectory.create(folder, recipe, "local").close()
+    program = (
+        "import sys; from pathlib import Path; from decentral import lock; from decentral.run import directory\n"
+        "path = Path(sys.argv[1]) / directory.LOCK; print(flush=True)\n"
+        "while True: lock.is_held(path)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as looker:
+        assert looker.stdout is not None and looker.stdout.readline() == b"\n"
+        try:
+            for _ in range(10):
+                RunDirectory.resume(folder, recipe).close()
+        finally:
+            looker.kill()

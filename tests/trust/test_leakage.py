@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from decentral import canonical
 from decentral.errors import UserError
-from decentral.trust import canonical
 from decentral.trust.anchors import Part
 from decentral.trust.evidence import Finding, Kind
 from decentral.trust.leakage import FILE, Exposure, Measurement, check_leakage, findings, stated

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decentral import canonical
 from decentral.errors import Malformed
-from decentral.trust import canonical
 from decentral.trust.order import Order, Step
 from decentral.trust.policy import Policy
 from decentral.wire.identity import Identity

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decentral import canonical
 from decentral.errors import Malformed
-from decentral.trust import canonical, packing
+from decentral.trust import packing
 from decentral.trust.evidence import Finding, Kind, tensors_digest
 from decentral.trust.policy import Verdict
 from tests.trust.world import World

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import decentral
+from decentral import canonical
 from decentral.errors import Malformed, Refusal, UserError
-from decentral.trust import canonical
 from decentral.trust.anchors import FILE
 from decentral.trust.consensus import Tensors
 from decentral.trust.evidence import Fault, FaultKind, Finding, Kind, tensors_digest

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from decentral.run import lock
-from decentral.run.directory import RunDirectory
-from decentral.run.recipe import Recipe
+from decentral import lock
 
 
 @pytest.fixture(params=["of the open file", "shared for an instant"])
@@ -78,22 +76,3 @@ def test_looking_all_the_time_never_keeps_anybody_from_taking_it(tmp_path: Path)
         for looker in lookers:
             looker.join()
     assert min(looks) >= 50
-
-
-def test_a_run_starts_while_others_ask_for_its_state(tmp_path: Path, recipe: Recipe, root: Path) -> None:
-    """As `decentral status` does, from another process."""
-    folder = tmp_path / "run"
-    RunDirectory.create(folder, recipe, "local").close()
-    program = (
-        "import sys; from pathlib import Path; from decentral.run import directory, lock\n"
-        "path = Path(sys.argv[1]) / directory.LOCK; print(flush=True)\n"
-        "while True: lock.is_held(path)"
-    )
-    command = [sys.executable, "-c", program, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as looker:
-        assert looker.stdout is not None and looker.stdout.readline() == b"\n"
-        try:
-            for _ in range(10):
-                RunDirectory.resume(folder, recipe).close()
-        finally:
-            looker.kill()

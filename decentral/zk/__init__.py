@@ -1,0 +1,1 @@
+"""Zero-knowledge proofs of a model's outputs: circuits, proofs, and what a verifier pins of them."""

@@ -1,0 +1,275 @@
+"""From the stages of a network to circuits, their keys, and what a verifier pins of them.
+
+Settings are a function of a stage's graph, its numbers and `Arguments` alone: calibration on sample inputs chooses
+arguments, and from them the settings are made anew. So anybody who has the parameters comes to the same keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decentral.errors import Malformed, Unproven, UserError
+from decentral.zk.arguments import LARGEST_LOGROWS, VERSION, Arguments, Settings, Visibility, canonical_settings
+from decentral.zk.circuit import Chain, Circuit, Slots
+from decentral.zk.export import export
+from decentral.zk.srs import SRS
+from decentral.zk.store import Store, key_of
+from decentral.zk.worker import Limits, Worker, worker
+
+MODEL, SETTINGS, COMPILED, KEY, PROVING_KEY, PINNED = (
+    "network.onnx",
+    "settings.json",
+    "compiled.ezkl",
+    "verifying.key",
+    "proving.key",
+    "circuit.json",
+)
+FIRST_LOGROWS = 17
+"""With which calibration starts; it goes down, and up where it must."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of all stages alike, see `Arguments`. `logrows`: at least so many, None: as few as all stages need.
+
+    `margin`: how much further than the samples tables reach, where an operator needs one.
+    """
+
+    parameters: Visibility = Visibility.FIXED
+    scale: int = 7
+    parameter_scale: int = 7
+    rebase: int = 1
+    columns: int = 2
+    base: int = 2**14
+    legs: int = 2
+    logrows: int | None = None
+    margin: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Artefacts:
+    """A circuit, and the folder of the store that proves it."""
+
+    circuit: Circuit
+    folder: Path
+
+    @classmethod
+    def load(cls, folder: Path) -> Artefacts:
+        """Raises Malformed, OSError."""
+        from decentral import canonical
+
+        return cls(Circuit.decode(canonical.decode((folder / PINNED).read_bytes())), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A stage whose circuit is decided and not yet made."""
+
+    model: bytes
+    settings: Settings
+    example: tuple[tuple[float, ...], ...]
+
+    def key(self, srs: SRS) -> str:
+        """Of its folder in a store."""
+        model = hashlib.sha256(self.model).hexdigest()
+        return key_of({"model": model, "settings": self.settings.digest, "srs": srs.digest, "ezkl": VERSION})
+
+
+async def draft(
+    stages: Sequence[nn.Module],
+    samples: Sequence[Tensor],
+    options: Options | None = None,
+    *,
+    limits: Limits | None = None,
+    say: Say = lambda words: None,
+) -> list[Draft]:
+    """Decides scales and rows of each stage. `samples`: inputs of the first, [n, ...] each, representative.
+
+    A stage reads its input in the scale in which the one before writes it; all have the same rows. Raises UserError
+    where that cannot be, Unproven for what ezkl cannot prove.
+    """
+    options = options or Options()
+    if not stages or not samples or any(len(tensor) == 0 for tensor in samples):
+        raise UserError("a circuit needs a stage, and a sample of its inputs")
+    with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
+        async with worker(limits) as alone:
+            drawn: list[tuple[Path, Arguments, tuple[Tensor, ...]]] = []
+            given, scale = tuple(samples), options.scale
+            for place, stage in enumerate(stages):
+                say(f"stage {place}: scales")
+                model = Path(scratch) / f"stage-{place}.onnx"
+                await asyncio.to_thread(export, stage, [tensor[:1] for tensor in given], model)
+                wanted = Arguments(
+                    input=Visibility.PUBLIC if place == 0 else Visibility.COMMITTED,
+                    output=Visibility.PUBLIC if place == len(stages) - 1 else Visibility.COMMITTED,
+                    parameters=options.parameters if _has_parameters(stage) else Visibility.FIXED,
+                    input_scale=scale,
+                    parameter_scale=options.parameter_scale,
+                    rebase=options.rebase,
+                    logrows=options.logrows or FIRST_LOGROWS,
+                    columns=options.columns,
+                    base=options.base,
+                    legs=options.legs,
+                )
+                arguments, found = await _calibrated(alone, model, wanted, given, options.margin)
+                drawn.append((model, arguments, given))
+                scale = _one_scale(place, found, last=place == len(stages) - 1)
+                given = await asyncio.to_thread(_outputs, stage, given)
+            logrows = max([arguments.logrows for _, arguments, _ in drawn] + [options.logrows or 1])
+            drafts = []
+            for model, arguments, inputs in drawn:
+                settings = await settings_of(alone, model, replace(arguments, logrows=logrows))
+                example = tuple(tuple(map(float, tensor[0].flatten().tolist())) for tensor in inputs)
+                drafts.append(Draft(model.read_bytes(), settings, example))
+    return drafts
+
+
+async def make(
+    drafts: Sequence[Draft],
+    srs: SRS,
+    store: Store,
+    *,
+    limits: Limits | None = None,
+    say: Say = lambda words: None,
+) -> list[Artefacts]:
+    """Compiles the circuits and makes their keys, unless the store has them. Raises Unproven, UserError."""
+    made = []
+    for place, each in enumerate(drafts):
+        if srs.logrows < each.settings.logrows:
+            raise UserError(f"{srs.path}: is for 2^{srs.logrows} rows, and stage {place} has 2^{each.settings.logrows}")
+
+        async def build(folder: Path, each: Draft = each, place: int = place) -> None:
+            await _build(folder, each, srs, limits or Limits(), lambda words: say(f"stage {place}: {words}"))
+
+        folder = await store.folder(each.key(srs), build)
+        made.append(Artefacts.load(folder))
+    return made
+
+
+async def setup(
+    stages: Sequence[nn.Module],
+    samples: Sequence[Tensor],
+    srs: Callable[[int], Awaitable[SRS]],
+    store: Store,
+    options: Options | None = None,
+    *,
+    limits: Limits | None = None,
+    say: Say = lambda words: None,
+) -> tuple[Chain, list[Artefacts], SRS]:
+    """Circuits of all stages: `draft`, then `make`. `srs`: gives the one for so many rows (their logarithm)."""
+    drafts = await draft(stages, samples, options, limits=limits, say=say)
+    say(f"SRS for 2^{drafts[0].settings.logrows} rows")
+    found = await srs(drafts[0].settings.logrows)
+    made = await make(drafts, found, store, limits=limits, say=say)
+    return Chain(tuple(each.circuit for each in made)), made, found
+
+
+async def settings_of(alone: Worker, model: Path, arguments: Arguments) -> Settings:
+    """The settings that belong to a model and arguments, in the form in which they are pinned."""
+    file = model.with_suffix(".settings")
+    await alone.call("settings", model=str(model), output=str(file), arguments=arguments.encoded())
+    try:
+        return Settings(canonical_settings(json.loads(file.read_bytes())))
+    except Malformed as error:
+        raise Unproven(f"this ezkl cannot be used ({error})") from error
+
+
+async def _calibrated(
+    alone: Worker, model: Path, wanted: Arguments, inputs: Sequence[Tensor], margin: float
+) -> tuple[Arguments, Settings]:
+    """The arguments with the rows and tables that these inputs need, and the settings that calibration left."""
+    settings, data = model.with_suffix(".draft"), model.with_suffix(".data")
+    await alone.call("settings", model=str(model), output=str(settings), arguments=wanted.encoded())
+    data.write_text(json.dumps({"input_data": [tensor.flatten().tolist() for tensor in inputs]}))
+    await alone.call(
+        "calibrate",
+        data=str(data),
+        model=str(model),
+        settings=str(settings),
+        scale=wanted.input_scale,
+        rebase=wanted.rebase,
+        margin=margin,
+        max_logrows=LARGEST_LOGROWS,
+    )
+    found = Settings(canonical_settings(json.loads(settings.read_bytes())))
+    return replace(wanted, logrows=found.logrows, lookups=found.lookups), found
+
+
+async def _build(folder: Path, each: Draft, srs: SRS, limits: Limits, say: Say) -> None:
+    """Fills a folder of the store."""
+    paths = {name: str(folder / name) for name in (MODEL, SETTINGS, COMPILED, KEY, PROVING_KEY)}
+    (folder / MODEL).write_bytes(each.model)
+    (folder / SETTINGS).write_bytes(each.settings.encoded)
+    say("compiling")
+    async with worker(limits) as alone:
+        await alone.call("compile_circuit", model=paths[MODEL], compiled=paths[COMPILED], settings=paths[SETTINGS])
+        say("keys")
+        await alone.call(
+            "setup", compiled=paths[COMPILED], key=paths[KEY], proving_key=paths[PROVING_KEY], srs=str(srs.path)
+        )
+        say("commitments")
+        witnessed = await witness(alone, folder, srs, each.example)
+        slots, committed = _slots(witnessed["committed"])
+        key = (folder / KEY).read_bytes()
+        # Whoever has the key can measure this, so no prover is asked how long a proof is.
+        circuit = Circuit(each.settings, key, srs.digest, slots, committed, 1)
+        length = await alone.call(
+            "proof_length", instances=circuit.instances, settings=paths[SETTINGS], key=paths[KEY], srs=str(srs.path)
+        )
+    from decentral import canonical
+
+    (folder / PINNED).write_bytes(canonical.encode(replace(circuit, proof_bytes=length).encoded()))
+
+
+async def witness(
+    alone: Worker, folder: Path, srs: SRS, inputs: Sequence[Sequence[float | str]], output: Path | None = None
+) -> Any:
+    """`backend.witness` of a circuit in the store. `inputs`: floats, or field elements as ezkl writes them."""
+    with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
+        data = Path(scratch) / "input.json"
+        data.write_text(json.dumps({"input_data": [list(tensor) for tensor in inputs]}))
+        return await alone.call(
+            "witness",
+            data=str(data),
+            compiled=str(folder / COMPILED),
+            output=str(output or Path(scratch) / "witness.json"),
+            key=str(folder / KEY),
+            srs=str(srs.path),
+        )
+
+
+def _slots(committed: Mapping[str, Sequence[Sequence[str]]]) -> tuple[Slots, tuple[bytes, ...]]:
+    points = {part: tuple(len(each) for each in committed[part]) for part in ("inputs", "params", "outputs")}
+    parameters = tuple(bytes.fromhex(point) for each in committed["params"] for point in each)
+    return Slots(points["inputs"], sum(points["params"]), points["outputs"]), parameters
+
+
+def _has_parameters(stage: nn.Module) -> bool:
+    return any(True for _ in stage.parameters()) or any(True for _ in stage.buffers())
+
+
+def _one_scale(place: int, settings: Settings, *, last: bool) -> int:
+    scales = set(settings.output_scales)
+    if len(scales) > 1 and not last:
+        raise UserError(
+            f"stage {place} gives tensors in the scales {sorted(scales)}, and the next reads all of its inputs in one: "
+            "cut elsewhere, or bring every tensor back to the input's scale (rebase 1)"
+        )
+    return next(iter(scales))
+
+
+def _outputs(stage: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        given = stage(*(tensor.clone() for tensor in inputs))
+    return tuple(given) if isinstance(given, tuple | list) else (given,)

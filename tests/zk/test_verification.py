@@ -1,0 +1,262 @@
+"""A proof holds for this model, this input, this output and this task, and for nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from decentral import canonical
+from decentral.errors import Malformed, UserError
+from decentral.wire.identity import Identity
+from decentral.zk.arguments import Settings
+from decentral.zk.binding import Binding, bind
+from decentral.zk.circuit import Chain
+from decentral.zk.proof import MODULUS, POINT, Proof
+from decentral.zk.proving import ChainProof, Proven
+from decentral.zk.setup import setup
+from decentral.zk.verification import Verified, verify
+from decentral.zk.worker import Worker
+from tests.zk.conftest import SMALL, TINY, Made, stages
+
+NONCE = bytes(range(32))
+
+
+async def found(
+    prover: Worker, made: Made, proof: ChainProof, chain: Chain | None = None, **others: object
+) -> Verified:
+    given = {"inputs": [made.inputs[0]], "outputs": made.outputs, **others}
+    return await verify(prover, chain or made.chain, made.srs, proof, **given)  # type: ignore[arg-type]
+
+
+def changed(proven: Proven, stage: int, change: Callable[[Proof], Proof]) -> ChainProof:
+    proofs = list(proven.proof.proofs)
+    proofs[stage] = change(proofs[stage])
+    return ChainProof(tuple(proofs))
+
+
+async def test_an_honest_proof_holds_and_tells_the_output(prover: Worker, made: Made) -> None:
+    said = await found(prover, made, ChainProof.decode(made.proven.proof.encoded()))
+    assert said.passed and said.outputs == made.proven.outputs and said.stage is None
+    answer = made.inputs[0]
+    for stage in made.stages:
+        answer = stage(*answer) if isinstance(answer, tuple) else stage(answer)
+    assert torch.tensor(said.outputs[0]).numpy() == pytest.approx(answer.detach().numpy(), abs=0.05)
+
+
+async def test_what_stands_on_a_local_test_srs_says_so(prover: Worker, made: Made) -> None:
+    said = await found(prover, made, made.proven.proof)
+    assert said.simulated and "local test SRS" in said.detail
+
+
+async def test_what_the_proof_says_is_given_where_no_output_is_claimed(prover: Worker, made: Made) -> None:
+    said = await found(prover, made, made.proven.proof, outputs=None)
+    assert said.passed and said.outputs == made.proven.outputs
+
+
+async def test_a_proof_of_another_input_is_found(prover: Worker, made: Made) -> None:
+    said = await found(prover, made, made.another.proof)
+    assert (said.passed, said.stage, said.detail) == (False, 0, "stage 0: is about another input")
+
+
+async def test_an_input_that_differs_by_one_step_of_the_scale_is_another(prover: Worker, made: Made) -> None:
+    moved = made.inputs[0].clone()
+    moved[2] += 1 / 128
+    said = await found(prover, made, made.proven.proof, inputs=[moved])
+    assert (said.passed, said.stage) == (False, 0)
+
+
+async def test_an_output_that_differs_by_one_step_is_found(prover: Worker, made: Made) -> None:
+    wrong = [made.outputs[0].clone()]
+    wrong[0][1] += 1 / 128
+    said = await found(prover, made, made.proven.proof, outputs=wrong)
+    assert (said.passed, said.stage, said.detail) == (False, 1, "stage 1: is about another output")
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("place", [0, -1])
+async def test_an_instance_that_is_edited_is_found(prover: Worker, made: Made, stage: int, place: int) -> None:
+    def edit(proof: Proof) -> Proof:
+        values = list(proof.instances)
+        values[place] = (values[place] + 1) % MODULUS
+        return replace(proof, instances=tuple(values))
+
+    said = await found(prover, made, changed(made.proven, stage, edit), outputs=None)
+    assert (said.passed, said.stage) == (False, stage)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+async def test_more_or_fewer_instances_are_found(prover: Worker, made: Made, stage: int) -> None:
+    for change in (lambda values: (*values, 0), lambda values: values[:-1], lambda values: ()):
+        proof = changed(made.proven, stage, lambda each, c=change: replace(each, instances=c(each.instances)))  # type: ignore[misc]
+        said = await found(prover, made, proof, outputs=None)
+        assert (said.passed, said.stage) == (False, stage)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw + b"\0",
+        lambda raw: raw + bytes(32),
+        lambda raw: raw + raw,
+        lambda raw: raw[:-1],
+        lambda raw: raw[:-32],
+        lambda raw: b"",
+        lambda raw: bytes(len(raw)),
+        lambda raw: (
+            torch.randint(0, 256, (len(raw),), generator=torch.Generator().manual_seed(1))
+            .numpy()
+            .astype("u1")
+            .tobytes()
+        ),
+    ],
+    ids=["trailing byte", "trailing word", "twice", "byte short", "word short", "empty", "zeros", "random"],
+)
+async def test_bytes_that_are_not_the_proof_are_found(
+    prover: Worker, made: Made, change: Callable[[bytes], bytes]
+) -> None:
+    said = await found(prover, made, changed(made.proven, 1, lambda each: replace(each, proof=change(each.proof))))
+    assert (said.passed, said.stage) == (False, 1)
+
+
+async def test_no_byte_of_a_proof_can_be_changed(prover: Worker, made: Made) -> None:
+    """One in each 32-byte word: commitments, evaluations, opening."""
+    length = len(made.proven.proof.proofs[1].proof)
+    for place in range(5, length, 32):
+
+        def flip(each: Proof, place: int = place) -> Proof:
+            raw = bytearray(each.proof)
+            raw[place] ^= 1 << (place % 8)
+            return replace(each, proof=bytes(raw))
+
+        said = await found(prover, made, changed(made.proven, 1, flip))
+        assert (said.passed, said.stage) == (False, 1), place
+
+
+async def test_a_missing_proof_is_named(prover: Worker, made: Made) -> None:
+    for proofs in ((), made.proven.proof.proofs[:1], (*made.proven.proof.proofs, made.proven.proof.proofs[1])):
+        said = await found(prover, made, ChainProof(proofs))
+        assert not said.passed and "missing" in said.detail
+
+
+async def test_swapped_stages_are_found(prover: Worker, made: Made) -> None:
+    said = await found(prover, made, ChainProof(made.proven.proof.proofs[::-1]))
+    assert not said.passed and said.stage == 0
+
+
+async def test_a_link_of_another_input_is_named(prover: Worker, made: Made) -> None:
+    """Both proofs hold, and the second is about a tensor that the first did not give."""
+    mixed = ChainProof((made.proven.proof.proofs[0], made.another.proof.proofs[1]))
+    said = await found(prover, made, mixed, outputs=None)
+    assert (said.passed, said.stage) == (False, 1) and "foreign link" in said.detail
+
+
+async def test_a_link_cannot_be_written_over(prover: Worker, made: Made) -> None:
+    """The commitments of the giver, put where the taker's stand."""
+    start, count = made.chain.circuits[0].slots.of_outputs()[0]
+    given = made.proven.proof.proofs[0].proof[start * POINT : (start + count) * POINT]
+
+    def write(each: Proof) -> Proof:
+        return replace(each, proof=given + each.proof[len(given) :])
+
+    mixed = ChainProof((made.proven.proof.proofs[0], write(made.another.proof.proofs[1])))
+    said = await found(prover, made, mixed, outputs=None)
+    assert (said.passed, said.stage) == (False, 1)
+
+
+def edited(made: Made, stage: int, **changes: object) -> Chain:
+    circuits = list(made.chain.circuits)
+    settings = {**canonical.decode(circuits[stage].settings.encoded), **changes}
+    circuits[stage] = replace(circuits[stage], settings=Settings(canonical.encode(settings)))
+    return Chain(tuple(circuits))
+
+
+async def test_edited_scales_are_another_model(made: Made) -> None:
+    """ezkl accepts the proof and would read other numbers from it: so settings are part of the identity."""
+    assert edited(made, 1, model_output_scales=[3]).identity != made.chain.identity
+
+
+async def test_edited_ranges_are_another_model(made: Made) -> None:
+    assert edited(made, 0, required_range_checks=[[-1, 1], [0, 31]]).identity != made.chain.identity
+
+
+async def test_settings_in_another_order_are_refused(made: Made) -> None:
+    ranges = canonical.decode(made.chain.circuits[0].settings.encoded)["required_range_checks"]
+    with pytest.raises(Malformed, match="one form"):
+        edited(made, 0, required_range_checks=ranges[::-1])
+
+
+async def test_another_version_of_ezkl_is_refused(made: Made) -> None:
+    with pytest.raises(Malformed, match=r"ezkl 23\.0\.4"):
+        edited(made, 0, version="23.0.4")
+    with pytest.raises(Malformed, match=r"ezkl 22"):
+        replace(made.chain.circuits[0], version="22.0.0")
+
+
+async def test_a_proof_of_other_weights_is_found(prover: Worker, made: Made) -> None:
+    """One weight, by one step of its scale: the circuit has another key, and its proof does not hold under ours."""
+    network = stages()
+    linear = network[1].linear
+    with torch.no_grad():
+        linear.weight[0, 0] += 1 / 128  # type: ignore[index,operator]
+    chain, artefacts, srs = await setup(network, [made.inputs], made.store.local_srs, made.store, TINY, limits=SMALL)
+    from decentral.zk.proving import prove
+
+    assert chain.circuits[0].identity == made.chain.circuits[0].identity
+    assert chain.circuits[1].identity != made.chain.circuits[1].identity
+    lie = await prove(artefacts, srs, [made.inputs[0]], limits=SMALL)
+    assert (await found(prover, made, lie.proof, chain=chain, outputs=None)).passed
+    said = await found(prover, made, lie.proof, outputs=None)
+    assert (said.passed, said.stage) == (False, 1)
+
+
+async def test_a_stale_key_is_found(prover: Worker, made: Made) -> None:
+    """A verifier that pins the key of another circuit."""
+    first, second = made.chain.circuits
+    stale = Chain((replace(first, key=second.key), second))
+    said = await found(prover, made, made.proven.proof, chain=stale)
+    assert (said.passed, said.stage) == (False, 0)
+
+
+async def test_a_foreign_srs_is_refused(prover: Worker, made: Made) -> None:
+    from decentral.zk.store import Store
+
+    other = await Store(made.store.root.parent / "other").local_srs(made.srs.logrows, SMALL)
+    assert other.digest != made.srs.digest
+    with pytest.raises(UserError, match="another SRS"):
+        await verify(prover, made.chain, other, made.proven.proof, [made.inputs[0]])
+    foreign = Chain(tuple(replace(circuit, srs=other.digest) for circuit in made.chain.circuits))
+    assert foreign.identity != made.chain.identity
+    assert not (await verify(prover, foreign, other, made.proven.proof, [made.inputs[0]])).passed
+
+
+# ---- whose, and for which task -------------------------------------------------------------------------------------
+
+
+def bindings(made: Made, identity: Identity, nonce: bytes = NONCE, proven: Proven | None = None) -> list[Binding]:
+    proofs = (proven or made.proven).proof.proofs
+    return [bind(identity, nonce, made.chain.identity, place, each) for place, each in enumerate(proofs)]
+
+
+async def test_a_proof_that_is_signed_for_the_task_names_its_makers(prover: Worker, made: Made) -> None:
+    maker = Identity.generate()
+    said = await found(prover, made, made.proven.proof, nonce=NONCE, bindings=bindings(made, maker))
+    assert said.passed and said.signers == (maker.id, maker.id)
+
+
+async def test_a_proof_without_the_tasks_signature_is_found(prover: Worker, made: Made) -> None:
+    maker = Identity.generate()
+    signed = bindings(made, maker)
+    for wrong in (
+        [],
+        signed[:1],
+        signed[::-1],
+        [*signed, signed[0]],
+        bindings(made, maker, nonce=bytes(32)),
+        bindings(made, maker, proven=made.another),
+        [Binding(Identity.generate().public_key, each.signature) for each in signed],
+    ):
+        said = await found(prover, made, made.proven.proof, nonce=NONCE, bindings=wrong)
+        assert not said.passed, wrong
