@@ -16,7 +16,7 @@ from torch import Tensor
 
 from decentral.errors import Refusal, Refused, TransportError, Unreachable
 from decentral.serving.replicas import Replicas
-from decentral.trust.evidence import Reply, tensors_digest
+from decentral.trust.evidence import Reply
 from decentral.trust.order import Order, Step
 from decentral.trust.policy import Policy
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Reveal, Task, Terms
@@ -212,8 +212,7 @@ class _Line:
                 async with self._noting(holder.peer, self._revealing()):
                     await holder.conversation.say(Fetch())
                     await self._take_output(holder)
-            tensors = holder.reply.tensors
-            if tensors is not None and tensors_digest(tensors) == digest:
+            if holder.reply.sent == digest:
                 return
 
     def _revealing(self) -> float:

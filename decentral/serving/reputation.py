@@ -25,6 +25,9 @@ SILENCE = frozenset({FaultKind.UNRESPONSIVE})
 PENDING = frozenset({FaultKind.DISAGREED})
 """What says nothing yet: the quorum may be the liars. Computed again, it is a lie, or nothing."""
 
+FRESH = 1.0
+"""Seconds for which a reputation that was read is used again: a choice asks dozens of times, and they fade in weeks."""
+
 
 def judged(before: Reputation, faults: Iterable[Fault] = (), *, agreed: int = 0, passed: int = 0) -> Reputation:
     """After one judgement: so many answers that count, so many tests passed, and these faults of one peer.
@@ -55,11 +58,19 @@ class Reputations:
     def __init__(self, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
         """`now`: Unix seconds."""
         self._ledger, self._now = ledger, now
+        self._read: dict[PeerId, Reputation] = {}
+        self._at = now()
 
     def of(self, peer: PeerId) -> Reputation:
-        """As it is worth now."""
-        with self._ledger.reading() as connection:
-            return self._faded(connection, peer, self._now())[0]
+        """As it is worth now; what other processes have judged is known in `FRESH` seconds."""
+        now = self._now()
+        if not 0 <= now - self._at < FRESH:
+            self._read, self._at = {}, now
+        read = self._read  # not what comes in its place while this is read
+        if peer not in read:
+            with self._ledger.reading() as connection:
+                read[peer] = self._faded(connection, peer, now)[0]
+        return read[peer]
 
     def weights(self, peers: Iterable[PeerId]) -> dict[PeerId, float]:
         """For drawing lots."""
@@ -89,6 +100,7 @@ class Reputations:
                     "INSERT OR REPLACE INTO reputations VALUES (?, ?, ?, ?, ?)",
                     (peer, after.good, after.bad, after.passed, at),
                 )
+        self._read = {}
 
     def _faded(self, connection: Connection, peer: PeerId, now: float) -> tuple[Reputation, float]:
         """And of which time it then is: clocks of machines are set back, and reputations are not."""

@@ -26,7 +26,6 @@ from decentral.trust.evidence import (
     Reply,
     SignedClaim,
     commitment,
-    tensors_digest,
     together,
 )
 from decentral.wire.messages import PeerId
@@ -217,8 +216,8 @@ def sent(replies: Iterable[Reply]) -> dict[int, tuple[bytes, Tensors]]:
     """The tensors that came with their digests, by identity: several replies may share them."""
     found: dict[int, tuple[bytes, Tensors]] = {}
     for reply in replies:
-        if reply.tensors is not None and id(reply.tensors) not in found:
-            found[id(reply.tensors)] = tensors_digest(reply.tensors), reply.tensors
+        if reply.tensors is not None and id(reply.tensors) not in found and reply.sent is not None:
+            found[id(reply.tensors)] = reply.sent, reply.tensors
     return found
 
 

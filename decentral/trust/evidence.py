@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from decentral.errors import Malformed, Refusal
@@ -106,13 +107,21 @@ class SignedClaim:
         return verify(self.public_key, ANSWER, content, self.signature)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Reply:
-    """What has come from one replica until the deadlines: a commitment, then what opens it, then the tensors."""
+    """What has come from one replica until the deadlines: a commitment, then what opens it, then the tensors.
+
+    The tensors must not change from then on.
+    """
 
     commitment: bytes | None = None
     reveal: Reveal | None = None
     tensors: Mapping[str, Tensor] | None = None
+
+    @cached_property
+    def sent(self) -> bytes | None:
+        """The digest of the tensors, found once: hashing them costs more than all else that is asked about them."""
+        return None if self.tensors is None else tensors_digest(self.tensors)
 
 
 @dataclass(frozen=True, slots=True)

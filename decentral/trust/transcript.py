@@ -45,7 +45,8 @@ class Transcript:
 
     def given(self, place: int) -> Tensors | None:
         """What a part was given, by its place, if the tensors are here."""
-        said = self.exchanges[place - 1].replies.values() if place else ()
-        here = [self.inputs] if place == 0 else [reply.tensors for reply in said]
         wanted = self.exchanges[place].inputs
-        return next((each for each in here if each is not None and tensors_digest(each) == wanted), None)
+        if place:
+            said = self.exchanges[place - 1].replies.values()
+            return next((reply.tensors for reply in said if reply.sent == wanted), None)
+        return self.inputs if self.inputs is not None and tensors_digest(self.inputs) == wanted else None

@@ -16,7 +16,7 @@ from decentral.core.lots import FLOOR, weight
 from decentral.core.reputation import CAP, HALF_LIFE, LIE, SILENCE, TESTS, Reputation
 from decentral.errors import UserError
 from decentral.serving.ledger import FILE, Ledger
-from decentral.serving.reputation import LIES, PENDING, Reputations, judged
+from decentral.serving.reputation import FRESH, LIES, PENDING, Reputations, judged
 from decentral.serving.reputation import SILENCE as SILENT
 from decentral.trust.evidence import Claim, Fault, FaultKind, Question, SignedClaim
 from decentral.wire.identity import Identity
@@ -165,6 +165,16 @@ def test_a_clock_that_is_set_back_gives_nothing_back(reputations: Reputations, t
     reputations.record([fault(A, FaultKind.UNRESPONSIVE)])
     time.at += 3600
     assert reputations.of(A).bad == LIE + SILENCE, "the hour that was lived twice fades once"
+
+
+def test_what_another_process_has_judged_is_known_soon(tmp_path: Path, time: Time) -> None:
+    with Ledger.open(tmp_path / FILE) as one, Ledger.open(tmp_path / FILE) as other:
+        here, there = Reputations(one, time), Reputations(other, time)
+        assert here.of(A) == Reputation()
+        there.record([fault(A, FaultKind.LIED)])
+        assert there.of(A) == Reputation().lied(), "at once where it was judged"
+        time.at += FRESH
+        assert here.of(A).bad == pytest.approx(LIE)
 
 
 EACH = 15

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decentral.errors import Malformed
+from decentral.trust import evidence
 from decentral.trust.evidence import (
     ANSWER,
     Claim,
     Fault,
     FaultKind,
     Question,
+    Reply,
     Sealed,
     SignedClaim,
     commit,
@@ -145,6 +147,22 @@ def test_a_digest_is_that_of_names_types_shapes_and_bits() -> None:
         {"a": one["a"]},
     ]
     assert len({tensors_digest(one), *map(tensors_digest, lies)}) == 1 + len(lies)
+
+
+def test_what_was_sent_is_hashed_once_and_never_taken_from_another_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = {"y": torch.zeros(2)}, {"y": torch.ones(2)}
+    hashed: list[object] = []
+
+    def counted(tensors: dict[str, torch.Tensor]) -> bytes:
+        hashed.append(tensors)
+        return tensors_digest(tensors)
+
+    monkeypatch.setattr(evidence, "tensors_digest", counted)
+    reply = Reply(tensors=one)
+    assert reply.sent == reply.sent == tensors_digest(one)
+    assert len(hashed) == 1
+    assert replace(reply, tensors=other).sent == tensors_digest(other)
+    assert replace(reply, tensors=None).sent is None
 
 
 def test_nobody_is_called_a_liar_without_a_signature() -> None:
