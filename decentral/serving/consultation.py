@@ -58,10 +58,10 @@ class Consultation:
 
 
 async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, replicas: Replicas) -> Consultation:
-    """Asks the replicas of one part; `digest` is that of `inputs`."""
+    """Asks the replicas of one part, when it is its turn; `digest` is that of `inputs`."""
     question = order.question(step, digest)
     task = Task(step.part, step.model, inputs, Terms(question.task, question.nonce, question.epoch))
-    async with AsyncExitStack() as stack:
+    async with replicas.turn(step.part), AsyncExitStack() as stack:
         line = _Line(order.line(step), task, replicas, order.policy, stack)
         stack.callback(line.tell)
         if order.policy.audits < 1:

@@ -40,6 +40,7 @@ class MemoryReplicas(Replicas):
 
     def __init__(self, services: Mapping[PeerId, Serve], client: PeerId, patience: Patience | None = None) -> None:
         self.watch, self.patience = _Nobody(), patience or Patience()
+        self._turns = {}
         self._sessions: dict[PeerId, MemorySession] = {
             peer: MemorySession(peer, serve, client) for peer, serve in services.items()
         }

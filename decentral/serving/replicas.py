@@ -15,6 +15,9 @@ from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
 from decentral.wire.sessions import Session, open_session
 
+MOST_AT_ONCE = 32
+"""Questions about one part: half of what a replica takes in one session, so that it never has to refuse one of ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -60,7 +63,15 @@ class Replicas:
         self.busy = 0
         self._links, self._limits = links, limits or Limits()
         self._held: dict[PeerId, _Held] = {}
+        self._turns: dict[str, asyncio.Semaphore] = {}
         self._sent = self._received = 0
+
+    def turn(self, part: str) -> asyncio.Semaphore:
+        """Held by whoever asks about a part: others wait in the order in which they came, and time begins after it.
+
+        Of the part, and not of each replica: who holds one of them and waits for another would keep it from others.
+        """
+        return self._turns.setdefault(part, asyncio.Semaphore(MOST_AT_ONCE))
 
     async def session(self, peer: PeerId) -> Session:
         """The session with a replica. Raises Unreachable, Refused."""

@@ -1,8 +1,8 @@
 """One stage of a model at the service of clients, who get evidence of what it answers where they ask for it.
 
 What comes is checked against the stage before it is computed with. Computing is off the event loop, but for what takes
-next to no time, one task after another; while a replica waits for the others' commitments, it computes for somebody
-else. The tensors of an answer and of its inputs are hashed once, and it is signed once.
+next to no time, one task after another, clients in turn; while a replica waits for the others' commitments, it computes
+for somebody else. The tensors of an answer and of its inputs are hashed once, and it is signed once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from decentral.core.agreement import finite
 from decentral.errors import Malformed, Refusal
 from decentral.models.stages import Port, Stage
 from decentral.serving.parts import MOST_BYTES, Work, check_address
+from decentral.serving.turns import Turns
 from decentral.trust.evidence import SALT_BYTES, Claim, Question, Sealed, commit, tensors_digest
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Task, Terms
 from decentral.wire.identity import Identity
-from decentral.wire.sessions import Client, Room
+from decentral.wire.messages import PeerId
+from decentral.wire.room import Room
+from decentral.wire.sessions import Client
 
 T = TypeVar("T")
 
@@ -71,19 +74,20 @@ class StageService:
         check_address(task, self.part, self.digest)
         self._check(task)
         if task.terms is None:
-            await client.say(Output(await self._work(partial(self._compute, task, client), _bytes(task.tensors))))
+            outputs = await self._work(partial(self._compute, task, client), _bytes(task.tensors), client.sender)
+            await client.say(Output(outputs))
             return
         prepare = partial(self._prepare, task, task.terms, client)
-        sealed, outputs = await self._work(prepare, _bytes(task.tensors))
+        sealed, outputs = await self._work(prepare, _bytes(task.tensors), client.sender)
         size = _bytes(outputs)
-        if not self._room.take(size):
+        if not self._room.take(size, client.sender):
             raise Malformed(Refusal.BUSY, "too many answers wait for their clients")
         try:
             await self._converse(sealed, outputs, client)
         except TimeoutError:
             raise Malformed(Refusal.STALE, f"an answer waits {self._patience:g} s for its client, no longer") from None
         finally:
-            self._room.give_back(size)
+            self._room.give_back(size, client.sender)
 
     async def _converse(self, sealed: Sealed, outputs: Mapping[str, Tensor], client: Client) -> None:
         """Raises TimeoutError. The client may end it at any time, which cancels it."""
@@ -166,21 +170,23 @@ class StageService:
 class _Nearby:
     """Computes off the event loop, unless a task of this size was quicker than the way there and back.
 
-    Never two at once, and with as many threads of torch wherever it is: how sums are rounded depends on them.
+    Clients take turns there, so that nobody waits for all that another has asked. Never two at once, and with as many
+    threads of torch wherever it is: how sums are rounded depends on them.
     """
 
     def __init__(self, work: Work, device: torch.device) -> None:
-        self._work, self._device = work, device
+        self._work, self._device, self._turns = work, device, Turns()
         self._computing = threading.Lock()
         self._quick = 0
         """Bytes of the largest task that was."""
         self._threads = 0
         """Of torch, where that was found."""
 
-    async def __call__(self, fn: Callable[[], T], size: int) -> T:
+    async def __call__(self, fn: Callable[[], T], size: int, client: PeerId) -> T:
         near = self._device.type == "cpu" and size <= self._quick and torch.get_num_threads() == self._threads
         if not near or not self._computing.acquire(blocking=False):
-            return await self._work(partial(self._alone, fn, size))
+            async with self._turns.of(client):
+                return await self._work(partial(self._alone, fn, size))
         try:
             return self._timed(fn, size)
         finally:

@@ -21,13 +21,14 @@ MAX_AGE = (1 << 16) - 1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one peer; sizes in bytes.
+    """Limits of one peer; sizes in bytes, times in seconds.
 
     `schema` is the only tensor schema that is taken (`elements.schema_hash`), None takes any; `packed` are those of the
     other forms in which the same model travels. `pending` messages of one sender and kind are held for an inbox that
     does not read, and `calls` of one sender are served at once; what exceeds them is refused with BUSY. So is a
-    conversation beyond `conversations` in one session, and a task for which there is no room in the `held` bytes that
-    all unfinished ones together may take.
+    conversation beyond `conversations` in one session, and a task for which there is no room in the client's share
+    (`room.Room`) of the `held` bytes that all unfinished ones together may take, or that keeps its room without coming:
+    some of it has to come every `silence`, and all of it within `arrival`.
     """
 
     model_bytes: int = 1 << 32
@@ -41,3 +42,5 @@ class Limits:
     calls: int = 64
     conversations: int = 64
     held: int = 1 << 30
+    silence: float = 20.0
+    arrival: float = 120.0

@@ -1,8 +1,8 @@
 """Both ends of a session: conversations over one stream that a client holds open to a server.
 
-A server bounds how many conversations a session has and how many bytes the tasks of all sessions take; what exceeds
-that is refused with BUSY, and the client tries again or elsewhere. When a connection breaks, all that is said over it
-ends as Unreachable; nothing is said twice.
+A server bounds how many conversations a session has, how many bytes the tasks of a client and of all sessions take, and
+how long a task may take to come; what exceeds that is refused with BUSY, and the client tries again or elsewhere. When
+a connection breaks, all that is said over it ends as Unreachable; nothing is said twice.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from decentral.wire.framing import announced_bytes, parse
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
+from decentral.wire.room import Room
 from decentral.wire.stream import Stream
 from decentral.wire.v1 import serving_pb2
 
@@ -206,22 +207,6 @@ async def open_session(
         await asyncio.gather(holding, return_exceptions=True)
 
 
-class Room:
-    """How many bytes the unfinished tasks of all sessions of one server may still take."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-
-    def take(self, size: int) -> bool:
-        """Whether there was room."""
-        fits = size <= self._left
-        self._left -= size if fits else 0
-        return fits
-
-    def give_back(self, size: int) -> None:
-        self._left += size
-
-
 class Client:
     """The server's side of one conversation: whose it is, and a way to answer."""
 
@@ -257,14 +242,14 @@ class Service:
     ) -> None:
         """One session, until the client ends it. Raises Malformed where what comes is none."""
         stream = Stream(write, self._limits)
-        arriving = _Arriving(stream, self._room, self._limits.conversations)
+        arriving = _Arriving(stream, self._room, sender, self._limits)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(stream.writing())
                 running: dict[int, tuple[Client, asyncio.Task[None]]] = {}
 
                 def over(number: int, size: int, _: asyncio.Task[None]) -> None:
-                    self._room.give_back(size)
+                    self._room.give_back(size, sender)
                     running.pop(number, None)
                     stream.forget(number)
 
@@ -304,9 +289,11 @@ def _tell(client: Client, task: asyncio.Task[None], frame: serving_pb2.SessionFr
 class _Arriving:
     """A session's tasks of which more is to come."""
 
-    def __init__(self, stream: Stream, room: Room, most: int) -> None:
-        self._stream, self._room, self._most = stream, room, most
+    def __init__(self, stream: Stream, room: Room, sender: PeerId, limits: Limits) -> None:
+        self._stream, self._room, self._sender, self._limits = stream, room, sender, limits
         self._sizes: dict[int, int] = {}
+        self._late: dict[int, tuple[float, asyncio.TimerHandle]] = {}
+        """When all has to be here, and what happens if nothing more comes."""
         self._newest = 0
 
     def take(self, frame: serving_pb2.SessionFrame, running: int) -> Task | None:
@@ -316,23 +303,44 @@ class _Arriving:
             self._newest, size = number, announced_bytes(frame)
             if kind != "task":
                 raise Malformed(Refusal.MALFORMED, "a conversation that does not begin with a task")
-            if len(self._sizes) + running >= self._most or not self._room.take(size):
+            if len(self._sizes) + running >= self._limits.conversations or not self._room.take(size, self._sender):
                 self._stream.mention(number, Refused(Refusal.BUSY, "too much is under way"))
                 return None
             self._sizes[number] = size
         elif number not in self._sizes:
             return None  # it was refused, or is over
         elif kind == "over":
-            self._room.give_back(self.pop(number))
-            self._stream.forget(number)
+            self._forget(number)
             return None
         said = self._stream.hear(frame)
-        return said if isinstance(said, Task) else None
+        if isinstance(said, Task):
+            return said
+        self._expect_more(number)
+        return None
 
     def pop(self, number: int) -> int:
         """The bytes of a task that has come."""
+        if number in self._late:
+            self._late.pop(number)[1].cancel()
         return self._sizes.pop(number)
 
     def drop(self) -> None:
-        for size in self._sizes.values():
-            self._room.give_back(size)
+        for number in list(self._sizes):
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._room.give_back(self.pop(number), self._sender)
+        self._stream.forget(number)
+
+    def _expect_more(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        whole = loop.time() + self._limits.arrival
+        if number in self._late:
+            whole, timer = self._late[number]
+            timer.cancel()
+        until = min(whole, loop.time() + self._limits.silence)
+        self._late[number] = whole, loop.call_at(until, self._give_up, number)
+
+    def _give_up(self, number: int) -> None:
+        self._forget(number)
+        self._stream.mention(number, Refused(Refusal.BUSY, "room was kept for a task that did not come in time"))

@@ -6,11 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+import torch
 
 from decentral.errors import Refused, TransportError
 from decentral.serving.access import access
-from decentral.serving.replicas import Patience, Replicas
+from decentral.serving.client import Client
+from decentral.serving.replicas import MOST_AT_ONCE, Patience, Replicas
 from decentral.wire.conversation import Task
+from decentral.wire.limits import Limits
 
 
 class Nobody:
@@ -70,3 +73,34 @@ async def test_nobody_is_reached_whom_the_trust_file_does_not_name(cluster):
     async with replicas_of(made) as replicas:
         with pytest.raises(TransportError):
             await replicas.session("a" * 52)
+
+
+async def test_who_asks_about_a_part_takes_its_turn_in_the_order_of_coming(cluster):
+    made = await cluster()
+    came: list[int] = []
+
+    async def ask(replicas: Replicas, number: int) -> None:
+        async with replicas.turn("stage-0"):
+            came.append(number)
+            await asyncio.sleep(0)
+
+    async with replicas_of(made) as replicas, asyncio.timeout(20):
+        for _ in range(MOST_AT_ONCE):
+            await replicas.turn("stage-0").acquire()
+        waiting = [asyncio.create_task(ask(replicas, number)) for number in range(10)]
+        async with replicas.turn("stage-1"):
+            assert came == []
+        replicas.turn("stage-0").release()
+        await asyncio.gather(*waiting)
+    assert came == list(range(10))
+
+
+async def test_more_questions_than_a_session_may_have_are_answered_without_one_refusal(cluster):
+    made = await cluster()
+    many = Limits().conversations + 20
+    assert Limits().conversations > MOST_AT_ONCE
+    batches = torch.rand(many, 1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    async with Client.connect(made.folder) as client, asyncio.TaskGroup() as group:
+        asked = [group.create_task(client.predict(batch)) for batch in batches]
+    assert all(torch.equal(each.result().output, made.expected(x)) for each, x in zip(asked, batches, strict=True))
+    assert client.busy == 0

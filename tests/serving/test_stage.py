@@ -356,6 +356,31 @@ async def test_what_takes_a_while_leaves_the_event_loop_and_a_refusal_says_nothi
     assert here not in service.threads
 
 
+async def test_one_task_is_not_computed_after_all_of_another_clients(stage, digest, inputs):
+    order: list[str] = []
+
+    class Noting(StageService):
+        def answer(self, inputs: Any, client: Any) -> dict[str, Tensor]:
+            order.append(client.sender)
+            return super().answer(inputs, client)
+
+    worker = asyncio.Lock()
+
+    async def work(fn: Callable[[], Any]) -> Any:
+        async with worker:
+            return await asyncio.to_thread(fn)
+
+    async def nobody_hears(said: Said) -> None:
+        return
+
+    service = Noting(stage, PART, digest, Identity.generate(), work, epoch=EPOCH)
+    service._work._device = torch.device("meta")  # nothing is quick
+    many, one = (Client(Identity.generate().id, nobody_hears) for _ in range(2))
+    task = Task(PART, bytes.fromhex(digest), inputs)
+    await asyncio.gather(*(service(task, many) for _ in range(20)), service(task, one))
+    assert order.index(one.sender) <= 2
+
+
 async def test_two_are_never_computed_at_once(stage, digest, inputs, monkeypatch):
     monkeypatch.setattr("decentral.serving.stage.QUICK", 1e9)
     going, most = 0, 0
