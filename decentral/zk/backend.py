@@ -32,7 +32,9 @@ MULTIOPEN = 128
 LONGEST = 1 << 24
 """Bytes of a proof that nobody makes."""
 INCOMPLETE = "failed to fill whole buffer"
-"""What ezkl says of a proof that ends too early."""
+"""What ezkl says of a proof that ends too early ..."""
+READ = ("Multi-opening proof was invalid", "The constraint system is not satisfied")
+"""... and of one that it has read, and that does not hold."""
 REJECTIONS = ("[halo2]", "[pfsys] failed to load the proof")
 """How ezkl's refusals of a proof begin, unlike those of a key or a file."""
 
@@ -98,19 +100,20 @@ def witness(data: str, compiled: str, output: str, key: str | None = None, srs: 
 
 
 def prove(witness: str, compiled: str, proving_key: str, srs: str) -> dict[str, Any]:
-    """Instances and the raw proof: nothing else of what ezkl writes is covered by it."""
+    """Instances, in their one column, and the raw proof: nothing else of what ezkl writes is covered by it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "proof.json"
         ezkl.prove(witness, compiled, proving_key, str(file), srs)
         made = json.loads(file.read_bytes())
-    return {"instances": made["instances"], "proof": bytes(made["proof"]).hex()}
+    (instances,) = made["instances"]
+    return {"instances": instances, "proof": bytes(made["proof"]).hex()}
 
 
-def verify(instances: list[list[str]], proof: str, settings: str, key: str, srs: str) -> str | None:
+def verify(instances: list[str], proof: str, settings: str, key: str, srs: str) -> str | None:
     """Why the proof is rejected; None if it holds. Raises RuntimeError where key, settings or SRS cannot be used."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "proof.json"
-        file.write_text(json.dumps({"instances": instances, "proof": list(bytes.fromhex(proof))}))
+        file.write_text(json.dumps({"instances": [instances], "proof": list(bytes.fromhex(proof))}))
         return _verify(file, settings, key, srs)
 
 
@@ -120,14 +123,16 @@ def proof_length(instances: int, settings: str, key: str, srs: str) -> int:
     A proof of zeros is read to the end of what it lacks: the shortest one of which ezkl does not say that it ends too
     early lacks the opening alone.
     """
-    nothing = [["00" * 32] * instances] if instances else []
+    nothing = [["00" * 32] * instances]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "proof.json"
 
         def incomplete(words: int) -> bool:
             file.write_text(json.dumps({"instances": nothing, "proof": [0] * (words * 32)}))
-            said = _verify(file, settings, key, srs)
-            return said is not None and INCOMPLETE in said
+            said = _verify(file, settings, key, srs) or "that nothing holds"
+            if INCOMPLETE in said or any(words in said for words in READ):
+                return INCOMPLETE in said
+            raise RuntimeError(f"the length of a proof cannot be told: of zeros ezkl says {said}")
 
         low, high = 0, LONGEST // 32
         most = 1

@@ -11,7 +11,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from decentral import canonical
@@ -20,7 +19,9 @@ from decentral.zk.arguments import VERSION, Settings, Visibility
 from decentral.zk.srs import CEREMONY, LOCAL
 
 DOMAIN, CHAIN_DOMAIN = b"decentral zk circuit v1\0", b"decentral zk chain v1\0"
-DIGEST, COMPRESSED = 32, 32
+COMPRESSED = 32
+Wire = tuple[int, int]
+"""The place of a circuit, and the number of one of its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,32 +147,51 @@ class Circuit:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The circuits of a model: the first takes its input and the last gives its output in the open, all between is
-    committed. Raises Malformed where one does not go on from the one before.
+    """The circuits of a model. Its input and its output stand in the open, all between is committed.
+
+    `wires`: of each circuit, where each of its committed inputs comes from: the place of an earlier circuit, and which
+    of its outputs. So a tensor may skip stages, and a layer may be several circuits that take the same tensor. Circuits
+    that see the model's input all take the whole of it; the model's outputs are those that stand in the open, in order.
+    Raises Malformed where one does not go on from those before.
     """
 
     circuits: tuple[Circuit, ...]
+    wires: tuple[tuple[Wire, ...], ...]
 
     def __post_init__(self) -> None:
-        if not self.circuits:
-            raise Malformed(Refusal.MALFORMED, "a chain of no circuits")
-        ends = self.circuits[0].settings.visibilities[0], self.circuits[-1].settings.visibilities[2]
-        if ends != (Visibility.PUBLIC, Visibility.PUBLIC):
-            raise Malformed(Refusal.MALFORMED, "a chain whose input or output is hidden from who verifies it")
-        for place, (before, after) in enumerate(pairwise(self.circuits), 1):
-            if (before.srs, before.settings.logrows) != (after.srs, after.settings.logrows):
-                raise Malformed(Refusal.MALFORMED, f"stage {place} stands on another SRS, or has other rows")
-            hidden = before.settings.visibilities[2], after.settings.visibilities[0]
-            if hidden != (Visibility.COMMITTED, Visibility.COMMITTED):
-                raise Malformed(Refusal.MALFORMED, f"what stage {place} takes is not committed on both sides")
-            if before.settings.output_scales != after.settings.input_scales:
-                raise Malformed(Refusal.MALFORMED, f"stage {place} reads its input in other scales than it was written")
-            if before.slots.outputs != after.slots.inputs:
-                raise Malformed(Refusal.MALFORMED, f"stage {place} takes other tensors than the one before gives")
+        if len(self.wires) != len(self.circuits):
+            raise Malformed(Refusal.MALFORMED, "a model whose circuits are not all connected")
+        seen = [circuit.settings.visibilities for circuit in self.circuits]
+        if not any(inputs is Visibility.PUBLIC for inputs, _, _ in seen):
+            raise Malformed(Refusal.MALFORMED, "a model whose input is hidden from who verifies it")
+        if not any(outputs is Visibility.PUBLIC for _, _, outputs in seen):
+            raise Malformed(Refusal.MALFORMED, "a model whose output is hidden from who verifies it")
+        shapes = {circuit.public_inputs for circuit in self.circuits if circuit.public_inputs}
+        if len(shapes) > 1:
+            raise Malformed(Refusal.MALFORMED, "a model whose circuits see inputs of several shapes")
+        for place, (circuit, wires) in enumerate(zip(self.circuits, self.wires, strict=True)):
+            self._check(place, circuit, wires)
+
+    def _check(self, place: int, circuit: Circuit, wires: tuple[Wire, ...]) -> None:
+        first = self.circuits[0]
+        if (circuit.srs, circuit.settings.logrows) != (first.srs, first.settings.logrows):
+            raise Malformed(Refusal.MALFORMED, f"stage {place} stands on another SRS, or has other rows")
+        if len(wires) != len(circuit.slots.inputs):
+            raise Malformed(Refusal.MALFORMED, f"stage {place} takes {len(circuit.slots.inputs)} committed tensors")
+        for number, (source, output) in enumerate(wires):
+            if not (0 <= source < place and 0 <= output < len(self.circuits[source].slots.outputs)):
+                raise Malformed(Refusal.MALFORMED, f"stage {place} takes what no stage before it commits to")
+            giver = self.circuits[source]
+            if giver.settings.output_scales[output] != circuit.settings.input_scales[number]:
+                raise Malformed(Refusal.MALFORMED, f"stage {place} reads a tensor in another scale than it was written")
+            if giver.slots.outputs[output] != circuit.slots.inputs[number]:
+                raise Malformed(Refusal.MALFORMED, f"stage {place} takes a tensor of another size than it was given")
 
     @property
     def identity(self) -> bytes:
-        return hashlib.sha256(CHAIN_DOMAIN + b"".join(circuit.identity for circuit in self.circuits)).digest()
+        """SHA-256 over the identities of all circuits, and how they are connected."""
+        wires = canonical.encode(_wires(self.wires))
+        return hashlib.sha256(CHAIN_DOMAIN + b"".join(each.identity for each in self.circuits) + wires).digest()
 
     @property
     def local(self) -> bool:
@@ -191,24 +211,41 @@ class Chain:
         return LOCAL if self.local else f"perpetual powers of tau, 2^{self.logrows}"
 
     def encoded(self) -> bytes:
-        document = {"identity": self.identity.hex(), "circuits": [circuit.encoded() for circuit in self.circuits]}
-        return canonical.encode({**document, "standing_on": self.words})
+        return canonical.encode(
+            {
+                "identity": self.identity.hex(),
+                "circuits": [circuit.encoded() for circuit in self.circuits],
+                "wires": _wires(self.wires),
+                "standing_on": self.words,
+            }
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> Chain:
         """Raises Malformed unless `data` is exactly what `encoded` gives."""
         value = canonical.decode(data)
         try:
-            found = cls(tuple(Circuit.decode(each) for each in value["circuits"]))
-        except (KeyError, TypeError) as error:
+            wires = tuple(tuple((int(source), int(output)) for source, output in each) for each in value["wires"])
+            found = cls(tuple(Circuit.decode(each) for each in value["circuits"]), wires)
+        except (KeyError, TypeError, ValueError) as error:
             raise Malformed(Refusal.MALFORMED, f"no circuits of a model ({error})") from None
         if found.encoded() != data:
             raise Malformed(Refusal.MALFORMED, "circuits of a model that say something else of themselves")
         return found
 
 
+def in_a_row(outputs: Sequence[int]) -> tuple[tuple[Wire, ...], ...]:
+    """The wires of stages that each take all that the one before gives. `outputs`: how many tensors each gives."""
+    before = [(place, tuple(range(count))) for place, count in enumerate(outputs[:-1])]
+    return ((), *(tuple((place, number) for number in those) for place, those in before))
+
+
 def _slots(slots: Slots) -> list[Any]:
     return [list(slots.inputs), slots.parameters, list(slots.outputs)]
+
+
+def _wires(wires: Sequence[Sequence[Wire]]) -> list[Any]:
+    return [[list(wire) for wire in each] for each in wires]
 
 
 def _ranges(start: int, counts: Sequence[int]) -> tuple[tuple[int, int], ...]:

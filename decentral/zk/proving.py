@@ -1,172 +1,170 @@
-"""Proofs of a chain: every stage's, about one input.
+"""Proofs of a model: every circuit's, about one input.
 
-The witnesses come one after another, since each stage takes the exact field elements that the one before gave; then
-the proofs are independent of one another.
+The witnesses come one after another, since each circuit takes the exact field elements that others gave; then the
+proofs are independent of one another, and those that are done stay done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from decentral.errors import Malformed, Refusal, Unproven, UserError
-from decentral.zk.circuit import Circuit
-from decentral.zk.proof import Proof, felt, felt_text, signed
+from decentral.errors import Malformed, Unproven, UserError
+from decentral.files import write_atomic
+from decentral.zk.bundle import Bundle
+from decentral.zk.circuit import Chain, Circuit
+from decentral.zk.proof import Proof, compressed
+from decentral.zk.reading import Floats, numbers, quantised, read_outputs
 from decentral.zk.setup import COMPILED, PROVING_KEY, Artefacts, Say, witness
 from decentral.zk.srs import SRS
-from decentral.zk.worker import Limits, Usage, Worker, worker
+from decentral.zk.worker import Limits, Usage, worker
 
-KIND = "F32"
-"""The type of inputs, of which the circuit takes the nearest multiple of its scale's step."""
-MAGIC = b"decentral zk chain v1\0"
-MOST = 1 << 12
-"""Stages of a chain."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChainProof:
-    """A proof of each stage, in order."""
-
-    proofs: tuple[Proof, ...]
-
-    def encoded(self) -> bytes:
-        pieces = [MAGIC, len(self.proofs).to_bytes(4, "big")]
-        for proof in self.proofs:
-            data = proof.encoded()
-            pieces += (len(data).to_bytes(4, "big"), data)
-        return b"".join(pieces)
-
-    @classmethod
-    def decode(cls, data: bytes) -> ChainProof:
-        """Raises Malformed unless `data` is exactly what `encoded` gives."""
-        if not data.startswith(MAGIC):
-            raise Malformed(Refusal.MALFORMED, "no proofs of a chain")
-        place = len(MAGIC) + 4
-        count = int.from_bytes(data[len(MAGIC) : place], "big")
-        if count > MOST:
-            raise Malformed(Refusal.TOO_LARGE, f"a chain of {count} proofs")
-        proofs = []
-        for _ in range(count):
-            length = int.from_bytes(data[place : place + 4], "big")
-            proofs.append(Proof.decode(data[place + 4 : place + 4 + length]))
-            place += 4 + length
-        found = cls(tuple(proofs))
-        if found.encoded() != data:
-            raise Malformed(
-                Refusal.MALFORMED, "proofs of a chain that are not in the one form in which they are written"
-            )
-        return found
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """`outputs`: of the last stage, as the verifier reads them. `usage`: of each stage's proof."""
+    """`outputs`: of the model, as the verifier reads them. `usage`: of each proof; None for one that was there."""
 
-    proof: ChainProof
-    outputs: tuple[tuple[float, ...], ...]
-    usage: tuple[Usage, ...]
+    proofs: Bundle
+    outputs: tuple[Floats, ...]
+    usage: tuple[Usage | None, ...]
 
 
-async def quantised(alone: Worker, circuit: Circuit, inputs: Sequence[Tensor]) -> list[list[str]]:
-    """The public inputs as field elements, exactly as the circuit takes them. Raises UserError for other shapes."""
-    shapes = circuit.public_inputs
-    if len(inputs) != len(shapes):
-        raise UserError(f"the model takes {len(shapes)} tensors, not {len(inputs)}")
-    found = []
-    for tensor, shape, scale in zip(inputs, shapes, circuit.settings.input_scales, strict=True):
-        if tuple(tensor.shape) not in (shape, shape[1:]):
-            raise UserError(f"the model takes {list(shape[1:])}, not {list(tensor.shape)}")
-        if not tensor.isfinite().all():
-            raise UserError("an input that is not finite")
-        values = tensor.float().flatten().tolist()
-        found.append(await alone.call("felts", values=values, scale=scale, kind=KIND))
-    return found
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What a circuit computes of an input, in a file, and what its proof has to say of it."""
+
+    file: Path
+    instances: tuple[int, ...]
+    committed: tuple[bytes, ...]
+    """Compressed, as many as stand at the beginning of the proof."""
 
 
 async def prove(
+    chain: Chain,
     stages: Sequence[Artefacts],
     srs: SRS,
     inputs: Sequence[Tensor],
     *,
     parallel: int = 1,
+    job: Path | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> Proven:
-    """Proofs of all stages about one input. `parallel`: how many at a time, each within the limits.
+    """Proofs of all circuits about one input. `parallel`: how many at a time, each within the limits.
 
-    Raises UserError for an input of another shape, Unproven.
+    `job`: a folder in which finished proofs are kept: who was killed goes on from there. Proofs of another input or
+    model that lie there are made anew. Raises UserError for an input of another shape, Unproven, OSError.
     """
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
-        files = [Path(scratch) / f"witness-{place}.json" for place in range(len(stages))]
-        outputs = await witnesses(stages, srs, inputs, files, limits=limits)
+        say("witnesses")
+        made = await witnesses(chain, stages, srs, inputs, folder=Path(scratch), limits=limits)
         turns = asyncio.Semaphore(parallel)
 
-        async def one(place: int) -> tuple[Proof, Usage]:
+        async def one(place: int) -> tuple[Proof, Usage | None]:
+            kept = None if job is None else job / f"stage-{place}.proof"
+            if kept is not None and (found := _kept(kept, stages[place].circuit, made[place])) is not None:
+                say(f"stage {place}: was proved before")
+                return found, None
             async with turns:
                 say(f"stage {place}: proving")
-                return await prove_stage(stages[place], srs, files[place], limits)
+                proof, usage = await prove_stage(stages[place], srs, made[place], limits)
+            if kept is not None:
+                await asyncio.to_thread(_keep, kept, proof)
+            say(f"stage {place}: proved in {usage.wall:.1f} s, {usage.peak / 2**30:.2f} GiB")
+            return proof, usage
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(place)) for place in range(len(stages))]
         done = [task.result() for task in tasks]
-    return Proven(ChainProof(tuple(proof for proof, _ in done)), outputs, tuple(usage for _, usage in done))
+    outputs = [read_outputs(stage.circuit, each.instances) for stage, each in zip(stages, made, strict=True)]
+    proofs, usage = (tuple(each) for each in zip(*done, strict=True))
+    return Proven(Bundle(proofs), tuple(each for some in outputs for each in some), usage)
 
 
 async def witnesses(
+    chain: Chain,
     stages: Sequence[Artefacts],
     srs: SRS,
     inputs: Sequence[Tensor],
-    files: Sequence[Path],
     *,
+    folder: Path,
     limits: Limits | None = None,
-    keep: Callable[[int], bool] = lambda place: True,
-) -> tuple[tuple[float, ...], ...]:
-    """Writes the witness of every stage, and gives what the last one answers, as floats."""
+) -> list[Witness]:
+    """What every circuit computes of an input, in files of a folder. Raises UserError, Unproven."""
+    if tuple(stage.circuit for stage in stages) != chain.circuits:
+        raise UserError("these are not the circuits of this model: set it up again")
+    made, outputs = [], list[list[list[str]]]()
     async with worker(limits) as alone:
-        passed = await quantised(alone, stages[0].circuit, inputs)
-        for place, (stage, file) in enumerate(zip(stages, files, strict=True)):
-            if keep(place):
-                passed = (await witness(alone, stage.folder, srs, passed, file))["outputs"]
-    return read_out(stages[-1].circuit, [felt(text) for tensor in passed for text in tensor])
+        for place, (stage, wires) in enumerate(zip(stages, chain.wires, strict=True)):
+            given = [outputs[source][output] for source, output in wires]
+            if not wires:
+                given = await quantised(alone, stage.circuit, inputs)
+            file = folder / f"witness-{place}.json"
+            found = await witness(alone, stage.folder, srs, given, file)
+            outputs.append(found["outputs"])
+            made.append(_witness(file, stage.circuit, found))
+    return made
 
 
-async def prove_stage(stage: Artefacts, srs: SRS, witness: Path, limits: Limits | None = None) -> tuple[Proof, Usage]:
-    """One proof, in a process of its own."""
+async def prove_stage(stage: Artefacts, srs: SRS, about: Witness, limits: Limits | None = None) -> tuple[Proof, Usage]:
+    """One proof, in a process of its own. Raises Unproven."""
     async with worker(limits) as alone:
         made = await alone.call(
             "prove",
-            witness=str(witness),
+            witness=str(about.file),
             compiled=str(stage.folder / COMPILED),
             proving_key=str(stage.folder / PROVING_KEY),
             srs=str(srs.path),
         )
         usage = alone.usage
-    instances = tuple(felt(text) for column in made["instances"] for text in column)
+    instances = numbers([made["instances"]])
     proof = Proof(instances, bytes.fromhex(made["proof"]))
-    if len(proof.proof) != stage.circuit.proof_bytes or len(instances) != stage.circuit.instances:
+    if not _is_about(proof, stage.circuit, about):
         raise Unproven(
-            f"ezkl made a proof of {len(proof.proof)} bytes and {len(instances)} instances where its key asks for "
-            f"{stage.circuit.proof_bytes} and {stage.circuit.instances}"
+            f"ezkl made a proof of {len(proof.proof)} bytes and {len(instances)} instances that is not what its key "
+            f"({stage.circuit.proof_bytes} bytes) and its witness ({len(about.instances)} instances) ask for"
         )
     return proof, usage
 
 
-def read_out(circuit: Circuit, values: Sequence[int]) -> tuple[tuple[float, ...], ...]:
-    """The public outputs as floats, flat, by the pinned scales."""
-    found, place = [], 0
-    for shape, scale in zip(circuit.public_outputs, circuit.settings.output_scales, strict=True):
-        size = 1
-        for length in shape:
-            size *= length
-        found.append(tuple(signed(value) / 2**scale for value in values[place : place + size]))
-        place += size
-    return tuple(found)
+def _witness(file: Path, circuit: Circuit, found: Any) -> Witness:
+    committed = [
+        bytes.fromhex(point)
+        for part in ("inputs", "params", "outputs")
+        for each in found["committed"][part]
+        for point in each
+    ]
+    instances = numbers(found["inputs"] if circuit.public_inputs else []) + numbers(
+        found["outputs"] if circuit.public_outputs else []
+    )
+    return Witness(file, instances, tuple(committed))
 
 
-def texts(values: Sequence[int]) -> list[str]:
-    return [felt_text(value) for value in values]
+def _is_about(proof: Proof, circuit: Circuit, about: Witness) -> bool:
+    """Whether it is of this circuit's form, and says what the witness does. Whether it holds is another question."""
+    return (
+        len(proof.proof) == circuit.proof_bytes
+        and proof.instances == about.instances
+        and tuple(map(compressed, proof.points(0, len(about.committed)))) == about.committed
+    )
+
+
+def _kept(file: Path, circuit: Circuit, about: Witness) -> Proof | None:
+    """The proof in a job's folder, if it is about this. It was written whole, by who verified nothing but its form."""
+    try:
+        found = Proof.decode(file.read_bytes())
+    except (FileNotFoundError, Malformed):
+        return None
+    return found if _is_about(found, circuit, about) else None
+
+
+def _keep(file: Path, proof: Proof) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, proof.encoded())

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from decentral.errors import Malformed, Unproven, UserError
 from decentral.zk.arguments import LARGEST_LOGROWS, VERSION, Arguments, Settings, Visibility, canonical_settings
-from decentral.zk.circuit import Chain, Circuit, Slots
+from decentral.zk.circuit import Chain, Circuit, Slots, Wire, in_a_row
 from decentral.zk.export import export
 from decentral.zk.srs import SRS
 from decentral.zk.store import Store, key_of
@@ -79,6 +79,7 @@ class Draft:
     model: bytes
     settings: Settings
     example: tuple[tuple[float, ...], ...]
+    wires: tuple[Wire, ...]
 
     def key(self, srs: SRS) -> str:
         """Of its folder in a store."""
@@ -91,30 +92,36 @@ async def draft(
     samples: Sequence[Tensor],
     options: Options | None = None,
     *,
+    wires: Sequence[Sequence[Wire]] | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> list[Draft]:
-    """Decides scales and rows of each stage. `samples`: inputs of the first, [n, ...] each, representative.
+    """Decides scales and rows of each stage. `samples`: inputs of the model, [n, ...] each, representative.
 
-    A stage reads its input in the scale in which the one before writes it; all have the same rows. Raises UserError
-    where that cannot be, Unproven for what ezkl cannot prove.
+    `wires`: as those of `Chain`; a stage without any takes the model's input; None: each stage takes all that the one
+    before gives. A stage reads its input in the scale in which it was written; all have the same rows. Raises
+    UserError where that cannot be, Unproven for what ezkl cannot prove.
     """
     options = options or Options()
     if not stages or not samples or any(len(tensor) == 0 for tensor in samples):
         raise UserError("a circuit needs a stage, and a sample of its inputs")
+    connected = None if wires is None else [tuple((source, output) for source, output in each) for each in wires]
+    used = None if connected is None else {source for each in connected for source, _ in each}
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
         async with worker(limits) as alone:
-            drawn: list[tuple[Path, Arguments, tuple[Tensor, ...]]] = []
-            given, scale = tuple(samples), options.scale
+            drawn: list[_Drawn] = []
             for place, stage in enumerate(stages):
                 say(f"stage {place}: scales")
+                own = _row(drawn) if connected is None else connected[place]
+                given = tuple(drawn[source].outputs[output] for source, output in own) if own else tuple(samples)
+                last = place == len(stages) - 1 if used is None else place not in used
                 model = Path(scratch) / f"stage-{place}.onnx"
                 await asyncio.to_thread(export, stage, [tensor[:1] for tensor in given], model)
                 wanted = Arguments(
-                    input=Visibility.PUBLIC if place == 0 else Visibility.COMMITTED,
-                    output=Visibility.PUBLIC if place == len(stages) - 1 else Visibility.COMMITTED,
+                    input=Visibility.COMMITTED if own else Visibility.PUBLIC,
+                    output=Visibility.PUBLIC if last else Visibility.COMMITTED,
                     parameters=options.parameters if _has_parameters(stage) else Visibility.FIXED,
-                    input_scale=scale,
+                    input_scale=_scale(place, [drawn[source].scales[output] for source, output in own], options.scale),
                     parameter_scale=options.parameter_scale,
                     rebase=options.rebase,
                     logrows=options.logrows or FIRST_LOGROWS,
@@ -123,16 +130,32 @@ async def draft(
                     legs=options.legs,
                 )
                 arguments, found = await _calibrated(alone, model, wanted, given, options.margin)
-                drawn.append((model, arguments, given))
-                scale = _one_scale(place, found, last=place == len(stages) - 1)
-                given = await asyncio.to_thread(_outputs, stage, given)
-            logrows = max([arguments.logrows for _, arguments, _ in drawn] + [options.logrows or 1])
-            drafts = []
-            for model, arguments, inputs in drawn:
-                settings = await settings_of(alone, model, replace(arguments, logrows=logrows))
-                example = tuple(tuple(map(float, tensor[0].flatten().tolist())) for tensor in inputs)
-                drafts.append(Draft(model.read_bytes(), settings, example))
-    return drafts
+                outputs = await asyncio.to_thread(_outputs, stage, given)
+                drawn.append(_Drawn(model, arguments, given, outputs, found.output_scales, own))
+            logrows = max([each.arguments.logrows for each in drawn] + [options.logrows or 1])
+            return [await _drafted(alone, each, logrows) for each in drawn]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What is known of a stage before all are: its inputs and outputs are those of the samples."""
+
+    model: Path
+    arguments: Arguments
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    scales: tuple[int, ...]
+    wires: tuple[Wire, ...]
+
+
+def _row(drawn: Sequence[_Drawn]) -> tuple[Wire, ...]:
+    return tuple(in_a_row([*(len(each.outputs) for each in drawn), 0])[-1])
+
+
+async def _drafted(alone: Worker, drawn: _Drawn, logrows: int) -> Draft:
+    settings = await settings_of(alone, drawn.model, replace(drawn.arguments, logrows=logrows))
+    example = tuple(tuple(map(float, tensor[0].flatten().tolist())) for tensor in drawn.inputs)
+    return Draft(drawn.model.read_bytes(), settings, example, drawn.wires)
 
 
 async def make(
@@ -164,15 +187,16 @@ async def setup(
     store: Store,
     options: Options | None = None,
     *,
+    wires: Sequence[Sequence[Wire]] | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> tuple[Chain, list[Artefacts], SRS]:
     """Circuits of all stages: `draft`, then `make`. `srs`: gives the one for so many rows (their logarithm)."""
-    drafts = await draft(stages, samples, options, limits=limits, say=say)
+    drafts = await draft(stages, samples, options, wires=wires, limits=limits, say=say)
     say(f"SRS for 2^{drafts[0].settings.logrows} rows")
     found = await srs(drafts[0].settings.logrows)
     made = await make(drafts, found, store, limits=limits, say=say)
-    return Chain(tuple(each.circuit for each in made)), made, found
+    return Chain(tuple(each.circuit for each in made), tuple(each.wires for each in drafts)), made, found
 
 
 async def settings_of(alone: Worker, model: Path, arguments: Arguments) -> Settings:
@@ -259,14 +283,14 @@ def _has_parameters(stage: nn.Module) -> bool:
     return any(True for _ in stage.parameters()) or any(True for _ in stage.buffers())
 
 
-def _one_scale(place: int, settings: Settings, *, last: bool) -> int:
-    scales = set(settings.output_scales)
-    if len(scales) > 1 and not last:
+def _scale(place: int, scales: Sequence[int], first: int) -> int:
+    """In which a stage reads all of its inputs."""
+    if len(set(scales)) > 1:
         raise UserError(
-            f"stage {place} gives tensors in the scales {sorted(scales)}, and the next reads all of its inputs in one: "
-            "cut elsewhere, or bring every tensor back to the input's scale (rebase 1)"
+            f"stage {place} would take tensors in the scales {sorted(set(scales))}, and reads all in one: cut "
+            "elsewhere, or bring every tensor back to the input's scale (rebase 1)"
         )
-    return next(iter(scales))
+    return scales[0] if scales else first
 
 
 def _outputs(stage: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

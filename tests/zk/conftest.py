@@ -81,8 +81,8 @@ def made(store: Store) -> Made:
 
     async def everything() -> Made:
         chain, artefacts, srs = await setup(network, [inputs], store.local_srs, store, TINY, limits=SMALL)
-        proven = await prove(artefacts, srs, [inputs[0]], limits=SMALL)
-        another = await prove(artefacts, srs, [inputs[1]], limits=SMALL)
+        proven = await prove(chain, artefacts, srs, [inputs[0]], limits=SMALL)
+        another = await prove(chain, artefacts, srs, [inputs[1]], limits=SMALL)
         assert proven.outputs != another.outputs, "what is about one input could pass as about the other"
         return Made(network, inputs, store, chain, artefacts, srs, proven, another)
 

@@ -22,7 +22,7 @@ def test_a_chain_is_read_as_it_was_written(made: Made) -> None:
 def test_what_stands_on_a_local_srs_says_so_in_its_file(made: Made) -> None:
     assert made.chain.local
     assert canonical.decode(made.chain.encoded())["standing_on"] == "local test SRS"
-    ceremony = Chain(tuple(replace(each, srs=CEREMONY[8]) for each in made.chain.circuits))
+    ceremony = Chain(tuple(replace(each, srs=CEREMONY[8]) for each in made.chain.circuits), made.chain.wires)
     assert not ceremony.local and "powers of tau" in ceremony.words
 
 
@@ -48,7 +48,7 @@ def test_everything_is_part_of_the_identity(made: Made, change: Callable[[Circui
 
 def test_the_order_of_stages_is_part_of_the_identity(made: Made) -> None:
     with pytest.raises(Malformed):
-        Chain(made.chain.circuits[::-1])
+        Chain(made.chain.circuits[::-1], made.chain.wires)
 
 
 def edited(circuit: Circuit, **changes: object) -> Circuit:
@@ -60,17 +60,31 @@ def edited(circuit: Circuit, **changes: object) -> Circuit:
 def test_stages_that_do_not_go_together_are_refused(made: Made) -> None:
     first, second = made.chain.circuits
     run_args = canonical.decode(second.settings.encoded)["run_args"]
-    for wrong, why in (
-        ((first, replace(second, srs=CEREMONY[8])), "another SRS"),
-        ((first, edited(second, run_args={**run_args, "logrows": 20})), "other rows"),
-        ((first, edited(second, model_input_scales=[8, 8])), "other scales"),
-        ((first, replace(second, slots=Slots((2, 1)))), "other tensors"),
-        ((first,), "hidden"),
-        ((second,), "hidden"),
-        ((), "no circuits"),
+    row = made.chain.wires
+    assert row == ((), ((0, 0), (0, 1)))
+    for circuits, wires, why in (
+        ((first, replace(second, srs=CEREMONY[8])), row, "another SRS"),
+        ((first, edited(second, run_args={**run_args, "logrows": 20})), row, "other rows"),
+        ((first, edited(second, model_input_scales=[8, 8])), row, "another scale"),
+        ((first, replace(second, slots=Slots((2, 1)))), row, "another size"),
+        ((first,), row[:1], "output is hidden"),
+        ((second,), row[1:], "input is hidden"),
+        ((), (), "input is hidden"),
+        ((first, second), row[:1], "not all connected"),
+        ((first, second), ((), ((0, 0),)), "takes 2"),
+        ((first, second), ((), ((0, 0), (0, 2))), "no stage before"),
+        ((first, second), ((), ((0, 0), (1, 0))), "no stage before"),
+        ((first, second), ((), ((0, 0), (-1, 0))), "no stage before"),
+        ((first, second), (((0, 0),), row[1]), "takes 0"),
     ):
         with pytest.raises(Malformed, match=why):
-            Chain(wrong)
+            Chain(circuits, wires)
+
+
+def test_which_tensor_goes_where_is_part_of_the_identity(made: Made) -> None:
+    crossed = Chain(made.chain.circuits, ((), ((0, 1), (0, 0))))
+    assert crossed.identity != made.chain.identity
+    assert Chain.decode(crossed.encoded()) == crossed
 
 
 def test_circuits_whose_parts_do_not_go_together_are_refused(made: Made) -> None:

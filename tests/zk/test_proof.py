@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from decentral.errors import Malformed
 from decentral.zk.proof import MAGIC, MODULUS, Proof, compressed, felt, felt_text, signed
-from decentral.zk.proving import ChainProof
 
 values = st.integers(0, MODULUS - 1)
 proofs = st.builds(Proof, st.lists(values, max_size=5).map(tuple), st.binary(max_size=200))
@@ -46,15 +45,6 @@ def test_random_bytes_are_refused(data: bytes) -> None:
         except Malformed:
             continue
         assert found.encoded() == start + data
-
-
-@given(st.lists(proofs, max_size=4).map(tuple), st.binary(min_size=1, max_size=50))
-def test_proofs_of_a_chain_are_read_as_they_were_written(several: tuple[Proof, ...], more: bytes) -> None:
-    chain = ChainProof(several)
-    assert ChainProof.decode(chain.encoded()) == chain
-    for wrong in (chain.encoded() + more, chain.encoded()[: -len(more)], more):
-        with pytest.raises(Malformed):
-            ChainProof.decode(wrong)
 
 
 def test_what_is_no_element_of_the_field_is_refused() -> None:

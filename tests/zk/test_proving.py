@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from decentral.errors import UserError
 from decentral.zk.arguments import Visibility
+from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain
 from decentral.zk.proof import compressed
-from decentral.zk.proving import prove, quantised
+from decentral.zk.proving import prove
+from decentral.zk.reading import quantised
 from decentral.zk.setup import setup
 from decentral.zk.verification import verify
 from decentral.zk.worker import Worker
@@ -30,14 +33,14 @@ async def test_inputs_of_another_shape_or_without_a_value_are_refused(prover: Wo
 
 
 async def test_what_crosses_does_not_stand_in_the_proofs(made: Made) -> None:
-    first, last = made.proven.proof.proofs
+    first, last = made.proven.proofs.proofs
     assert (len(first.instances), len(last.instances)) == (4, 2)
 
 
 async def test_proofs_in_parallel_are_proofs(prover: Worker, made: Made) -> None:
-    again = await prove(made.artefacts, made.srs, [made.inputs[0]], parallel=2, limits=SMALL)
+    again = await prove(made.chain, made.artefacts, made.srs, [made.inputs[0]], parallel=2, limits=SMALL)
     assert again.outputs == made.proven.outputs
-    assert (await verify(prover, made.chain, made.srs, again.proof, [made.inputs[0]])).passed
+    assert (await verify(prover, made.chain, made.srs, again.proofs, [made.inputs[0]])).passed
 
 
 async def test_one_key_serves_every_checkpoint_where_parameters_are_committed(
@@ -51,15 +54,83 @@ async def test_one_key_serves_every_checkpoint_where_parameters_are_committed(
     two, others, _ = await setup(theirs, [made.inputs], made.store.local_srs, made.store, options, limits=SMALL)
     assert one.circuits[1].key == two.circuits[1].key and one.circuits[1].committed != two.circuits[1].committed
     assert one.identity != two.identity
-    proven = await prove(artefacts, srs, [made.inputs[0]], limits=SMALL)
-    lie = await prove(others, srs, [made.inputs[0]], limits=SMALL)
-    for circuit, proof in zip(one.circuits, proven.proof.proofs, strict=True):
+    proven = await prove(one, artefacts, srs, [made.inputs[0]], limits=SMALL)
+    lie = await prove(two, others, srs, [made.inputs[0]], limits=SMALL)
+    for circuit, proof in zip(one.circuits, proven.proofs.proofs, strict=True):
         points = proof.points(*circuit.slots.of_parameters())
         assert tuple(map(compressed, points)) == circuit.committed != ()
-    assert (await verify(prover, one, srs, proven.proof, [made.inputs[0]])).passed
-    assert (await verify(prover, two, srs, lie.proof, [made.inputs[0]])).passed
-    said = await verify(prover, one, srs, lie.proof, [made.inputs[0]])
+    assert (await verify(prover, one, srs, proven.proofs, [made.inputs[0]])).passed
+    assert (await verify(prover, two, srs, lie.proofs, [made.inputs[0]])).passed
+    said = await verify(prover, one, srs, lie.proofs, [made.inputs[0]])
     assert (said.passed, said.stage) == (False, 1) and "foreign" in said.detail
-    said = await verify(prover, one, srs, made.proven.proof, [made.inputs[0]])
+    said = await verify(prover, one, srs, made.proven.proofs, [made.inputs[0]])
     assert not said.passed
     assert Chain.decode(one.encoded()) == one
+
+
+class Part(nn.Module):
+    """Some of the output channels of a layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.linear(x) + 1)
+
+
+class Joined(nn.Module):
+    """What takes parts of a layer as if they were one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 2)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        found: Tensor = self.linear(torch.cat([one, other], 1))
+        return found
+
+
+async def test_a_layer_may_be_several_circuits_that_take_the_same_tensor(prover: Worker, made: Made) -> None:
+    """The model's input goes to two parts of the first layer, its output to two of the second, which are joined."""
+    torch.manual_seed(2)
+    network = [Part(3), Part(2), Joined(), Part(1), nn.Linear(2, 1)]
+    network[3] = nn.Sequential(nn.Linear(2, 1))
+    wires = [(), (), ((0, 0), (1, 0)), ((2, 0),), ((2, 0),)]
+    inputs = made.inputs
+    chain, artefacts, srs = await setup(
+        network, [inputs], made.store.local_srs, made.store, TINY, wires=wires, limits=SMALL
+    )
+    assert [len(circuit.slots.inputs) for circuit in chain.circuits] == [0, 0, 2, 1, 1]
+    proven = await prove(chain, artefacts, srs, [inputs[0]], parallel=2, limits=SMALL)
+    with torch.no_grad():
+        hidden = network[2](network[0](inputs[:1]), network[1](inputs[:1]))
+        expected = [network[3](hidden).item(), network[4](hidden).item()]
+    assert [each[0] for each in proven.outputs] == pytest.approx(expected, abs=0.05)
+    assert (await verify(prover, chain, srs, proven.proofs, [inputs[0]])).passed
+    other = await prove(chain, artefacts, srs, [inputs[1]], limits=SMALL)
+    for place in range(5):
+        mixed = [*proven.proofs.proofs]
+        mixed[place] = other.proofs.proofs[place]
+        assert not (await verify(prover, chain, srs, Bundle(tuple(mixed)), [inputs[0]])).passed, place
+
+
+async def test_finished_proofs_stay_and_those_of_another_input_do_not(made: Made, tmp_path: Path) -> None:
+    said: list[str] = []
+    first = await prove(made.chain, made.artefacts, made.srs, [made.inputs[0]], job=tmp_path, limits=SMALL)
+    (tmp_path / "stage-1.proof").unlink()
+    again = await prove(
+        made.chain, made.artefacts, made.srs, [made.inputs[0]], job=tmp_path, limits=SMALL, say=said.append
+    )
+    assert again.proofs.proofs[0] == first.proofs.proofs[0] and again.usage[0] is None and again.usage[1] is not None
+    assert "stage 0: was proved before" in said and "stage 1: proving" in said
+    (tmp_path / "stage-0.proof").write_bytes(first.proofs.proofs[0].encoded() + b"more")
+    third = await prove(made.chain, made.artefacts, made.srs, [made.inputs[0]], job=tmp_path, limits=SMALL)
+    assert [usage is None for usage in third.usage] == [False, True]
+    other = await prove(made.chain, made.artefacts, made.srs, [made.inputs[1]], job=tmp_path, limits=SMALL)
+    assert None not in other.usage
+
+
+async def test_circuits_of_another_model_are_refused(made: Made) -> None:
+    with pytest.raises(UserError, match="set it up again"):
+        await prove(made.chain, made.artefacts[::-1], made.srs, [made.inputs[0]], limits=SMALL)

@@ -13,9 +13,10 @@ from decentral.errors import Malformed, UserError
 from decentral.wire.identity import Identity
 from decentral.zk.arguments import Settings
 from decentral.zk.binding import Binding, bind
+from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain
 from decentral.zk.proof import MODULUS, POINT, Proof
-from decentral.zk.proving import ChainProof, Proven
+from decentral.zk.proving import Proven, prove
 from decentral.zk.setup import setup
 from decentral.zk.verification import Verified, verify
 from decentral.zk.worker import Worker
@@ -24,21 +25,19 @@ from tests.zk.conftest import SMALL, TINY, Made, stages
 NONCE = bytes(range(32))
 
 
-async def found(
-    prover: Worker, made: Made, proof: ChainProof, chain: Chain | None = None, **others: object
-) -> Verified:
+async def found(prover: Worker, made: Made, proof: Bundle, chain: Chain | None = None, **others: object) -> Verified:
     given = {"inputs": [made.inputs[0]], "outputs": made.outputs, **others}
     return await verify(prover, chain or made.chain, made.srs, proof, **given)  # type: ignore[arg-type]
 
 
-def changed(proven: Proven, stage: int, change: Callable[[Proof], Proof]) -> ChainProof:
-    proofs = list(proven.proof.proofs)
+def changed(proven: Proven, stage: int, change: Callable[[Proof], Proof]) -> Bundle:
+    proofs = list(proven.proofs.proofs)
     proofs[stage] = change(proofs[stage])
-    return ChainProof(tuple(proofs))
+    return Bundle(tuple(proofs))
 
 
 async def test_an_honest_proof_holds_and_tells_the_output(prover: Worker, made: Made) -> None:
-    said = await found(prover, made, ChainProof.decode(made.proven.proof.encoded()))
+    said = await found(prover, made, Bundle.decode(made.proven.proofs.encoded()))
     assert said.passed and said.outputs == made.proven.outputs and said.stage is None
     answer = made.inputs[0]
     for stage in made.stages:
@@ -47,31 +46,31 @@ async def test_an_honest_proof_holds_and_tells_the_output(prover: Worker, made: 
 
 
 async def test_what_stands_on_a_local_test_srs_says_so(prover: Worker, made: Made) -> None:
-    said = await found(prover, made, made.proven.proof)
+    said = await found(prover, made, made.proven.proofs)
     assert said.simulated and "local test SRS" in said.detail
 
 
 async def test_what_the_proof_says_is_given_where_no_output_is_claimed(prover: Worker, made: Made) -> None:
-    said = await found(prover, made, made.proven.proof, outputs=None)
+    said = await found(prover, made, made.proven.proofs, outputs=None)
     assert said.passed and said.outputs == made.proven.outputs
 
 
 async def test_a_proof_of_another_input_is_found(prover: Worker, made: Made) -> None:
-    said = await found(prover, made, made.another.proof)
+    said = await found(prover, made, made.another.proofs)
     assert (said.passed, said.stage, said.detail) == (False, 0, "stage 0: is about another input")
 
 
 async def test_an_input_that_differs_by_one_step_of_the_scale_is_another(prover: Worker, made: Made) -> None:
     moved = made.inputs[0].clone()
     moved[2] += 1 / 128
-    said = await found(prover, made, made.proven.proof, inputs=[moved])
+    said = await found(prover, made, made.proven.proofs, inputs=[moved])
     assert (said.passed, said.stage) == (False, 0)
 
 
 async def test_an_output_that_differs_by_one_step_is_found(prover: Worker, made: Made) -> None:
     wrong = [made.outputs[0].clone()]
     wrong[0][1] += 1 / 128
-    said = await found(prover, made, made.proven.proof, outputs=wrong)
+    said = await found(prover, made, made.proven.proofs, outputs=wrong)
     assert (said.passed, said.stage, said.detail) == (False, 1, "stage 1: is about another output")
 
 
@@ -123,7 +122,7 @@ async def test_bytes_that_are_not_the_proof_are_found(
 
 async def test_no_byte_of_a_proof_can_be_changed(prover: Worker, made: Made) -> None:
     """One in each 32-byte word: commitments, evaluations, opening."""
-    length = len(made.proven.proof.proofs[1].proof)
+    length = len(made.proven.proofs.proofs[1].proof)
     for place in range(5, length, 32):
 
         def flip(each: Proof, place: int = place) -> Proof:
@@ -136,19 +135,19 @@ async def test_no_byte_of_a_proof_can_be_changed(prover: Worker, made: Made) -> 
 
 
 async def test_a_missing_proof_is_named(prover: Worker, made: Made) -> None:
-    for proofs in ((), made.proven.proof.proofs[:1], (*made.proven.proof.proofs, made.proven.proof.proofs[1])):
-        said = await found(prover, made, ChainProof(proofs))
+    for proofs in ((), made.proven.proofs.proofs[:1], (*made.proven.proofs.proofs, made.proven.proofs.proofs[1])):
+        said = await found(prover, made, Bundle(proofs))
         assert not said.passed and "missing" in said.detail
 
 
 async def test_swapped_stages_are_found(prover: Worker, made: Made) -> None:
-    said = await found(prover, made, ChainProof(made.proven.proof.proofs[::-1]))
+    said = await found(prover, made, Bundle(made.proven.proofs.proofs[::-1]))
     assert not said.passed and said.stage == 0
 
 
 async def test_a_link_of_another_input_is_named(prover: Worker, made: Made) -> None:
     """Both proofs hold, and the second is about a tensor that the first did not give."""
-    mixed = ChainProof((made.proven.proof.proofs[0], made.another.proof.proofs[1]))
+    mixed = Bundle((made.proven.proofs.proofs[0], made.another.proofs.proofs[1]))
     said = await found(prover, made, mixed, outputs=None)
     assert (said.passed, said.stage) == (False, 1) and "foreign link" in said.detail
 
@@ -156,12 +155,12 @@ async def test_a_link_of_another_input_is_named(prover: Worker, made: Made) -> N
 async def test_a_link_cannot_be_written_over(prover: Worker, made: Made) -> None:
     """The commitments of the giver, put where the taker's stand."""
     start, count = made.chain.circuits[0].slots.of_outputs()[0]
-    given = made.proven.proof.proofs[0].proof[start * POINT : (start + count) * POINT]
+    given = made.proven.proofs.proofs[0].proof[start * POINT : (start + count) * POINT]
 
     def write(each: Proof) -> Proof:
         return replace(each, proof=given + each.proof[len(given) :])
 
-    mixed = ChainProof((made.proven.proof.proofs[0], write(made.another.proof.proofs[1])))
+    mixed = Bundle((made.proven.proofs.proofs[0], write(made.another.proofs.proofs[1])))
     said = await found(prover, made, mixed, outputs=None)
     assert (said.passed, said.stage) == (False, 1)
 
@@ -170,7 +169,7 @@ def edited(made: Made, stage: int, **changes: object) -> Chain:
     circuits = list(made.chain.circuits)
     settings = {**canonical.decode(circuits[stage].settings.encoded), **changes}
     circuits[stage] = replace(circuits[stage], settings=Settings(canonical.encode(settings)))
-    return Chain(tuple(circuits))
+    return Chain(tuple(circuits), made.chain.wires)
 
 
 async def test_edited_scales_are_another_model(made: Made) -> None:
@@ -202,21 +201,19 @@ async def test_a_proof_of_other_weights_is_found(prover: Worker, made: Made) -> 
     with torch.no_grad():
         linear.weight[0, 0] += 1 / 128  # type: ignore[index,operator]
     chain, artefacts, srs = await setup(network, [made.inputs], made.store.local_srs, made.store, TINY, limits=SMALL)
-    from decentral.zk.proving import prove
-
     assert chain.circuits[0].identity == made.chain.circuits[0].identity
     assert chain.circuits[1].identity != made.chain.circuits[1].identity
-    lie = await prove(artefacts, srs, [made.inputs[0]], limits=SMALL)
-    assert (await found(prover, made, lie.proof, chain=chain, outputs=None)).passed
-    said = await found(prover, made, lie.proof, outputs=None)
+    lie = await prove(chain, artefacts, srs, [made.inputs[0]], limits=SMALL)
+    assert (await found(prover, made, lie.proofs, chain=chain, outputs=None)).passed
+    said = await found(prover, made, lie.proofs, outputs=None)
     assert (said.passed, said.stage) == (False, 1)
 
 
 async def test_a_stale_key_is_found(prover: Worker, made: Made) -> None:
     """A verifier that pins the key of another circuit."""
     first, second = made.chain.circuits
-    stale = Chain((replace(first, key=second.key), second))
-    said = await found(prover, made, made.proven.proof, chain=stale)
+    stale = Chain((replace(first, key=second.key), second), made.chain.wires)
+    said = await found(prover, made, made.proven.proofs, chain=stale)
     assert (said.passed, said.stage) == (False, 0)
 
 
@@ -226,23 +223,24 @@ async def test_a_foreign_srs_is_refused(prover: Worker, made: Made) -> None:
     other = await Store(made.store.root.parent / "other").local_srs(made.srs.logrows, SMALL)
     assert other.digest != made.srs.digest
     with pytest.raises(UserError, match="another SRS"):
-        await verify(prover, made.chain, other, made.proven.proof, [made.inputs[0]])
-    foreign = Chain(tuple(replace(circuit, srs=other.digest) for circuit in made.chain.circuits))
+        await verify(prover, made.chain, other, made.proven.proofs, [made.inputs[0]])
+    foreign = Chain(tuple(replace(circuit, srs=other.digest) for circuit in made.chain.circuits), made.chain.wires)
     assert foreign.identity != made.chain.identity
-    assert not (await verify(prover, foreign, other, made.proven.proof, [made.inputs[0]])).passed
+    assert not (await verify(prover, foreign, other, made.proven.proofs, [made.inputs[0]])).passed
 
 
 # ---- whose, and for which task -------------------------------------------------------------------------------------
 
 
-def bindings(made: Made, identity: Identity, nonce: bytes = NONCE, proven: Proven | None = None) -> list[Binding]:
-    proofs = (proven or made.proven).proof.proofs
-    return [bind(identity, nonce, made.chain.identity, place, each) for place, each in enumerate(proofs)]
+def bindings(made: Made, identity: Identity, nonce: bytes = NONCE, proven: Proven | None = None) -> tuple[Binding, ...]:
+    proofs = (proven or made.proven).proofs.proofs
+    return tuple(bind(identity, nonce, made.chain.identity, place, each) for place, each in enumerate(proofs))
 
 
 async def test_a_proof_that_is_signed_for_the_task_names_its_makers(prover: Worker, made: Made) -> None:
     maker = Identity.generate()
-    said = await found(prover, made, made.proven.proof, nonce=NONCE, bindings=bindings(made, maker))
+    signed = Bundle(made.proven.proofs.proofs, bindings(made, maker))
+    said = await found(prover, made, signed, nonce=NONCE)
     assert said.passed and said.signers == (maker.id, maker.id)
 
 
@@ -250,13 +248,13 @@ async def test_a_proof_without_the_tasks_signature_is_found(prover: Worker, made
     maker = Identity.generate()
     signed = bindings(made, maker)
     for wrong in (
-        [],
+        (),
         signed[:1],
         signed[::-1],
-        [*signed, signed[0]],
+        (*signed, signed[0]),
         bindings(made, maker, nonce=bytes(32)),
         bindings(made, maker, proven=made.another),
-        [Binding(Identity.generate().public_key, each.signature) for each in signed],
+        tuple(Binding(Identity.generate().public_key, each.signature) for each in signed),
     ):
-        said = await found(prover, made, made.proven.proof, nonce=NONCE, bindings=wrong)
+        said = await found(prover, made, Bundle(made.proven.proofs.proofs, wrong), nonce=NONCE)
         assert not said.passed, wrong

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from decentral.errors import Unproven
 from decentral.zk.arguments import VERSION
-from decentral.zk.proof import MODULUS, felt, signed
+from decentral.zk.proof import MODULUS, felt, felt_text, signed
 from decentral.zk.worker import DiskFull, Limits, Worker, once, worker
 from tests.zk.conftest import SMALL, Made
 
@@ -96,20 +96,20 @@ def test_a_float_is_taken_as_the_nearest_step_half_away_from_zero(values: list[f
 
 
 async def test_the_length_of_a_proof_is_known_before_there_is_one(prover: Worker, made: Made) -> None:
-    for circuit, proof in zip(made.chain.circuits, made.proven.proof.proofs, strict=True):
+    for circuit, proof in zip(made.chain.circuits, made.proven.proofs.proofs, strict=True):
         assert circuit.proof_bytes == len(proof.proof)
 
 
 async def test_one_bit_less_and_ezkl_itself_rejects(prover: Worker, made: Made, tmp_path: Path) -> None:
     """What `verification` compares first is not all that stands between a lie and its acceptance."""
-    circuit, proof = made.chain.circuits[1], made.proven.proof.proofs[1]
+    circuit, proof = made.chain.circuits[1], made.proven.proofs.proofs[1]
     settings, key = tmp_path / "settings.json", tmp_path / "key"
     settings.write_bytes(circuit.settings.encoded)
     key.write_bytes(circuit.key)
     files = {"settings": str(settings), "key": str(key), "srs": str(made.srs.path)}
-    texts = [[value.to_bytes(32, "little").hex() for value in proof.instances]]
+    texts = [felt_text(value) for value in proof.instances]
     assert await prover.call("verify", instances=texts, proof=proof.proof.hex(), **files) is None
-    wrong = [[texts[0][0], ((proof.instances[1] + 1) % MODULUS).to_bytes(32, "little").hex()]]
+    wrong = [texts[0], felt_text((proof.instances[1] + 1) % MODULUS)]
     assert "[halo2]" in await prover.call("verify", instances=wrong, proof=proof.proof.hex(), **files)
     settings.write_bytes(json.dumps({"version": VERSION}).encode())
     with pytest.raises(Unproven):
