@@ -52,7 +52,9 @@ class Arguments:
 
     `rebase`: a tensor is brought back to the input's scale when its own exceeds it this many times. `columns`: inner
     columns of the circuit; 2 is good, 16 takes ten times as long. Numbers are checked to be in range in `legs` digits
-    of base `base`: 2**logrows must exceed it. `lookups`: the range of tables, where an operator needs one.
+    of base `base`: 2**logrows must exceed it. `checked`: whether inputs and outputs are checked to be in range too; a
+    verifier that brings its own input, and takes the rest from proofs, loses nothing without. `lookups`: the range of
+    tables, where an operator needs one.
     """
 
     input: Visibility = Visibility.PUBLIC
@@ -65,6 +67,7 @@ class Arguments:
     columns: int = 2
     base: int = 2**14
     legs: int = 2
+    checked: bool = True
     lookups: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class Arguments:
             "num_inner_cols": self.columns,
             "decomp_base": self.base,
             "decomp_legs": self.legs,
+            "ignore_range_check_inputs_outputs": not self.checked,
             "lookup_range": list(self.lookups),
         }
 

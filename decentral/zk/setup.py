@@ -41,7 +41,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of all stages alike, see `Arguments`. `logrows`: at least so many, None: as few as all stages need.
+    """Of a stage, see `Arguments`; of all stages alike where there is one for all.
+
+    `logrows`: at least so many, None: as few as all stages need. `scale`: of the model's input.
 
     `margin`: how much further than the samples tables reach, where an operator needs one.
     """
@@ -53,6 +55,7 @@ class Options:
     columns: int = 2
     base: int = 2**14
     legs: int = 2
+    checked: bool = True
     logrows: int | None = None
     margin: float = 2.0
 
@@ -90,7 +93,7 @@ class Draft:
 async def draft(
     stages: Sequence[nn.Module],
     samples: Sequence[Tensor],
-    options: Options | None = None,
+    options: Options | Sequence[Options] | None = None,
     *,
     wires: Sequence[Sequence[Wire]] | None = None,
     limits: Limits | None = None,
@@ -102,7 +105,7 @@ async def draft(
     before gives. A stage reads its input in the scale in which it was written; all have the same rows. Raises
     UserError where that cannot be, Unproven for what ezkl cannot prove.
     """
-    options = options or Options()
+    each = [options or Options()] * len(stages) if options is None or isinstance(options, Options) else [*options]
     if not stages or not samples or any(len(tensor) == 0 for tensor in samples):
         raise UserError("a circuit needs a stage, and a sample of its inputs")
     connected = None if wires is None else [tuple((source, output) for source, output in each) for each in wires]
@@ -110,30 +113,31 @@ async def draft(
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
         async with worker(limits) as alone:
             drawn: list[_Drawn] = []
-            for place, stage in enumerate(stages):
+            for place, (stage, own) in enumerate(zip(stages, each, strict=True)):
                 say(f"stage {place}: scales")
-                own = _row(drawn) if connected is None else connected[place]
-                given = tuple(drawn[source].outputs[output] for source, output in own) if own else tuple(samples)
+                taken = _row(drawn) if connected is None else connected[place]
+                given = tuple(drawn[source].outputs[output] for source, output in taken) if taken else tuple(samples)
                 last = place == len(stages) - 1 if used is None else place not in used
                 model = Path(scratch) / f"stage-{place}.onnx"
                 await asyncio.to_thread(export, stage, [tensor[:1] for tensor in given], model)
                 wanted = Arguments(
-                    input=Visibility.COMMITTED if own else Visibility.PUBLIC,
+                    input=Visibility.COMMITTED if taken else Visibility.PUBLIC,
                     output=Visibility.PUBLIC if last else Visibility.COMMITTED,
-                    parameters=options.parameters if _has_parameters(stage) else Visibility.FIXED,
-                    input_scale=_scale(place, [drawn[source].scales[output] for source, output in own], options.scale),
-                    parameter_scale=options.parameter_scale,
-                    rebase=options.rebase,
-                    logrows=options.logrows or FIRST_LOGROWS,
-                    columns=options.columns,
-                    base=options.base,
-                    legs=options.legs,
+                    parameters=own.parameters if _has_parameters(stage) else Visibility.FIXED,
+                    input_scale=_scale(place, [drawn[source].scales[output] for source, output in taken], own.scale),
+                    parameter_scale=own.parameter_scale,
+                    rebase=own.rebase,
+                    logrows=own.logrows or FIRST_LOGROWS,
+                    columns=own.columns,
+                    base=own.base,
+                    legs=own.legs,
+                    checked=own.checked,
                 )
-                arguments, found = await _calibrated(alone, model, wanted, given, options.margin)
+                arguments, found = await _calibrated(alone, model, wanted, given, own.margin)
                 outputs = await asyncio.to_thread(_outputs, stage, given)
-                drawn.append(_Drawn(model, arguments, given, outputs, found.output_scales, own))
-            logrows = max([each.arguments.logrows for each in drawn] + [options.logrows or 1])
-            return [await _drafted(alone, each, logrows) for each in drawn]
+                drawn.append(_Drawn(model, arguments, given, outputs, found.output_scales, taken))
+            logrows = max([one.arguments.logrows for one in drawn] + [one.logrows or 1 for one in each])
+            return [await _drafted(alone, one, logrows) for one in drawn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,7 @@ async def setup(
     samples: Sequence[Tensor],
     srs: Callable[[int], Awaitable[SRS]],
     store: Store,
-    options: Options | None = None,
+    options: Options | Sequence[Options] | None = None,
     *,
     wires: Sequence[Sequence[Wire]] | None = None,
     limits: Limits | None = None,

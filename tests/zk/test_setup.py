@@ -129,3 +129,12 @@ def test_private_parameters_are_refused_with_the_reason() -> None:
         Arguments(input=Visibility.FIXED)
     with pytest.raises(UserError):
         Arguments(logrows=27)
+
+
+async def test_each_stage_may_have_options_of_its_own(made: Made) -> None:
+    loose = Options(base=16, legs=8, checked=False)
+    same = await draft(stages(), [made.inputs], [TINY, TINY], limits=SMALL)
+    other = await draft(stages(), [made.inputs], [loose, TINY], limits=SMALL)
+    assert [each.settings for each in same] == [circuit.settings for circuit in made.chain.circuits]
+    assert other[0].settings.rows < same[0].settings.rows
+    assert other[1].settings == same[1].settings
