@@ -46,7 +46,7 @@ from decentral.serving.stage import StageService
 from decentral.training.digest import model_digest
 from decentral.trust.anchors import FILE, Anchor, Anchors, Part
 from decentral.trust.consensus import judge
-from decentral.trust.evidence import Question, Reply, tensors_digest
+from decentral.trust.evidence import Question, Reply, tensors_digest, together
 from decentral.wire.authority import Authority, JoinToken, enrol
 from decentral.wire.certificate import Credentials, host_name
 from decentral.wire.clock import WallClock
@@ -54,7 +54,6 @@ from decentral.wire.conversation import Commitment, Fetch, Open, Output, Reveal,
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
-from decentral.wire.messages import PeerId
 from decentral.wire.rpc import PEER_OPTIONS
 from decentral.wire.sessions import Conversation, Session, open_session
 
@@ -163,17 +162,20 @@ class Ours:
     async def __call__(self) -> None:
         inputs = {self._name: torch.rand(self._shape)}
         terms = Terms(os.urandom(16), os.urandom(32), EPOCH)
-        task, replies = Task(PART, self._model, inputs, terms), dict[PeerId, Reply]()
+        task = Task(PART, self._model, inputs, terms)
+        question = Question(terms.task, PART, self._model, tensors_digest(inputs), terms.nonce, EPOCH)
         async with AsyncExitStack() as stack:
             talks = [await stack.enter_async_context(session.converse()) for session in self._sessions]
             commitments = await asyncio.gather(*(self._committed(talk, task) for talk in talks))
             shown = Open(tuple(sorted(commitments)))
-            revealed = await asyncio.gather(*(self._revealed(talk, shown, talk is talks[0]) for talk in talks))
+            revealed = (
+                self._revealed(talk, commitment, shown, question, talk is talks[0])
+                for talk, commitment in zip(talks, commitments, strict=True)
+            )
+            replies = await asyncio.gather(*revealed)
         if self._judging:
-            question = Question(terms.task, PART, self._model, tensors_digest(inputs), terms.nonce, EPOCH)
-            for session, commitment, (reveal, tensors) in zip(self._sessions, commitments, revealed, strict=True):
-                replies[session.to] = Reply(commitment, reveal, tensors)
-            judgement = judge(question, list(replies), replies, with_deadlines(1), 1e-5)
+            named = {session.to: reply for session, reply in zip(self._sessions, replies, strict=True)}
+            judgement = judge(question, list(named), named, with_deadlines(1), 1e-5)
             assert judgement.answer is not None
             assert not judgement.faults
 
@@ -183,17 +185,21 @@ class Ours:
         assert isinstance(heard, Commitment)
         return heard.digest
 
-    async def _revealed(self, talk: Conversation, shown: Open, serves: bool) -> tuple[Reveal, Any]:
+    async def _revealed(
+        self, talk: Conversation, commitment: bytes, shown: Open, question: Question, serves: bool
+    ) -> Reply:
+        """Its signature is verified while others still sign."""
         await talk.say(shown)
         if serves:
             await talk.say(Fetch())
         reveal = await talk.hear()
         assert isinstance(reveal, Reveal)
-        if not serves:
-            return reveal, None
-        output = await talk.hear()
-        assert isinstance(output, Output)
-        return reveal, output.tensors
+        output = await talk.hear() if serves else None
+        assert output is None or isinstance(output, Output)
+        reply = Reply(commitment, reveal, None if output is None else output.tensors)
+        if self._judging:
+            reply.signed(question, together(shown.commitments))
+        return reply
 
 
 async def whole(client: Client, shape: Sequence[int]) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from decentral.errors import Refusal, Refused, TransportError, Unreachable
+from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.serving.replicas import Replicas
-from decentral.trust.evidence import Reply
+from decentral.trust.evidence import Question, Reply, together
 from decentral.trust.order import Order, Step
 from decentral.trust.policy import Policy
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Reveal, Task, Terms
@@ -68,7 +68,7 @@ async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, repl
             await line.commit(1)  # whether others are asked too is told by what comes after
         await line.commit(order.policy.sizes(order.seed, step.part).replicas)
         if line.refusal is None:
-            await line.reveal()
+            await line.reveal(question)
         return Consultation(tuple(line.asked), line.replies(), line.problems, line.refusal)
 
 
@@ -174,7 +174,7 @@ class _Line:
 
     # ---- revealing ------------------------------------------------------------------------------------------------
 
-    async def reveal(self) -> None:
+    async def reveal(self, question: Question) -> None:
         """All who have committed; the first of them in the line sends its output at once."""
         committed = [self._committed[peer] for peer in self.asked if peer in self._committed]
         if not committed:
@@ -183,16 +183,17 @@ class _Line:
         committed[0].fetched = True
         async with asyncio.TaskGroup() as group:
             for replica in committed:
-                group.create_task(self._reveal(replica, shown))
+                group.create_task(self._reveal(replica, question, shown))
         holders: dict[bytes, list[_Replica]] = {}
         for replica in committed:
             if (reveal := replica.reply.reveal) is not None:
                 holders.setdefault(reveal.output, []).append(replica)
         async with asyncio.TaskGroup() as group:
             for digest, those in holders.items():
-                group.create_task(self._share(digest, those))
+                if all(replica.reply.sent != digest for replica in those):
+                    group.create_task(self._share(digest, those))
 
-    async def _reveal(self, replica: _Replica, shown: Open) -> None:
+    async def _reveal(self, replica: _Replica, question: Question, shown: Open) -> None:
         async with self._noting(replica.peer, self._revealing()):
             await replica.conversation.say(shown)
             if replica.fetched:
@@ -203,6 +204,8 @@ class _Line:
             replica.reply = replace(replica.reply, reveal=heard)
             if replica.fetched:
                 await self._take_output(replica)
+        with suppress(Malformed):  # the vote holds it against its maker, and finds what is verified while others sign
+            replica.reply.signed(question, together(shown.commitments))
 
     async def _share(self, digest: bytes, holders: Sequence[_Replica]) -> None:
         """One output for all who revealed its digest: it is sent until it is the right one once."""

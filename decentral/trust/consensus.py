@@ -17,7 +17,6 @@ from decentral.core.agreement import Outcome, Vote, distance, distances, exact_d
 from decentral.core.quorum import Sizes
 from decentral.errors import Malformed
 from decentral.trust.evidence import (
-    Claim,
     Fault,
     FaultKind,
     Finding,
@@ -28,6 +27,7 @@ from decentral.trust.evidence import (
     commitment,
     together,
 )
+from decentral.wire.identity import peer_id
 from decentral.wire.messages import PeerId
 
 Tensors = Mapping[str, Tensor]
@@ -225,18 +225,17 @@ def _checked(question: Question, node: PeerId, reply: Reply, shown: bytes) -> Si
     """What a reply has opened its commitment to. Raises _Breach unless it keeps all rules."""
     if reply.commitment is None:
         raise _Breach(FaultKind.UNRESPONSIVE, "made no commitment")
-    if (reveal := reply.reveal) is None:
-        raise _Breach(FaultKind.UNRESPONSIVE, "committed, and revealed nothing")
-    signed = SignedClaim(reveal.public_key, Claim(question, reveal.output), shown, reveal.signature)
     try:
-        signer = signed.signer()
+        signed = reply.signed(question, shown)
     except Malformed:
         raise _Breach(
             FaultKind.INVALID, "what it revealed is not signed for this question and these commitments"
         ) from None
-    if signer != node:
+    if reply.reveal is None or signed is None:
+        raise _Breach(FaultKind.UNRESPONSIVE, "committed, and revealed nothing")
+    if peer_id(signed.public_key) != node:
         raise _Breach(FaultKind.INVALID, "what it revealed is signed by another peer")
-    if commitment(signed.claim, node, reveal.salt) != reply.commitment:
+    if commitment(signed.claim, node, reply.reveal.salt) != reply.commitment:
         raise _Breach(FaultKind.BROKE_COMMITMENT, "revealed something else than it had committed to")
     return signed
 

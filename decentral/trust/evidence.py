@@ -117,6 +117,20 @@ class Reply:
     commitment: bytes | None = None
     reveal: Reveal | None = None
     tensors: Mapping[str, Tensor] | None = None
+    _verified: set[SignedClaim] = field(default_factory=set, init=False, repr=False)
+
+    def signed(self, question: Question, shown: bytes) -> SignedClaim | None:
+        """What was revealed, as the answer to this question; its signature is verified once.
+
+        `shown`: the commitments that it has seen (`together`). Raises Malformed(SIGNATURE).
+        """
+        if self.reveal is None:
+            return None
+        signed = SignedClaim(self.reveal.public_key, Claim(question, self.reveal.output), shown, self.reveal.signature)
+        if signed not in self._verified:
+            signed.signer()
+            self._verified.add(signed)
+        return signed
 
     @cached_property
     def sent(self) -> bytes | None:

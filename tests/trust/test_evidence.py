@@ -26,7 +26,7 @@ from decentral.trust.evidence import (
     tensors_digest,
     together,
 )
-from decentral.wire.identity import Identity
+from decentral.wire.identity import Identity, verify
 
 ALICE, BOB = Identity.from_seed(b"alice"), Identity.from_seed(b"bob")
 QUESTION = Question(b"t" * 16, "stage-1", b"m" * 32, b"i" * 32, b"n" * 32, 7)
@@ -163,6 +163,31 @@ def test_what_was_sent_is_hashed_once_and_never_taken_from_another_reply(monkeyp
     assert len(hashed) == 1
     assert replace(reply, tensors=other).sent == tensors_digest(other)
     assert replace(reply, tensors=None).sent is None
+
+
+def test_a_signature_is_verified_once_for_each_question_and_what_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = commit(ALICE, Claim(QUESTION, b"o" * 32), b"s" * 32)
+    reply, shown = Reply(sealed.commitment, sealed.open([sealed.commitment])), together([sealed.commitment])
+    verified: list[bytes] = []
+
+    def counted(public_key: bytes, purpose: str, content: bytes, signature: bytes) -> str:
+        verified.append(content)
+        return verify(public_key, purpose, content, signature)
+
+    monkeypatch.setattr(evidence, "verify", counted)
+    signed = reply.signed(QUESTION, shown)
+    assert signed is not None
+    assert reply.signed(QUESTION, shown) == signed
+    assert len(verified) == 1
+    others = ((replace(QUESTION, epoch=8), shown), (QUESTION, together([b"c" * 32])))
+    for question, seen in others * 2:
+        with pytest.raises(Malformed):
+            reply.signed(question, seen)
+    assert len(verified) == 1 + 2 * len(others), "what does not verify is not believed the second time"
+    assert reply.reveal is not None
+    with pytest.raises(Malformed):
+        replace(reply, reveal=replace(reply.reveal, output=b"p" * 32)).signed(QUESTION, shown)
+    assert replace(reply, reveal=None).signed(QUESTION, shown) is None
 
 
 def test_nobody_is_called_a_liar_without_a_signature() -> None:
