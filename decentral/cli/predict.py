@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,18 +48,20 @@ def predict(
     wanted = _policy(directory, policy, require)
     from decentral.serving.prediction import Unverified
 
+    def tell(prediction: Prediction, asked: tuple[Asked, ...]) -> None:
+        kept = None
+        try:
+            _keep(receipt, prediction.receipt.encode())
+            kept = receipt
+        finally:  # an answer that has been paid for is told, whatever becomes of the file
+            _say(directory, prediction, asked, kept, as_json)
+
     try:
-        prediction, asked = asyncio.run(_ask(directory, inputs, wanted))
+        asyncio.run(_ask(directory, inputs, wanted, tell))
     except Unverified as refused:
         _say_refused(directory, refused, as_json)
         _keep(receipt, refused.receipt.encode())
         raise typer.Exit(1) from None
-    kept = None
-    try:
-        _keep(receipt, prediction.receipt.encode())
-        kept = receipt
-    finally:  # an answer that has been paid for is told, whatever becomes of the file
-        _say(directory, prediction, asked, kept, as_json)
 
 
 def _policy(directory: Path, file: Path | None, require: str | None) -> Policy | None:
@@ -73,7 +75,13 @@ def _policy(directory: Path, file: Path | None, require: str | None) -> Policy |
     return (policy or policy_of(directory)).requiring(*names)
 
 
-async def _ask(directory: Path, words: Sequence[str], policy: Policy | None) -> tuple[Prediction, tuple[Asked, ...]]:
+async def _ask(
+    directory: Path,
+    words: Sequence[str],
+    policy: Policy | None,
+    tell: Callable[[Prediction, tuple[Asked, ...]], None],
+) -> None:
+    """Tells the answer as soon as it is there: what is learned of the peers may take longer."""
     from decentral.serving.client import STAGES, Client
     from decentral.serving.inputs import read_inputs
     from decentral.serving.model import Network
@@ -82,15 +90,14 @@ async def _ask(directory: Path, words: Sequence[str], policy: Policy | None) -> 
     batch, asked = await asyncio.to_thread(read_inputs, words, network)
     if len(batch) > MOST:
         raise UserError(f"{len(batch)} inputs; at most {MOST} are asked about at once")
-    prediction: Prediction | None = None
+    client = await Client.connect(directory, policy=policy)
     try:
-        async with Client.connect(directory, policy=policy) as client:
-            prediction = await client.predict(batch)
-    except UserError as error:
-        if prediction is None:
-            raise
-        note(f"warning: what was learned of the peers is not kept: {error}")  # the answer is as good as it was
-    return prediction, asked
+        tell(await client.predict(batch), asked)
+    finally:
+        try:
+            await client.close()
+        except UserError as error:  # the answer is as good as it was
+            note(f"warning: what was learned of the peers is not kept: {error}")
 
 
 def _keep(file: Path | None, data: bytes) -> None:

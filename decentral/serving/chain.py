@@ -8,9 +8,9 @@ computing this part alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -105,6 +105,7 @@ class Chain:
                 with suppress(UserError, ValueError):  # not in float64: then it stays what it is
                     exact = await self.computed(step.part, passed)
                     judgement = judged(transcript, place, self._anchors, policy, exact)
+            judgement = _excused(judgement, found.busy)
             judgements.append(judgement)
             if judgement.answer is None or judgement.answer.tensors is None:
                 break
@@ -137,6 +138,17 @@ def check_size(part: str, tensors: Tensors) -> None:
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > MOST_BYTES:
         raise UserError(f"{part} would be given {size} bytes, and takes {MOST_BYTES} at most; ask about fewer at once")
+
+
+def _excused(judgement: Judgement, busy: Collection[PeerId]) -> Judgement:
+    """Who has said that it is busy is not called silent."""
+    faults = [
+        replace(fault, kind=FaultKind.BUSY, detail="had too much to do until the deadline")
+        if fault.node in busy and fault.kind is FaultKind.UNRESPONSIVE
+        else fault
+        for fault in judgement.faults
+    ]
+    return replace(judgement, faults=tuple(faults))
 
 
 def _refused(part: str, refusal: Refused) -> str:

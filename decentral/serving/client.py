@@ -36,6 +36,7 @@ from decentral.serving.model import FILE as NETWORK
 from decentral.serving.model import Network, load_stages
 from decentral.serving.model import digest_of as digest_of_stage
 from decentral.serving.noise import Noise
+from decentral.serving.notebook import Notebook
 from decentral.serving.prediction import Cost, Prediction, Unverified
 from decentral.serving.probation import Probation
 from decentral.serving.replicas import Patience, Replicas
@@ -43,13 +44,12 @@ from decentral.serving.reputation import Reputations
 from decentral.serving.routing import Router
 from decentral.trust.anchors import Anchors, Part
 from decentral.trust.evidence import Fault, Kind
-from decentral.trust.examination import Examination, examine
+from decentral.trust.examination import examine
 from decentral.trust.leakage import Measurement
 from decentral.trust.order import SEED_BYTES, Order, Step
 from decentral.trust.policy import FILE as POLICY
 from decentral.trust.policy import Policy
 from decentral.trust.receipt import Receipt
-from decentral.trust.transcript import Transcript
 from decentral.wire.messages import PeerId
 
 STAGES = "stages"
@@ -57,8 +57,6 @@ OFFERED = frozenset({Kind.CONSENSUS})
 """Evidence that peers of a cluster can give."""
 ATTEMPTS = 3
 """Times that a batch is asked about, each time without those who failed, before it is given up."""
-MOST_REMEMBERED = 64
-"""Answers that wait to be written down: where a disk is slower than the replicas, who asks waits for it."""
 
 
 def policy_of(folder: Path) -> Policy:
@@ -129,11 +127,8 @@ class Client:
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
         self._replicas = Replicas(cluster.links, self._router, patience)
-        self._remembering: set[asyncio.Task[None]] = set()
-        self._writing = asyncio.Lock()  # a disk writes no faster for many, and threads that wait for it are missed
-        self._forgot: BaseException | None = None
         self._chain = Chain(self._replicas, cluster.anchors, model, self._work, measured)
-        self._probation = Probation(
+        probation = Probation(
             cluster.identity.id,
             cluster.anchors,
             self._replicas,
@@ -143,6 +138,7 @@ class Client:
             self._chain.computed,
             frozenset(model),
         )
+        self._notebook = Notebook(self.reputations, probation)
 
     @classmethod
     def connect(
@@ -184,21 +180,14 @@ class Client:
     async def close(self) -> None:
         """Raises UserError where what was learned cannot be written down."""
         try:
-            while self._remembering:
-                await asyncio.wait(self._remembering)
-            self._router.save()
+            try:
+                await self._notebook.close()
+            finally:
+                self._router.save()
         finally:
-            await self._hang_up()
-        if self._forgot is not None:
-            raise self._forgot
-
-    async def _hang_up(self) -> None:
-        for remembering in self._remembering:  # of who does not wait for them
-            remembering.cancel()
-        await asyncio.gather(*self._remembering, return_exceptions=True)
-        await self._replicas.close()
-        self._worker.shutdown(wait=False)
-        await self._stack.aclose()
+            await self._replicas.close()
+            self._worker.shutdown(wait=False)
+            await self._stack.aclose()
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -225,8 +214,7 @@ class Client:
             raise UserError(
                 "leakage: nobody has measured what this cluster's parts learn; `decentral leakage DIR` does"
             )
-        while len(self._remembering) >= MOST_REMEMBERED:
-            await asyncio.wait(self._remembering, return_when=asyncio.FIRST_COMPLETED)
+        await self._notebook.room()
         before = self.traffic
         inputs = await self._front(batch)
         digest = await digest_of(inputs)
@@ -238,7 +226,7 @@ class Client:
             asked += sum(len(exchange.asked) for exchange in course.transcript.exchanges)
             faults += found.faults
             problems |= course.problems
-            self._remember(found, course.transcript)
+            self._notebook.take(found, course.transcript)
             if found.verdict.valid or not found.faults:  # nobody failed: another attempt would end alike
                 break
         receipt = Receipt.signed(course.transcript, found, self._cluster.identity)
@@ -318,31 +306,6 @@ class Client:
             tuple(steps),
             local,
         )
-
-    def _remember(self, found: Examination, transcript: Transcript) -> None:
-        """What this says of those who took part; it is written down, and newcomers are tested, while others answer."""
-        votes = [judgement.vote.near for judgement in found.judgements if judgement.answer is not None]
-        agreed = [PeerId(peer) for near in votes if len(near) > 1 for peer in near]  # one alone agrees with nobody
-        blamed = {fault.node for fault in found.faults}
-
-        async def remember() -> None:
-            async with self._writing:
-                await asyncio.to_thread(self.reputations.record, found.faults, agreed)
-                if found.verdict.valid:
-                    await asyncio.to_thread(self._probation.learn, transcript)
-            if found.verdict.valid:
-                for place in range(len(transcript.exchanges)):
-                    await self._probation.beside(transcript, place, blamed)
-
-        remembering = asyncio.create_task(remember())
-        self._remembering.add(remembering)
-        remembering.add_done_callback(self._remembered)
-
-    def _remembered(self, remembering: asyncio.Task[None]) -> None:
-        """What could not be written down is said at the end, and costs nobody an answer."""
-        self._remembering.discard(remembering)
-        if not remembering.cancelled():
-            self._forgot = self._forgot or remembering.exception()
 
     def _labels(self, outputs: Tensors) -> tuple[int, ...]:
         if len(outputs) != 1 or (logits := next(iter(outputs.values()))).ndim != 2 or not logits.is_floating_point():

@@ -47,13 +47,14 @@ class _Replica:
 class Consultation:
     """Who was asked, in the order of the line; what came of each, less where a deadline ended; and why it was less.
 
-    `refusal`: what replicas say against the task itself, where so many say it that one of them is honest, and too few
-    are left for a quorum; else None.
+    `busy`: who had too much to do until the deadline, as the last that it said. `refusal`: what replicas say against
+    the task itself, where so many say it that one of them is honest, and too few are left for a quorum; else None.
     """
 
     asked: tuple[PeerId, ...]
     replies: Mapping[PeerId, Reply]
     problems: Mapping[PeerId, str]
+    busy: frozenset[PeerId] = frozenset()
     refusal: Refused | None = None
 
 
@@ -69,7 +70,7 @@ async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, repl
         await line.commit(order.policy.sizes(order.seed, step.part).replicas)
         if line.refusal is None:
             await line.reveal(question)
-        return Consultation(tuple(line.asked), line.replies(), line.problems, line.refusal)
+        return Consultation(tuple(line.asked), line.replies(), line.problems, line.busy, line.refusal)
 
 
 class _Line:
@@ -88,11 +89,17 @@ class _Line:
         self._patience, self._watch = replicas.patience, replicas.watch
         self._committed: dict[PeerId, _Replica] = {}
         self._refused: dict[PeerId, Refused] = {}
+        self._busy: set[PeerId] = set()
         self.asked: list[PeerId] = []
         self.problems: dict[PeerId, str] = {}
 
     def replies(self) -> dict[PeerId, Reply]:
         return {peer: self._committed[peer].reply for peer in self.asked if peer in self._committed}
+
+    @property
+    def busy(self) -> frozenset[PeerId]:
+        """See `Consultation`."""
+        return frozenset(self._busy - set(self._committed))
 
     def tell(self) -> None:
         """How long each took to commit, if it then did all that it was asked for.
@@ -147,10 +154,12 @@ class _Line:
                 yield
         except TransportError as error:
             self.problems[peer] = str(error)
+            if not isinstance(error, Refused) or error.reason is not Refusal.BUSY:
+                self._busy.discard(peer)
             if isinstance(error, Refused) and error.reason in OF_TASKS and peer not in self._committed:
                 self._refused[peer] = error
         except TimeoutError:
-            self.problems[peer] = "silent"
+            self.problems[peer] = "busy" if peer in self.busy else "silent"
 
     async def _until_free(self, peer: PeerId, ends: float) -> tuple[Conversation, Commitment]:
         """Asks again where the replica has too much to do."""
@@ -162,7 +171,10 @@ class _Line:
                 await conversation.say(self._task)
                 heard = await conversation.hear()
             except Refused as refused:
-                if refused.reason is not Refusal.BUSY or loop.time() + pause > ends:
+                if refused.reason is not Refusal.BUSY:
+                    raise
+                self._busy.add(peer)
+                if loop.time() + pause > ends:
                     raise
                 self._replicas.busy += 1
                 await asyncio.sleep(pause)

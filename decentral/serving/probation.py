@@ -113,7 +113,8 @@ class Probation:
         question = order.question(step, digest)
         judged = judge(question, [peer], found.replies, ONE, part.tolerance, reference=known.output)
         passed = [peer] if judged.answer is not None else []
-        await asyncio.to_thread(self.reputations.record, judged.faults, passed=passed)
+        faults = [] if found.busy else judged.faults
+        await asyncio.to_thread(self.reputations.record, faults, passed=passed)
 
     async def _compute(
         self, part: Part, order: Order, exchange: Exchange, given: Tensors, blamed: Collection[PeerId]

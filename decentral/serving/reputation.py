@@ -6,8 +6,8 @@ The mathematics is `core.reputation`; here it is kept. Judgements go in, weights
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from sqlite3 import Connection
 
 from decentral.core.lots import weight
@@ -22,8 +22,9 @@ question that it signs is the one that it was sent. Who breaks a commitment, or 
 deny it before others; the client has seen it."""
 SILENCE = frozenset({FaultKind.UNRESPONSIVE})
 """What may be the network's fault, or a crash."""
-PENDING = frozenset({FaultKind.DISAGREED})
-"""What says nothing yet: the quorum may be the liars. Computed again, it is a lie, or nothing."""
+PENDING = frozenset({FaultKind.DISAGREED, FaultKind.BUSY})
+"""What says nothing: the quorum may be the liars, and who has too much to do has not failed. Computed again, the first
+is a lie, or nothing."""
 
 FRESH = 1.0
 """Seconds for which a reputation that was read is used again: a choice asks dozens of times, and they fade in weeks."""
@@ -50,6 +51,27 @@ def judged(before: Reputation, faults: Iterable[Fault] = (), *, agreed: int = 0,
         for _ in range(times):
             before = step(before)
     return before
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one judgement says. `agreed`: who gave the answer that counts; `passed`: who gave one known before.
+
+    Whoever failed a test stands among `faults`, since the known answer is a reference: `trust.consensus.judge`.
+    """
+
+    faults: tuple[Fault, ...] = ()
+    agreed: tuple[PeerId, ...] = ()
+    passed: tuple[PeerId, ...] = ()
+
+
+def _against(judgement: Judged) -> dict[PeerId, list[Fault]]:
+    """By peer, what counts against it."""
+    against: dict[PeerId, list[Fault]] = {}
+    for fault in judgement.faults:
+        if fault.kind in LIES | SILENCE:
+            against.setdefault(fault.node, []).append(fault)
+    return against
 
 
 class Reputations:
@@ -79,23 +101,22 @@ class Reputations:
     def record(
         self, faults: Iterable[Fault] = (), agreed: Iterable[PeerId] = (), passed: Iterable[PeerId] = ()
     ) -> None:
-        """Takes a judgement over. `agreed`: who gave the answer that counts; `passed`: who gave one known before.
+        """Takes a judgement over, see `Judged`."""
+        self.take([Judged(tuple(faults), tuple(agreed), tuple(passed))])
 
-        Whoever failed a test stands among `faults`, since the known answer is a reference: `trust.consensus.judge`.
-        """
-        against: dict[PeerId, list[Fault]] = {}
-        for fault in faults:
-            if fault.kind not in PENDING:
-                against.setdefault(fault.node, []).append(fault)
-        answered, tested = Counter(agreed), Counter(passed)
-        touched = sorted({*against, *answered, *tested})
+    def take(self, judgements: Sequence[Judged]) -> None:
+        """The same for several, one after another in one transaction."""
+        told = [(judgement, _against(judgement)) for judgement in judgements]
+        touched = sorted({peer for each, against in told for peer in (*against, *each.agreed, *each.passed)})
         if not touched:
             return
         with self._ledger.writing() as connection:
             now = self._now()
             for peer in touched:
-                before, at = self._faded(connection, peer, now)
-                after = judged(before, against.get(peer, ()), agreed=answered[peer], passed=tested[peer])
+                after, at = self._faded(connection, peer, now)
+                for each, against in told:
+                    agreed, passed = each.agreed.count(peer), each.passed.count(peer)
+                    after = judged(after, against.get(peer, ()), agreed=agreed, passed=passed)
                 connection.execute(
                     "INSERT OR REPLACE INTO reputations VALUES (?, ?, ?, ?, ?)",
                     (peer, after.good, after.bad, after.passed, at),

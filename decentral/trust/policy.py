@@ -151,14 +151,21 @@ class Policy:
             reasons.append("a part has answered twice")
         strays = sorted({each.part for each in findings} - set(parts))
         reasons += [f"{stray}: there are findings about a part that the answer does not have" for stray in strays]
-        for part in parts:
+        about = {each.part for each in findings}
+        asked = [part for part in parts if part in about]
+        if asked and (rest := [part for part in parts if part not in about]):
+            failed = [each.part for each in findings if not each.passed]
+            why = f": {failed[-1]} failed" if failed else ""
+            reasons.append(f"{', '.join(rest)}: {'was' if len(rest) == 1 else 'were'} not asked{why}")
+        for part in asked or parts:
             needed = [*NEEDED, *(kind for kind in REQUIRABLE.values() if kind in self.require and kind is not Kind.ZK)]
             needed += [Kind.ZK] if self.proves(seed, part) else []
             needed += [Kind.LEAKAGE] if self.leakage is not None else []
             for kind in needed:
-                about = [each for each in findings if (each.kind, each.part) == (kind, part) and each.passed]
-                reason = self._lacking(kind, about, self.sizes(seed, part).quorum)
-                if reason is not None:
+                passed = [each for each in findings if (each.kind, each.part) == (kind, part) and each.passed]
+                reason = self._lacking(kind, passed, self.sizes(seed, part).quorum)
+                told = not passed and any((each.kind, each.part) == (kind, part) for each in findings)
+                if reason is not None and not told:
                     reasons.append(f"{part}: {kind.value}: {reason}")
         return Verdict(not reasons, tuple(dict.fromkeys(reasons)), tuple(findings))
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from decentral.cli.predict import _ask
+from decentral.serving.client import Client
 from decentral.serving.model import Network, save_stages
 from decentral.serving.stage import StageService
 from decentral.trust.receipt import verify
@@ -81,6 +83,21 @@ async def test_where_nobody_is_there_it_says_why_and_where_to_look(cluster):
     assert (code, err) == (1, "")
     assert "unresponsive: stage-0-a" in out and "stage-0-b: " in out
     assert f"who is up: decentral status {made.folder}" in out
+
+
+async def test_an_answer_is_told_before_the_client_has_learned_from_it(cluster, monkeypatch):
+    made = await cluster()
+    await predict(made, "digits:7")  # and its network is in the folder
+    told: list[str] = []
+    close = Client.close
+
+    async def closing(self: Client) -> None:
+        told.append("closes")
+        await close(self)
+
+    monkeypatch.setattr(Client, "close", closing)
+    await _ask(made.folder, ["digits:8"], None, lambda prediction, asked: told.append(asked[0].name))
+    assert told == ["digits:8", "closes"]
 
 
 async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):

@@ -11,45 +11,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from decentral.errors import RunDirectoryError, Unreachable, UserError
 from decentral.launch import serving
 from decentral.launch.background import launcher_pid, start_serving, stop
 from decentral.launch.cluster import LOCK, is_running
 from decentral.launch.serving import DIGEST, EXPERT, parts_of
-from decentral.models.denoisers import unet
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.journal import Journal, Tail
 from decentral.run.recipe import load_recipe
 from decentral.serving.expert import digest_of
-from decentral.serving.generation import PIPELINE, Wish, generate
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
-
-EXPERTS = 2
-
-
-def small(seed: int, outputs: int = 1) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return unet((1, 8, 8), 10, channels=(8, 16), outputs=outputs).eval()
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    """As a run of two experts and a router leaves it, though nobody has trained them."""
-    recipe = load_recipe("diffusion-digits", [f"peers={EXPERTS + 1}"])
-    experts = {f"expert_{number}": small(number) for number in range(EXPERTS)}
-    with RunDirectory.create(tmp_path / "run", recipe, "local") as made:
-        for number in range(EXPERTS):
-            folder = made.node(peer_name(number)) / EXPERT
-            experts[f"expert_{number}"].save_pretrained(folder)
-            (folder / DIGEST).write_text(digest_of(experts[f"expert_{number}"]))
-        DecentralizedDiffusionPipeline(router=small(9, EXPERTS), **experts).save_pretrained(made.path / PIPELINE)
-    return RunDirectory.open(tmp_path / "run")
+from decentral.serving.generation import Wish, generate
+from tests.launch.experts import EXPERTS, small
 
 
 def decentral(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

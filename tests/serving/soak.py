@@ -155,6 +155,9 @@ class Crowd:
     refused: Counter[str] = field(default_factory=Counter)
     """Requests without an answer, by the type of what was raised."""
     seconds: list[float] = field(default_factory=list)
+    """Of those who ask one request after another."""
+    greedy: list[float] = field(default_factory=list)
+    """Of the one that has many under way."""
     memory: list[dict[str, int]] = field(default_factory=list)
     """Resident bytes by node, second by second."""
     wall: float = 0.0
@@ -170,7 +173,7 @@ async def crowd(up: Standing, clients: int = 64, seconds: float = 60.0, greedy: 
     known = [(batch, up.expected(batch)) for batch in inputs(32)]
     found = Crowd()
 
-    async def ask(client: Client, turn: int) -> None:
+    async def ask(client: Client, turn: int, seconds: list[float]) -> None:
         batch, expected = known[turn % len(known)]
         began = time.monotonic()
         found.sent += 1
@@ -181,12 +184,12 @@ async def crowd(up: Standing, clients: int = 64, seconds: float = 60.0, greedy: 
             return
         found.answered += 1
         found.wrong += not torch.equal(output, expected)
-        found.seconds.append(time.monotonic() - began)
+        seconds.append(time.monotonic() - began)
 
-    async def keep_asking(client: Client, first: int, ends: float) -> None:
+    async def keep_asking(client: Client, first: int, ends: float, seconds: list[float]) -> None:
         turn = first
         while time.monotonic() < ends:
-            await ask(client, turn)
+            await ask(client, turn, seconds)
             turn += 1
 
     async def look() -> None:
@@ -203,8 +206,9 @@ async def crowd(up: Standing, clients: int = 64, seconds: float = 60.0, greedy: 
         try:
             async with asyncio.TaskGroup() as group:
                 for number, client in enumerate(everybody):
-                    for each in range(greedy if not number else 1):
-                        group.create_task(keep_asking(client, number + each, began + seconds))
+                    many, taken = (1, found.seconds) if number else (greedy, found.greedy)
+                    for each in range(many):
+                        group.create_task(keep_asking(client, number + each, began + seconds, taken))
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from decentral.errors import UserError
+from decentral.errors import Malformed, Refusal, UserError
 from decentral.serving.client import Client
+from decentral.serving.ledger import Ledger
 from decentral.serving.model import Network, save_stages
 from decentral.serving.prediction import UNDECIDED, Unverified
 from decentral.serving.replicas import Patience
+from decentral.serving.reputation import Reputations
 from decentral.serving.stage import StageService
 from decentral.trust.anchors import Anchors
 from decentral.trust.evidence import FaultKind, Kind
@@ -176,6 +178,44 @@ async def test_a_request_that_is_called_off_is_held_against_nobody(cluster):
         assert all(client._router._awake(peer) for part in parts for peer in part)
 
 
+class AlwaysBusy(StageService):
+    """Has too much to do, whenever it is asked."""
+
+    async def __call__(self, task: Any, client: Any) -> None:
+        raise Malformed(Refusal.BUSY, "come again")
+
+
+async def test_who_was_busy_loses_no_reputation_and_who_was_silent_does(cluster):
+    made = await cluster(liars={"stage-1-b": AlwaysBusy, "stage-2-b": Hangs})
+    async with Client.connect(made.folder, patience=replace(QUICK, commit=1)) as client:
+        prediction = await client.predict(X)
+    assert {(made.node(f.node), f.kind) for f in prediction.faults} == {
+        ("stage-1-b", FaultKind.BUSY),
+        ("stage-2-b", FaultKind.UNRESPONSIVE),
+    }
+    with Ledger.open(made.folder / "client" / "ledger.sqlite") as ledger:
+        reputations = Reputations(ledger)
+        bad = {peer.name: reputations.of(peer.id).bad for peer in made.anchors.peers}
+    assert {name for name, count in bad.items() if count} == {"stage-2-b"}
+    assert verify(prediction.receipt, made.anchors).valid
+
+
+async def test_where_nobody_has_room_another_attempt_is_made_and_then_it_is_said(cluster):
+    made = await cluster(liars=dict.fromkeys(["stage-1-a", "stage-1-b"], AlwaysBusy))
+    async with Client.connect(made.folder, patience=replace(QUICK, commit=0.2)) as client:
+        with pytest.raises(Unverified) as refused:
+            await client.predict(X)
+    assert {fault.kind for fault in refused.value.faults} == {FaultKind.BUSY}
+    assert all("busy" in problem for problem in refused.value.problems.values())
+
+
+class Hangs(StageService):
+    """Takes the task and says nothing."""
+
+    async def commit(self, sealed: Any, client: Any) -> None:
+        await asyncio.Event().wait()
+
+
 async def test_an_answer_that_cannot_be_remembered_is_an_answer_and_the_end_says_so(cluster, monkeypatch):
     made = await cluster()
 
@@ -183,21 +223,12 @@ async def test_an_answer_that_cannot_be_remembered_is_an_answer_and_the_end_says
         raise UserError("the ledger cannot grow")
 
     client = await Client.connect(made.folder)
-    monkeypatch.setattr(client.reputations, "record", full)
+    monkeypatch.setattr(client.reputations, "take", full)
     try:
         assert (await client.predict(X)).verdict.valid
     finally:
         with pytest.raises(UserError, match="cannot grow"):
             await client.close()
-
-
-async def test_answers_wait_where_they_cannot_be_written_down_as_quickly_as_they_come(cluster, monkeypatch):
-    made = await cluster()
-    monkeypatch.setattr("decentral.serving.client.MOST_REMEMBERED", 2)
-    async with Client.connect(made.folder) as client:
-        for _ in range(6):
-            await client.predict(X)
-            assert len(client._remembering) <= 2
 
 
 @pytest.mark.parametrize(

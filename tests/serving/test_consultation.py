@@ -143,6 +143,31 @@ async def test_who_is_busy_is_asked_again(cluster):
     assert made.services["stage-0-b"].times == 3
 
 
+class AlwaysBusy(StageService):
+    """Has too much to do, whenever it is asked."""
+
+    async def __call__(self, task: Any, client: Any) -> None:
+        raise Malformed(Refusal.BUSY, "come again")
+
+
+async def test_who_is_busy_until_the_deadline_is_called_busy_and_replaced(cluster):
+    made = await cluster(replicas=4, liars={"stage-0-a": AlwaysBusy})
+    async with asking(made, Watching(), replace(QUICK, commit=1)) as ask:
+        order, inputs = order_for(made)
+        found = await ask(order, inputs)
+    assert {made.node(peer) for peer in found.busy} == {"stage-0-a"} == {made.node(peer) for peer in found.problems}
+    assert "busy" in next(iter(found.problems.values()))
+    assert len(found.asked) == 4
+    assert len(found.replies) == 3
+
+
+async def test_who_was_busy_and_then_commits_is_not_called_so(cluster):
+    made = await cluster(liars={"stage-0-b": Busy})
+    async with asking(made, Watching(), QUICK) as ask:
+        order, inputs = order_for(made)
+        assert (await ask(order, inputs)).busy == frozenset()
+
+
 async def test_who_has_too_many_sessions_already_is_asked_again(cluster):
     made = await cluster()
     peer = next(anchor.id for anchor in made.anchors.peers if anchor.name == "stage-0-b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from decentral.core.reputation import Reputation
+from decentral.errors import Malformed, Refusal
 from decentral.serving.access import access
 from decentral.serving.client import Client
 from decentral.serving.known_answers import KnownAnswers
@@ -92,6 +95,57 @@ async def test_whoever_lies_is_found_out_by_a_test(cluster):
         named = {peer.name: tests.reputations.of(peer.id) for peer in made.anchors.replicas(part.name)}
         assert named["stage-0-b"].newcomer and named["stage-0-b"].bad > 10
         assert not named["stage-0-a"].newcomer
+
+
+async def test_an_answer_does_not_wait_for_a_newcomer_that_hangs_in_its_test(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await cluster(replicas=1)
+    monkeypatch.setattr(Router, "tests", always)
+    monkeypatch.setattr("decentral.serving.notebook.PARTING", 0.2)
+    alone, endless = Policy(replicas=1, quorum=1, faulty=0), Patience(opening=600, commit=600, reveal=600)
+    with Ledger.open(made.folder / "client" / "ledger.sqlite") as ledger:
+        part, answers = made.anchors.parts[0], KnownAnswers(ledger)
+        with torch.no_grad():
+            answers.keep(
+                part.name,
+                bytes.fromhex(part.digest),
+                {part.inputs[0]: X + 1},
+                made.stages[0].run({part.inputs[0]: X + 1}),
+                [],
+            )
+    service, tested = made.services["stage-0-a"], asyncio.Event()
+    commit = service.commit
+
+    async def hangs_later(sealed: Any, client: Any) -> None:
+        service.commit = hangs
+        await commit(sealed, client)
+
+    async def hangs(sealed: Any, client: Any) -> None:
+        tested.set()
+        await asyncio.Event().wait()
+
+    service.commit = hangs_later
+    async with asyncio.timeout(60):
+        async with Client.connect(made.folder, policy=alone, patience=endless) as client:
+            assert (await client.predict(X)).verdict.valid
+            await tested.wait()
+    assert remembered(made)["stage-0-a"].newcomer, "nothing is known of who could not say anything"
+
+
+async def test_a_busy_newcomer_is_tested_another_time(cluster: Any) -> None:
+    made = await cluster(replicas=1)
+    service = made.services["stage-0-a"]
+
+    class Busy(StageService):
+        async def __call__(self, task: Any, client: Any) -> None:
+            raise Malformed(Refusal.BUSY, "come again")
+
+    service.__class__ = Busy
+    async with probation(made) as (tests, part):
+        object.__setattr__(tests.replicas, "patience", Patience(opening=3, commit=0.2, reveal=1))
+        await turn(tests, part)
+        assert tests.reputations.of(made.anchors.replicas(part.name)[0].id) == Reputation()
 
 
 async def test_nobody_gets_a_question_twice(cluster):

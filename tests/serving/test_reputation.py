@@ -97,6 +97,7 @@ def test_silence_is_no_lie_and_disagreeing_is_nothing_yet(before: Reputation) ->
     assert silent.bad == min(before.bad + SILENCE, CAP)
     assert (silent.good, silent.passed) == (before.good, before.passed)
     assert judged(before, [fault(A, FaultKind.DISAGREED)]) == before
+    assert judged(before, [fault(A, FaultKind.BUSY)]) == before
     assert judged(before, [fault(A, FaultKind.DISAGREED), fault(A, FaultKind.LIED)]) == before.lied()
 
 

@@ -42,6 +42,21 @@ def test_a_finding_that_is_missing_or_has_failed_is_a_failure(place: int) -> Non
     assert failed.reasons == (f"{lacking.part}: {lacking.kind.value}: is wrong",), "others that passed do not heal it"
 
 
+def test_parts_that_were_not_asked_are_named_once_with_the_part_that_failed() -> None:
+    first = evidence(PARTS[:1], (Kind.MODEL, Kind.LINK, Kind.FRESH))
+    silent = Finding(Kind.CONSENSUS, PARTS[0], False, "nobody has answered", 0.0)
+    verdict = Policy().judge(NONCE, PARTS, [*first, silent])
+    rest = ", ".join(PARTS[1:])
+    assert verdict.reasons == (
+        f"{PARTS[0]}: consensus: nobody has answered",
+        f"{rest}: {'was' if len(PARTS) == 2 else 'were'} not asked: {PARTS[0]} failed",
+    )
+    kept = Policy().judge(NONCE, PARTS, evidence(PARTS[:-1]))
+    assert kept.reasons == (f"{PARTS[-1]}: was not asked",), (
+        "whoever leaves a part out of a receipt has no failure to name"
+    )
+
+
 @given(st.sets(st.sampled_from(evidence()), max_size=8))
 def test_less_evidence_never_makes_an_answer_valid(left_out: set[Finding]) -> None:
     for policy in (STRICT, Policy()):
