@@ -35,10 +35,11 @@ COMMANDS = (
     "verify",
     "calibrate",
     "leakage",
+    "zk",
     "generate",
     "doctor",
 )
-"""In the order of `--help`. Each is the function of its name in the module of its name."""
+"""In the order of `--help`. Each is the function, or the group of commands, of its name in the module of its name."""
 
 BAD_INPUT, FAILED, INTERRUPTED, UNREAD = 2, 1, 130, 141
 """Exit codes; the last two are those of a program that SIGINT or SIGPIPE has ended."""
@@ -57,6 +58,8 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         function = getattr(importlib.import_module(f"decentral.cli.{cmd_name}"), cmd_name)
+        if isinstance(function, typer.Typer):
+            return typer.main.get_command(function)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name)(function)
         return typer.main.get_command(single)

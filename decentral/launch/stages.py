@@ -54,19 +54,8 @@ def cut(
     The parts are in order, not calibrated. `say` is told whose model it is. Blocking. Raises RecipeError that names the
     key, and UserError.
     """
-    source = _from_file(recipe) if run is None else _from_run(recipe, run)
-    say(f"the model is {source.words}")
-    network = _network(recipe, source)
-    model = network.build()
-    try:
-        put_parameters(model, source.parameters)
-    except UserError as error:
-        raise UserError(f"{source.words}: {error}") from error
-    try:
-        stages = network.split(model)
-    except UserError as error:
-        raise RecipeError(str(error), key="stages") from error
-    measured = estimated_gains(stages, _samples(recipe, source), recipe.seed)
+    network, stages, samples = staged(recipe, run, say)
+    measured = estimated_gains(stages, samples, recipe.seed)
     save_stages(folder, network, stages)
     return tuple(
         Part(
@@ -79,6 +68,25 @@ def cut(
         )
         for place, (name, stage) in enumerate(zip(recipe.parts, stages, strict=True))
     )
+
+
+def staged(
+    recipe: ServingRecipe, run: FinishedRun | None, say: Callable[[str], None] = lambda words: None
+) -> tuple[Network, list[Stage], Float[Tensor, "n ..."]]:
+    """A recipe's model, cut, with samples of its inputs. Raises as `cut` does."""
+    source = _from_file(recipe) if run is None else _from_run(recipe, run)
+    say(f"the model is {source.words}")
+    network = _network(recipe, source)
+    model = network.build()
+    try:
+        put_parameters(model, source.parameters)
+    except UserError as error:
+        raise UserError(f"{source.words}: {error}") from error
+    try:
+        stages = network.split(model)
+    except UserError as error:
+        raise RecipeError(str(error), key="stages") from error
+    return network, stages, samples_of(network, recipe.seed)
 
 
 def estimated_gains(stages: list[Stage], inputs: Float[Tensor, "n ..."], seed: int) -> list[float]:
@@ -158,12 +166,12 @@ def _network(recipe: ServingRecipe, source: Source) -> Network:
     )
 
 
-def _samples(recipe: ServingRecipe, source: Source) -> Float[Tensor, "n ..."]:
+def samples_of(network: Network, seed: int) -> Float[Tensor, "n ..."]:
     """Some of the data's training images, or noise where there is no data of that shape."""
-    generator = torch.Generator().manual_seed(derive_seed(recipe.seed, "samples"))
-    if source.data is None or source.data[1].image_shape != source.input:
-        return torch.randn(SAMPLES, *source.input, generator=generator)
-    images = source.data[1]
+    generator = torch.Generator().manual_seed(derive_seed(seed, "samples"))
+    images = network.dataset()
+    if images is None or tuple(images.image_shape) != network.input:
+        return torch.randn(SAMPLES, *network.input, generator=generator)
     places = torch.randperm(len(images.train_labels), generator=generator)[:SAMPLES].sort().values
     pixels = torch.from_numpy(images.train_images(np.asarray(places)))
     return normalise(pixels, images.mean, images.std)

@@ -152,6 +152,26 @@ class Settings:
         return int(low), int(high)
 
     @property
+    def arguments(self) -> Arguments:
+        """Those that make these settings of the same graph and numbers. Raises Malformed, UserError."""
+        given = self._decoded()["run_args"]
+        inputs, parameters, outputs = self.visibilities
+        return Arguments(
+            inputs,
+            outputs,
+            parameters,
+            given["input_scale"],
+            given["param_scale"],
+            given["scale_rebase_multiplier"],
+            given["logrows"],
+            given["num_inner_cols"],
+            given["decomp_base"],
+            given["decomp_legs"],
+            not given["ignore_range_check_inputs_outputs"],
+            self.lookups,
+        )
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(shape) for shape in self._decoded()["model_instance_shapes"])
 

@@ -158,8 +158,11 @@ def _row(drawn: Sequence[_Drawn]) -> tuple[Wire, ...]:
 
 async def _drafted(alone: Worker, drawn: _Drawn, logrows: int) -> Draft:
     settings = await settings_of(alone, drawn.model, replace(drawn.arguments, logrows=logrows))
-    example = tuple(tuple(map(float, tensor[0].flatten().tolist())) for tensor in drawn.inputs)
-    return Draft(drawn.model.read_bytes(), settings, example, drawn.wires)
+    return Draft(drawn.model.read_bytes(), settings, _example(drawn.inputs), drawn.wires)
+
+
+def _example(inputs: Sequence[Tensor]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(map(float, tensor[0].flatten().tolist())) for tensor in inputs)
 
 
 async def make(
@@ -201,6 +204,40 @@ async def setup(
     found = await srs(drafts[0].settings.logrows)
     made = await make(drafts, found, store, limits=limits, say=say)
     return Chain(tuple(each.circuit for each in made), tuple(each.wires for each in drafts)), made, found
+
+
+async def rebuilt(
+    chain: Chain,
+    stages: Sequence[nn.Module],
+    samples: Sequence[Tensor],
+    srs: SRS,
+    store: Store,
+    *,
+    limits: Limits | None = None,
+    say: Say = lambda words: None,
+) -> Chain:
+    """The circuits that these stages come to with the arguments of pinned ones: the same, if they are the same model.
+
+    Raises UserError where there are more or fewer stages, or they cannot be connected so; Unproven.
+    """
+    if len(stages) != len(chain.circuits):
+        raise UserError(f"there are {len(stages)} stages, and {len(chain.circuits)} circuits")
+    drafts, outputs = [], list[tuple[Tensor, ...]]()
+    with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
+        async with worker(limits) as alone:
+            for place, (stage, circuit, wires) in enumerate(zip(stages, chain.circuits, chain.wires, strict=True)):
+                say(f"stage {place}: settings")
+                try:
+                    given = tuple(outputs[source][output] for source, output in wires) if wires else tuple(samples)
+                except IndexError:
+                    raise UserError(f"stage {place} takes what no stage of this model gives") from None
+                model = Path(scratch) / f"stage-{place}.onnx"
+                await asyncio.to_thread(export, stage, [tensor[:1] for tensor in given], model)
+                outputs.append(await asyncio.to_thread(_outputs, stage, given))
+                settings = await settings_of(alone, model, circuit.settings.arguments)
+                drafts.append(Draft(model.read_bytes(), settings, _example(given), wires))
+    made = await make(drafts, srs, store, limits=limits, say=say)
+    return Chain(tuple(each.circuit for each in made), chain.wires)
 
 
 async def settings_of(alone: Worker, model: Path, arguments: Arguments) -> Settings:

@@ -1,0 +1,469 @@
+"""`decentral zk`: prove what a model answered, and verify it, without showing what lies between its ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decentral.cli.output import JsonOption, PluginOption, SetOption, load_plugins, note, say, say_json, say_table
+from decentral.errors import Malformed, UserError
+
+if TYPE_CHECKING:
+    from decentral.launch.circuits import Reference
+    from decentral.serving.inputs import Asked
+    from decentral.zk.bundle import Bundle
+    from decentral.zk.circuit import Chain
+    from decentral.zk.proving import Proven
+    from decentral.zk.verification import Verified
+    from decentral.zk.worker import Limits
+
+NOT_VALID = 1
+TEST = "local test SRS: whoever made it could forge these proofs"
+
+zk = typer.Typer(
+    name="zk",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Prove what a model answered, and verify it. Every command has --json.",
+)
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `zk setup` made.")]
+InputArgument = Annotated[
+    str, typer.Argument(metavar="INPUT", help="A picture, .npy, .safetensors or digits:7, as `predict` takes it.")
+]
+SrsOption = Annotated[Path | None, typer.Option("--srs", metavar="FILE", help="The SRS file. [default: the store's]")]
+LocalOption = Annotated[
+    bool, typer.Option("--local-test-srs", help="Use an SRS that was made here, for tests: its maker can forge.")
+]
+MemoryOption = Annotated[float, typer.Option(min=0.1, metavar="GIB", help="Memory that ezkl may have at a time.")]
+TimeoutOption = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For each step of ezkl's.")]
+NonceOption = Annotated[
+    str | None, typer.Option(metavar="HEX", help="The task's 32 random bytes, for which its proofs are signed.")
+]
+
+
+@zk.command()
+def setup(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of `up`, of circuits, or of a finished run; a serving recipe; or parameters "
+            "(--set model.name=NAME, --set data.name=NAME).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where circuits.json and the stages go.")],
+    stages: Annotated[
+        str | None, typer.Option(metavar="N|A,B", help="How many stages, or the modules after which to cut.")
+    ] = None,
+    overrides: SetOption = None,
+    plugins: PluginOption = None,
+    parameters: Annotated[
+        str, typer.Option(help="fixed: in the key; polycommit: committed to, and one key for every checkpoint.")
+    ] = "fixed",
+    scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of the input after the point.")] = 7,
+    parameter_scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of parameters after the point.")] = 7,
+    rebase: Annotated[int, typer.Option(min=1, help="Tensors are rescaled when this far above the input.")] = 1,
+    legs: Annotated[int, typer.Option(min=1, help="Digits of the numbers that are checked to be in range.")] = 2,
+    base: Annotated[int, typer.Option(min=2, help="Of those digits; less than 2^logrows.")] = 2**14,
+    logrows: Annotated[
+        int | None, typer.Option(min=1, max=26, help="Logarithm of the rows, at least. [default: what is needed]")
+    ] = None,
+    srs: SrsOption = None,
+    fetch: Annotated[bool, typer.Option("--fetch-srs", help="Download the ceremony's file if it is not here.")] = False,
+    local: LocalOption = False,
+    memory: MemoryOption = 8,
+    timeout: TimeoutOption = 3600,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: make the circuits again, and compare them with DIR.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the circuits of a model, their keys, and what its verifiers pin.
+
+    With --check, exit code 1: the model does not come to these circuits.
+    """
+    from decentral.zk.arguments import Visibility
+
+    visibility = Visibility.of_parameters(parameters)
+    load_plugins(plugins)
+    from decentral.launch.circuits import Reference, check_circuits, load_circuits, make_circuits, read_model
+    from decentral.zk.setup import Options
+    from decentral.zk.store import Store
+
+    model = read_model(source, stages, overrides or (), say=note)
+    reference, store, limits = Reference(srs, local, fetch), Store(), _limits(memory, timeout)
+    began = time.monotonic()
+    if check:
+        found = reference.pinned(store, load_circuits(out))
+        pinned, again = asyncio.run(check_circuits(model, out, found, limits=limits, say=note))
+        _say_checked(out, pinned, again, as_json)
+        return
+    options = Options(visibility, scale, parameter_scale, rebase, base=base, legs=legs, logrows=logrows)
+    chain = asyncio.run(make_circuits(model, out, reference, store, options, limits=limits, say=note))
+    _say_circuits(out, chain, time.monotonic() - began, as_json)
+
+
+@zk.command()
+def prove(
+    folder: FolderArgument,
+    given: InputArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the proofs go.")],
+    parallel: Annotated[int, typer.Option(min=1, help="Proofs at a time, each with all the memory.")] = 1,
+    job: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keeps finished proofs, so that one can go on. [default: OUT.job]"),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The identity.key that signs for the task.")] = None,
+    nonce: NonceOption = None,
+    srs: SrsOption = None,
+    memory: MemoryOption = 8,
+    timeout: TimeoutOption = 3600,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove what the model answers to one input, stage by stage. Who is interrupted goes on from the last proof."""
+    task = _nonce(nonce)
+    if (task is None) != (key is None):
+        raise UserError("--nonce and --key go together: a proof is signed for a task, by somebody")
+    from decentral.launch.circuits import Reference
+
+    began = time.monotonic()
+    reference, limits = Reference(srs, local=True), _limits(memory, timeout)
+    kept = job or out.with_name(f"{out.name}.job")
+    chain, proven, asked = asyncio.run(_prove(folder, given, reference, limits, parallel, kept))
+    proofs = proven.proofs
+    if task is not None and key is not None:
+        from decentral.wire.identity import Identity
+        from decentral.zk.binding import bind
+        from decentral.zk.bundle import Bundle
+
+        identity = Identity.load(key)
+        bound = [bind(identity, task, chain.identity, place, each) for place, each in enumerate(proofs.proofs)]
+        proofs = Bundle(proofs.proofs, tuple(bound))
+    _write(out, proofs)
+    if job is None:
+        import shutil
+
+        shutil.rmtree(kept, ignore_errors=True)
+    _say_proven(out, chain, proven, proofs, asked, time.monotonic() - began, as_json)
+
+
+@zk.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="What you pin: circuits.json, or its folder.")],
+    proof: Annotated[Path, typer.Argument(metavar="PROOF", help="What `zk prove` wrote.")],
+    given: InputArgument,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What the model is said to have answered: .npy, .safetensors.")
+    ] = None,
+    network: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder of network.json, if it is not beside circuits.json.")
+    ] = None,
+    identity: Annotated[str | None, typer.Option(metavar="HEX", help="The model's identity that you know.")] = None,
+    nonce: NonceOption = None,
+    srs: SrsOption = None,
+    local: LocalOption = False,
+    memory: MemoryOption = 8,
+    timeout: TimeoutOption = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out whether proofs are of this model, this input and this output.
+
+    Exit code 0: they are; 1: they are not, or stand on a local test SRS that is not allowed; 2: unusable.
+    """
+    from decentral.launch.circuits import Reference
+
+    reference, limits = Reference(srs, local=True), _limits(memory, timeout)
+    found, chain = asyncio.run(
+        _verify(folder, proof, given, reference, limits, network or folder, output, _nonce(nonce))
+    )
+    refused = None
+    if identity is not None and identity.lower() != chain.identity.hex():
+        refused = f"{folder}: is of the model {chain.identity.hex()}, not of {identity}"
+    elif found.passed and found.simulated and not local:
+        refused = f"{TEST}; allow it with --local-test-srs"
+    _say_verified(found, chain, refused, as_json)
+    if refused is not None or not found.passed:
+        raise typer.Exit(NOT_VALID)
+
+
+@zk.command()
+def contract(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the Solidity files go.")],
+    solc: Annotated[Path | None, typer.Option(metavar="FILE", help="The Solidity compiler that compiles them.")] = None,
+    srs: SrsOption = None,
+    memory: MemoryOption = 8,
+    timeout: TimeoutOption = 600,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a contract for each stage that verifies its proofs on an Ethereum chain.
+
+    It says whether a proof holds for its instances. Whoever calls it compares instances, parameters and links.
+    """
+    from decentral.launch.circuits import Reference, load_circuits
+    from decentral.zk.contract import write_contracts
+    from decentral.zk.store import Store
+
+    chain = load_circuits(folder)
+    found = Reference(srs, local=True).pinned(Store(), chain)
+    written = asyncio.run(write_contracts(chain, found, out, solc, limits=_limits(memory, timeout)))
+    if as_json:
+        say_json({"contracts": written, "compiled": solc is not None, "standing_on": chain.words})
+        return
+    sizes = [("" if each["bytes"] is None else f"{each['bytes']} bytes") for each in written]
+    say_table(
+        ("stage", "file", "compiled"),
+        [
+            (str(place), each["file"], size or "no")
+            for place, (each, size) in enumerate(zip(written, sizes, strict=True))
+        ],
+    )
+    if solc is None:
+        say("not compiled: name a compiler with --solc")
+    _say_standing(chain)
+
+
+# ---- what is done --------------------------------------------------------------------------------------------------
+
+
+def _limits(memory: float, timeout: float) -> Limits:
+    from decentral.zk.worker import Limits
+
+    return Limits(int(memory * 2**30), timeout)
+
+
+def _nonce(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError:
+        nonce = b""
+    if len(nonce) != 32:
+        raise UserError(f"--nonce {text}: is 64 hexadecimal digits, the 32 bytes of a task")
+    return nonce
+
+
+async def _prove(
+    folder: Path, given: str, reference: Reference, limits: Limits, parallel: int, job: Path
+) -> tuple[Chain, Proven, Asked]:
+    from decentral.launch.circuits import load_artefacts, load_circuits
+    from decentral.zk.proving import prove as proven_by
+    from decentral.zk.store import Store
+    from decentral.zk.verification import verify as verified_by
+    from decentral.zk.worker import worker
+
+    store, chain = Store(), load_circuits(folder)
+    artefacts, srs = load_artefacts(folder, chain, store), reference.pinned(store, chain)
+    tensor, asked = await asyncio.to_thread(_input, given, folder)
+    proven = await proven_by(chain, artefacts, srs, [tensor], parallel=parallel, job=job, limits=limits, say=note)
+    async with worker(limits) as alone:
+        found = await verified_by(alone, chain, srs, proven.proofs, [tensor])
+    if not found.passed:
+        raise UserError(f"{job}: what was proved there does not hold ({found.detail}); delete it, and prove again")
+    return chain, proven, asked
+
+
+async def _verify(
+    folder: Path,
+    proof: Path,
+    given: str,
+    reference: Reference,
+    limits: Limits,
+    network: Path,
+    output: Path | None,
+    nonce: bytes | None,
+) -> tuple[Verified, Chain]:
+    from decentral.launch.circuits import load_circuits
+    from decentral.zk.bundle import Bundle
+    from decentral.zk.store import Store
+    from decentral.zk.verification import Verified
+    from decentral.zk.verification import verify as verified_by
+    from decentral.zk.worker import worker
+
+    chain = load_circuits(folder)
+    srs = reference.pinned(Store(), chain)
+    tensor, _ = await asyncio.to_thread(_input, given, network)
+    claimed = None if output is None else [await asyncio.to_thread(_claimed, output)]
+    try:
+        bundle = Bundle.decode(await asyncio.to_thread(proof.read_bytes))
+    except OSError as error:
+        raise UserError(f"{proof}: cannot be read ({error.strerror or error})") from error
+    except Malformed as error:
+        return Verified(False, f"{proof}: {error}", chain.local), chain
+    async with worker(limits) as alone:
+        return await verified_by(alone, chain, srs, bundle, [tensor], outputs=claimed, nonce=nonce), chain
+
+
+def _input(word: str, folder: Path) -> Any:
+    """The tensor, and what the person called it."""
+    from decentral.run.directory import STAGES
+    from decentral.serving.inputs import read_inputs
+    from decentral.serving.model import FILE, Network
+
+    here = folder if folder.is_dir() else folder.parent
+    place = here / STAGES if (here / STAGES / FILE).is_file() else here
+    batch, asked = read_inputs([word], Network.load(place))
+    if len(batch) != 1:
+        raise UserError(f"{word}: is {len(batch)} inputs; one is proved at a time")
+    return batch[0], asked[0]
+
+
+def _claimed(file: Path) -> Any:
+    """What a model is said to have answered, in all its digits."""
+    import numpy as np
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".npy":
+            return torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float64))
+        (tensor,) = load_file(file).values()
+        return tensor.double()
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise UserError(f"--output {file}: is no tensor that can be read ({error})") from error
+
+
+def _write(out: Path, proofs: Bundle) -> None:
+    from decentral.files import write_atomic
+
+    try:
+        write_atomic(out, proofs.encoded())
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+
+
+# ---- what is said --------------------------------------------------------------------------------------------------
+
+
+def _stages(chain: Chain) -> list[dict[str, Any]]:
+    return [
+        {
+            "identity": circuit.identity.hex(),
+            "rows": circuit.settings.rows,
+            "logrows": circuit.settings.logrows,
+            "input_scales": list(circuit.settings.input_scales),
+            "output_scales": list(circuit.settings.output_scales),
+            "parameters": circuit.settings.visibilities[1].value,
+            "key_bytes": len(circuit.key),
+            "proof_bytes": circuit.proof_bytes,
+        }
+        for circuit in chain.circuits
+    ]
+
+
+def _say_standing(chain: Chain) -> None:
+    say(f"stands on {TEST if chain.local else chain.words}")
+
+
+def _say_circuits(out: Path, chain: Chain, seconds: float, as_json: bool) -> None:
+    told = {"identity": chain.identity.hex(), "standing_on": chain.words, "simulated": chain.local}
+    if as_json:
+        say_json({**told, "stages": _stages(chain), "seconds": round(seconds, 2), "folder": str(out)})
+        return
+    say_table(
+        ("stage", "rows", "of", "scales", "proof"),
+        [
+            (
+                str(place),
+                str(each["rows"]),
+                f"2^{each['logrows']}",
+                f"{each['input_scales'][0]} to {each['output_scales'][0]} bits",
+                f"{each['proof_bytes']} bytes",
+            )
+            for place, each in enumerate(_stages(chain))
+        ],
+    )
+    say(f"identity {told['identity']}")
+    _say_standing(chain)
+    say(f"written to {out} in {seconds:.1f} s; prove with: decentral zk prove {out} INPUT --out FILE")
+
+
+def _say_checked(out: Path, pinned: Chain, again: Chain, as_json: bool) -> None:
+    pairs = zip(pinned.circuits, again.circuits, strict=True)
+    differing = [place for place, (one, other) in enumerate(pairs) if one.identity != other.identity]
+    if as_json:
+        say_json(
+            {
+                "same": not differing,
+                "pinned": pinned.identity.hex(),
+                "found": again.identity.hex(),
+                "differing": differing,
+            }
+        )
+    elif differing:
+        say(f"NOT THE SAME: stage {', '.join(map(str, differing))} of this model comes to other circuits than {out}")
+    else:
+        say(f"the same: this model comes to the identity {pinned.identity.hex()}")
+        _say_standing(pinned)
+    if differing:
+        raise typer.Exit(NOT_VALID)
+
+
+def _say_proven(
+    out: Path, chain: Chain, proven: Proven, proofs: Bundle, asked: Asked, seconds: float, as_json: bool
+) -> None:
+    stages = [
+        {"seconds": None, "cpu_seconds": None, "peak_bytes": None}
+        if usage is None
+        else {"seconds": round(usage.wall, 3), "cpu_seconds": round(usage.cpu, 3), "peak_bytes": usage.peak}
+        for usage in proven.usage
+    ]
+    size = len(proofs.encoded())
+    if as_json:
+        say_json(
+            {
+                "proof": str(out),
+                "bytes": size,
+                "input": asked.name,
+                "outputs": [list(each) for each in proven.outputs],
+                "identity": chain.identity.hex(),
+                "standing_on": chain.words,
+                "simulated": chain.local,
+                "signed": bool(proofs.bindings),
+                "stages": stages,
+                "seconds": round(seconds, 2),
+            }
+        )
+        return
+    for each in proven.outputs:
+        say(f"{asked.name}: {', '.join(f'{value:.4g}' for value in each)}")
+    say(
+        f"proved in {seconds:.1f} s, checked, {size} bytes: {out}{'' if proofs.bindings else ' (nobody has signed it)'}"
+    )
+    _say_standing(chain)
+
+
+def _say_verified(found: Verified, chain: Chain, refused: str | None, as_json: bool) -> None:
+    valid = found.passed and refused is None
+    if as_json:
+        say_json(
+            {
+                "valid": valid,
+                "reason": None if valid else refused or found.detail,
+                "stage": found.stage,
+                "outputs": [list(each) for each in found.outputs],
+                "signers": list(found.signers),
+                "identity": chain.identity.hex(),
+                "standing_on": chain.words,
+                "simulated": found.simulated,
+            }
+        )
+        return
+    if not valid:
+        say(f"NOT VALID: {refused or found.detail}")
+        return
+    for each in found.outputs:
+        say(f"the model answers {', '.join(f'{value:.4g}' for value in each)}")
+    say(f"valid: {found.detail}; model {chain.identity.hex()}")
+    for place, signer in enumerate(found.signers):
+        say(f"stage {place} was proved by {signer}")
+    if found.simulated:
+        say(f"stands on {TEST}")

@@ -1,0 +1,205 @@
+"""A folder of circuits: from a model on disk to what proves its answers, and what a verifier of them pins.
+
+circuits.json       what is pinned: settings, keys, how circuits are connected, and the identity of it all
+references.json     where in this machine's store the circuits lie that prove
+stages/             the network and its parameters, as they are served: who has them can make the circuits again
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from decentral.errors import Malformed, UserError
+from decentral.files import write_atomic
+from decentral.launch.stages import samples_of, staged
+from decentral.models.stages import Stage
+from decentral.run.directory import ABOUT, STAGES
+from decentral.run.finished import FinishedRun
+from decentral.run.recipe import Recipe, read_recipe
+from decentral.run.serving_recipe import ServingRecipe, any_recipe
+from decentral.run.source import Document
+from decentral.serving.model import FILE as NETWORK
+from decentral.serving.model import Network, load_stages, save_stages
+from decentral.zk.circuit import Chain
+from decentral.zk.setup import Artefacts, Options, rebuilt, setup
+from decentral.zk.srs import CEREMONY, SRS, fetch_srs, open_srs
+from decentral.zk.store import Store
+from decentral.zk.worker import Limits
+
+PINNED, REFERENCES = "circuits.json", "references.json"
+PARAMETERS = (".safetensors", ".pth", ".pt")
+UNCUT = {"stages": 1, "single": False}
+"""Of what is no recipe: a residual may cross a cut, as one more committed tensor."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A network in stages, with samples of its inputs."""
+
+    network: Network
+    stages: tuple[Stage, ...]
+    samples: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Which SRS is to be used: a file, one of the store, one that is fetched, or one that is made here for tests."""
+
+    file: Path | None = None
+    local: bool = False
+    fetch: bool = False
+
+    async def get(self, store: Store, logrows: int, limits: Limits | None = None) -> SRS:
+        """One for so many rows. Raises UserError that says how to come by it, Unproven."""
+        if self.file is not None:
+            return open_srs(self.file, local=self.local)
+        if self.local:
+            return await store.local_srs(logrows, limits)
+        place = store.root / "srs" / f"ceremony-{logrows}.srs"
+        if place.exists():
+            return open_srs(place, digest=CEREMONY[logrows])
+        if self.fetch:
+            return await fetch_srs(place, logrows, limits)
+        raise UserError(
+            f"no SRS for 2^{logrows} rows is here ({place}): name the ceremony's file (--srs FILE, SHA-256 "
+            f"{CEREMONY[logrows]}), have it downloaded (--fetch-srs), or have one made for tests (--local-test-srs), "
+            "which proves nothing to others"
+        )
+
+    def pinned(self, store: Store, chain: Chain) -> SRS:
+        """The one that circuits stand on. Raises UserError where it is not here, or is for tests and not allowed."""
+        if self.file is not None:
+            return open_srs(self.file, digest=chain.srs, local=self.local)
+        return store.srs(chain.srs, local=self.local)
+
+
+def read_model(
+    source: str,
+    cuts: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    say: Say = lambda words: None,
+) -> Model:
+    """A model that is cut already (a folder of `up`, of its stages, or of circuits); or one that is cut here: of a
+    finished training run, of a file of parameters (`overrides`: model.name=..., data.name=...), or of a recipe.
+
+    `cuts`: modules, as `a,b`, or how many stages. Blocking. Raises UserError, RecipeError that names the key.
+    """
+    path = Path(source).expanduser()
+    cut = next((folder for folder in (path / STAGES, path) if (folder / NETWORK).is_file()), None)
+    if cut is not None:
+        if cuts is not None or overrides:
+            raise UserError(f"{source}: is cut already, and stays as it is: --stages and --set are for what is not")
+        network = Network.load(cut)
+        return Model(network, tuple(load_stages(cut).values()), samples_of(network, seed))
+    document = _document(path, source)
+    given = [*overrides, *([] if cuts is None else [f"stages={_cuts(cuts)}"])]
+    recipe = any_recipe(document, given)
+    if isinstance(recipe, Recipe):
+        raise UserError(f"{source}: trains a model, and says no cuts: run it, and give the folder of that run")
+    return Model(*_staged(recipe, say))
+
+
+def _staged(recipe: ServingRecipe, say: Say) -> tuple[Network, tuple[Stage, ...], Tensor]:
+    if recipe.model.recipe is not None:
+        raise UserError(f"{recipe.name}: its model is yet to be trained; `decentral up` it, and give that folder")
+    run = None if recipe.model.run is None else FinishedRun.open(Path(recipe.model.run).expanduser())
+    network, stages, samples = staged(recipe, run, say)
+    return network, tuple(stages), samples
+
+
+def _document(path: Path, source: str) -> Document:
+    """What a recipe would say of it."""
+    if (path / ABOUT).is_file():
+        return Document(source, {"model": {"run": str(path)}, **UNCUT})
+    if path.is_dir():
+        raise UserError(f"{source}: holds no model in stages, and is no finished run")
+    if _is_parameters(path):
+        return Document(source, {"model": {"file": str(path)}, **UNCUT})
+    return read_recipe(source)
+
+
+def _is_parameters(path: Path) -> bool:
+    return path.suffix.lower() in PARAMETERS
+
+
+def _cuts(words: str) -> str:
+    """As YAML: a number, or a list of names, which may look like numbers."""
+    return words if words.isdecimal() else json.dumps([word.strip() for word in words.split(",") if word.strip()])
+
+
+async def make_circuits(
+    model: Model,
+    folder: Path,
+    reference: Reference,
+    store: Store,
+    options: Options,
+    *,
+    limits: Limits | None = None,
+    say: Say = lambda words: None,
+) -> Chain:
+    """Writes the folder; its circuits lie in the store. Raises UserError, Unproven."""
+
+    async def srs(logrows: int) -> SRS:
+        return await reference.get(store, logrows, limits)
+
+    chain, artefacts, found = await setup(model.stages, [model.samples], srs, store, options, limits=limits, say=say)
+    try:
+        (folder / STAGES).mkdir(parents=True, exist_ok=True)
+        save_stages(folder / STAGES, model.network, model.stages)
+        places = {"circuits": [each.folder.name for each in artefacts], "srs": str(found.path)}
+        write_atomic(folder / REFERENCES, json.dumps(places, indent=2).encode() + b"\n")
+        write_atomic(folder / PINNED, chain.encoded())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return chain
+
+
+async def check_circuits(
+    model: Model,
+    folder: Path,
+    srs: SRS,
+    *,
+    limits: Limits | None = None,
+    say: Say = lambda words: None,
+) -> tuple[Chain, Chain]:
+    """What is pinned, and what the model comes to: made again from nothing. Raises UserError, Unproven."""
+    pinned = load_circuits(folder)
+    with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
+        found = await rebuilt(pinned, model.stages, [model.samples], srs, Store(scratch), limits=limits, say=say)
+    return pinned, found
+
+
+def load_circuits(folder: Path) -> Chain:
+    """What is pinned. Raises UserError for what is no folder of circuits, or a damaged one."""
+    file = folder / PINNED if folder.is_dir() else folder
+    try:
+        return Chain.decode(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: holds no circuits (there is no {PINNED}); make them: decentral zk setup") from None
+    except (Malformed, OSError) as error:
+        raise UserError(f"{file}: damaged ({error})") from error
+
+
+def load_artefacts(folder: Path, chain: Chain, store: Store) -> list[Artefacts]:
+    """What proves them. Raises UserError where the store has lost it."""
+    try:
+        places: Mapping[str, Any] = json.loads((folder / REFERENCES).read_bytes())
+        keys = [str(key) for key in places["circuits"]]
+        found = [Artefacts.load(store.path(key)) for key in keys if store.has(key)]
+    except (OSError, ValueError, KeyError, TypeError, Malformed) as error:
+        raise UserError(f"{folder / REFERENCES}: damaged, or not made here ({error})") from error
+    if tuple(each.circuit for each in found) != chain.circuits:
+        raise UserError(
+            f"{store.root}: no longer holds what proves {folder}; make it again: decentral zk setup {folder} --out ..."
+        )
+    return found
