@@ -21,7 +21,9 @@ MODELS = Registry(
     {
         "mlp": f"{_HERE}.mlp:mlp",
         "cnn": f"{_HERE}.cnn:SmallCNN",
+        "strided-cnn": f"{_HERE}.cnn:StridedCNN",
         "gn-lenet": f"{_HERE}.cnn:GNLeNet",
+        "resnet8": f"{_HERE}.resnet_cifar:resnet8",
         "resnet20": f"{_HERE}.resnet_cifar:resnet20",
         "resnet32": f"{_HERE}.resnet_cifar:resnet32",
         "vgg11-bn": f"{_HERE}.vgg:vgg11",

@@ -44,6 +44,28 @@ class SmallCNN(nn.Module):
         return logits
 
 
+class StridedCNN(nn.Module):
+    """Convolution 3 x 3 of stride 2, BatchNorm and ReLU for each of `channels`, then a linear layer.
+
+    Nothing is pooled: of a circuit that proves this network, convolutions and ReLUs are all there is.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, *, channels: Sequence[int] = (16, 32, 64)):
+        super().__init__()
+        fan_in, height, width = image_shape("strided-cnn", input_shape, smallest=1 << (len(channels) - 1))
+        layers: list[nn.Module] = []
+        for fan_out in channels:
+            convolution = nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(fan_out), nn.ReLU()]
+            fan_in, height, width = fan_out, (height + 1) // 2, (width + 1) // 2
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(fan_in * height * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        return logits
+
+
 class GNLeNet(nn.Module):
     """Three 5 x 5 convolutions of 32, 32 and 64 channels with GroupNorm in two groups, each pooled 3 x 3 by 2."""
 

@@ -56,6 +56,11 @@ class ResNetCIFAR(nn.Module):
         return logits
 
 
+def resnet8(input_shape: tuple[int, ...], classes: int, *, width: int = 1) -> ResNetCIFAR:
+    """8 layers: that of MLPerf Tiny's image classification (arXiv 2106.07597), 12.5 million multiply-adds."""
+    return ResNetCIFAR(input_shape, classes, blocks=1, width=width)
+
+
 def resnet20(input_shape: tuple[int, ...], classes: int, *, width: int = 1) -> ResNetCIFAR:
     """20 layers; DIMAT's experiments have width 8."""
     return ResNetCIFAR(input_shape, classes, blocks=3, width=width)

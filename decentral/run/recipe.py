@@ -49,6 +49,8 @@ class Training(Section):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """By which the learning rate is multiplied from one round to the next."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0

@@ -38,6 +38,7 @@ class Settings(TypedDict, total=False):
     batch_size: int
     optimizer: str
     learning_rate: float
+    learning_rate_decay: float
     momentum: float
     weight_decay: float
     fresh_optimizer: bool
@@ -56,6 +57,7 @@ class Trainable:
         *,
         optimizer: str = "sgd",
         learning_rate: float = 0.05,
+        learning_rate_decay: float = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         precision: str = "float32",
@@ -68,6 +70,7 @@ class Trainable:
         self.model = model.to(self.device).to(memory_format=self._layout)
         self._optimizer, self._precision = optimizer, precision
         self._learning_rate, self._momentum, self._weight_decay = learning_rate, momentum, weight_decay
+        self._decay = learning_rate_decay
         self._optimiser = self._new_optimiser()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -96,6 +99,10 @@ class Trainable:
     def load_optimizer(self, state: Mapping[str, Tensor]) -> None:
         """Raises ValueError where the state belongs to another model or optimiser."""
         self._optimiser.restore(state)
+
+    def _slow_down(self, round: int) -> None:
+        """Round 1 has the learning rate as it is, round r that times decay^(r - 1)."""
+        self._optimiser.learning_rate = self._learning_rate * self._decay ** max(round - 1, 0)
 
     def _new_optimiser(self) -> Optimiser:
         parameters = dict(self.model.named_parameters())
@@ -133,6 +140,7 @@ class LocalTraining(Trainable, ABC):
         accumulate: int = 1,
         optimizer: str = "sgd",
         learning_rate: float = 0.05,
+        learning_rate_decay: float = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         fresh_optimizer: bool = True,
@@ -149,6 +157,7 @@ class LocalTraining(Trainable, ABC):
             model,
             optimizer=optimizer,
             learning_rate=learning_rate,
+            learning_rate_decay=learning_rate_decay,
             momentum=momentum,
             weight_decay=weight_decay,
             precision=precision,
@@ -203,6 +212,7 @@ class LocalTraining(Trainable, ABC):
         crops = torch.Generator().manual_seed(derive_seed(self.seed, "augment", self.peer, round))
         if self._fresh:
             self._optimiser = self._new_optimiser()
+        self._slow_down(round)
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         seen = steps = 0

@@ -20,6 +20,9 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 class Optimiser(Protocol):
     """Changes the parameters that it was made with. What it remembers has names like `momentum/layer.weight`."""
 
+    learning_rate: float
+    """May be changed between steps; no part of the state."""
+
     def backward(self, loss: Tensor) -> None:
         """Adds the loss's gradients to the parameters."""
         ...
@@ -97,7 +100,7 @@ class SGD(_Memory):
         self, parameters: Mapping[str, nn.Parameter], learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
         super().__init__(parameters, ("momentum",))
-        self._learning_rate, self._momentum, self._weight_decay = learning_rate, momentum, weight_decay
+        self.learning_rate, self._momentum, self._weight_decay = learning_rate, momentum, weight_decay
 
     @torch.no_grad()
     def step(self) -> None:
@@ -113,7 +116,7 @@ class SGD(_Memory):
                 fused=True,
                 weight_decay=self._weight_decay,
                 momentum=self._momentum,
-                lr=self._learning_rate,
+                lr=self.learning_rate,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
@@ -132,7 +135,7 @@ class Adam(_Memory):
         self, parameters: Mapping[str, nn.Parameter], learning_rate: float, weight_decay: float, *, decoupled: bool
     ) -> None:
         super().__init__(parameters, ("first", "second", "step"))
-        self._learning_rate, self._weight_decay, self._decoupled = learning_rate, weight_decay, decoupled
+        self.learning_rate, self._weight_decay, self._decoupled = learning_rate, weight_decay, decoupled
 
     @torch.no_grad()
     def step(self) -> None:
@@ -153,7 +156,7 @@ class Adam(_Memory):
             amsgrad=False,
             beta1=BETA1,
             beta2=BETA2,
-            lr=self._learning_rate,
+            lr=self.learning_rate,
             weight_decay=self._weight_decay,
             eps=EPSILON,
             maximize=False,

@@ -36,6 +36,14 @@ class ScaledOptimiser:
         self._inner, self._parameters = inner, dict(parameters)
         self._scale, self._good = FIRST_SCALE, 0
 
+    @property
+    def learning_rate(self) -> float:
+        return self._inner.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._inner.learning_rate = rate
+
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """The loss must be float32, as cross-entropy is under autocast: the scale is more than float16 can say."""
         torch.autograd.backward(loss * self._scale)

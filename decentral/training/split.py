@@ -37,7 +37,7 @@ CLIENT, SERVER = 0, 1
 """Indices of the two peers."""
 
 SERVERS = frozenset({"seed", "batch_size", "fresh_optimizer", "optimizer", "learning_rate", "momentum", "weight_decay"})
-SERVERS |= {"precision", "channels_last", "device"}
+SERVERS |= {"learning_rate_decay", "precision", "channels_last", "device"}
 """Of a learner's settings, those that the server has a use for."""
 
 R = TypeVar("R")
@@ -258,6 +258,7 @@ class SplitServer(Trainable):
             self._random = torch.get_rng_state()
         if self._fresh:
             self._optimiser = self._new_optimiser()
+        self._slow_down(round)
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:

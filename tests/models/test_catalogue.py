@@ -26,7 +26,10 @@ def parameters(model: nn.Module) -> int:
         ("mlp", (3, 4, 5), {"hidden": [7], "batch_norm": True, "dropout": 0.5}),
         ("cnn", (1, 8, 8), {}),
         ("cnn", (3, 33, 20), {"channels": [4, 8, 8], "hidden": 16}),
+        ("strided-cnn", (3, 33, 20), {}),
+        ("strided-cnn", (1, 8, 8), {"channels": [4, 8]}),
         ("gn-lenet", (1, 28, 28), {}),
+        ("resnet8", (3, 32, 32), {}),
         ("resnet20", (3, 32, 32), {}),
         ("resnet32", (1, 8, 8), {}),
         ("vgg11-bn", (3, 32, 32), {"width": 0.125}),
@@ -57,6 +60,7 @@ def test_a_name_gives_the_same_network_for_the_same_random_state(name: str) -> N
 def test_sizes_are_those_of_the_papers() -> None:
     assert parameters(build_model("mlp", (1, 8, 8), 10)) == 50_826
     assert parameters(build_model("gn-lenet", (3, 32, 32), 10)) == 85_354
+    assert parameters(build_model("resnet8", (3, 32, 32), 10)) == pytest.approx(78e3, rel=0.01)
     assert parameters(build_model("resnet20", (3, 32, 32), 100, width=8)) == pytest.approx(17.4e6, rel=0.01)
     layers = [m for m in build_model("vgg16-bn", (3, 32, 32), 10, width=0.125).modules() if isinstance(m, nn.Conv2d)]
     assert len(layers) == 13
@@ -80,6 +84,7 @@ def test_the_perceptron_starts_from_the_weights_of_plain_torch_layers() -> None:
         ("mlp", (64,), {"hidden": [-1]}, "cannot be built with these options"),
         ("cnn", (64,), {}, r"takes images \[channels, height, width\]"),
         ("cnn", (1, 3, 3), {}, "of 4 x 4 pixels or more"),
+        ("strided-cnn", (1, 3, 3), {}, "of 4 x 4 pixels or more"),
         ("gn-lenet", (1, 8, 8), {}, "of 15 x 15 pixels or more"),
         ("resnet20", (3, 4, 4), {}, "of 8 x 8 pixels or more"),
         ("vgg11-bn", (1, 8, 8), {}, "of 32 x 32 pixels or more"),

@@ -43,6 +43,22 @@ def test_parts_of_a_batch_add_up_to_it(digits):
         torch.testing.assert_close(parts.view()[name], tensor)
 
 
+@pytest.mark.parametrize("settings", [{}, {"fresh_optimizer": False}, {"optimizer": "adam"}, {"precision": "float16"}])
+def test_the_learning_rate_falls_from_round_to_round(digits, settings):
+    falling = plain(digits, learning_rate=0.1, learning_rate_decay=0.5, batch_size=30, **settings)
+    third = plain(digits, learning_rate=0.025, batch_size=30, **settings)
+    first = plain(digits, learning_rate=0.1, batch_size=30, **settings)
+    for learner in (falling, first):
+        learner.train(1)
+    for name, tensor in first.view().items():
+        assert torch.equal(falling.view()[name], tensor), "the first round has it as it is"
+    fresh = plain(digits, learning_rate=0.1, learning_rate_decay=0.5, batch_size=30, **settings)
+    for learner in (fresh, third):
+        learner.train(3)
+    for name, tensor in third.view().items():
+        assert torch.equal(fresh.view()[name], tensor)
+
+
 def test_training_ends_between_batches_once_it_is_for_nothing(digits):
     asked = iter([False, False, True])
     assert plain(digits, batch_size=20).train(1, stop=lambda: next(asked)).steps == 2

@@ -1,0 +1,39 @@
+"""A convolution as a circuit proves it most cheaply: patches of the image, and one product of matrices.
+
+ezkl constrains a convolution by one multiplication for each of its multiply-adds, and a product of matrices by
+Freivalds' check: both sides times a random vector, which costs what the matrices hold and not what multiplying them
+costs. Patches are copies, and copies cost half a row each.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PatchConvolution(nn.Module):
+    """What the convolution computes, for a batch of one. Raises ValueError for groups or dilation."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        if convolution.groups != 1 or any(step != 1 for step in convolution.dilation):
+            raise ValueError("patches are of one group of channels, without dilation")
+        if isinstance(convolution.padding, str) or convolution.padding_mode != "zeros":
+            raise ValueError("patches are padded with so many zeros")
+        self.kernel, self.stride, self.padding = convolution.kernel_size, convolution.stride, convolution.padding
+        self.weight = nn.Parameter(convolution.weight.detach().clone(), False)
+        bias = convolution.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
+
+    def forward(self, images: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 k oh ow"]:
+        sizes = zip(images.shape[2:], self.kernel, self.stride, self.padding, strict=True)
+        height, width = ((int(size) + 2 * pad - k) // step + 1 for size, k, step, pad in sizes)
+        if self.kernel == (1, 1) and self.padding == (0, 0):
+            patches = images[:, :, :: self.stride[0], :: self.stride[1]].flatten(2)
+        else:
+            patches = functional.unfold(images, self.kernel, padding=self.padding, stride=self.stride)
+        product = torch.einsum("kc,acn->akn", self.weight.flatten(1), patches)
+        found = product.reshape(1, len(self.weight), height, width)
+        return found if self.bias is None else found + self.bias.reshape(1, -1, 1, 1)
