@@ -149,6 +149,7 @@ TESTED_ELSEWHERE = {
     "cli/output.py": "cli/test_main.py",
     "cli/recipes.py": "cli/test_main.py",
     "cli/show.py": "cli/test_main.py",
+    "cli/zk_words.py": "cli/test_zk.py",
     "data/archives.py": "data/test_datasets.py",
     "models/cnn.py": "models/test_catalogue.py",
     "models/mlp.py": "models/test_catalogue.py",

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.output import JsonOption, PluginOption, SetOption, load_plugins, note, say, say_json, say_table
+from decentral.cli.output import JsonOption, PluginOption, SetOption, load_plugins, note
+from decentral.cli.zk_words import (
+    TEST,
+    say_card,
+    say_checked,
+    say_circuits,
+    say_contracts,
+    say_proven,
+    say_verified,
+)
 from decentral.errors import Malformed, UserError
 
 if TYPE_CHECKING:
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
     from decentral.zk.worker import Limits
 
 NOT_VALID = 1
-TEST = "local test SRS: whoever made it could forge these proofs"
 
 zk = typer.Typer(
     name="zk",
@@ -79,6 +87,9 @@ def setup(
     local: LocalOption = False,
     memory: MemoryOption = 8,
     timeout: TimeoutOption = 3600,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The identity.key that signs the model's card.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: make the circuits again, and compare them with DIR.")
     ] = False,
@@ -102,11 +113,18 @@ def setup(
     if check:
         found = reference.pinned(store, load_circuits(out))
         pinned, again = asyncio.run(check_circuits(model, out, found, limits=limits, say=note))
-        _say_checked(out, pinned, again, as_json)
+        if not say_checked(out, pinned, again, as_json):
+            raise typer.Exit(NOT_VALID)
         return
     options = Options(visibility, scale, parameter_scale, rebase, base=base, legs=legs, logrows=logrows)
     chain = asyncio.run(make_circuits(model, out, reference, store, options, limits=limits, say=note))
-    _say_circuits(out, chain, time.monotonic() - began, as_json)
+    signed = None
+    if key is not None:
+        from decentral.launch.card import sign_card
+        from decentral.wire.identity import Identity
+
+        signed = sign_card(out, model, chain, Identity.load(key), note)
+    say_circuits(out, chain, signed, time.monotonic() - began, as_json)
 
 
 @zk.command()
@@ -150,7 +168,7 @@ def prove(
         import shutil
 
         shutil.rmtree(kept, ignore_errors=True)
-    _say_proven(out, chain, proven, proofs, asked, time.monotonic() - began, as_json)
+    say_proven(out, chain, proven, proofs, asked, time.monotonic() - began, as_json)
 
 
 @zk.command()
@@ -187,7 +205,7 @@ def verify(
         refused = f"{folder}: is of the model {chain.identity.hex()}, not of {identity}"
     elif found.passed and found.simulated and not local:
         refused = f"{TEST}; allow it with --local-test-srs"
-    _say_verified(found, chain, refused, as_json)
+    say_verified(found, chain, refused, as_json)
     if refused is not None or not found.passed:
         raise typer.Exit(NOT_VALID)
 
@@ -213,20 +231,29 @@ def contract(
     chain = load_circuits(folder)
     found = Reference(srs, local=True).pinned(Store(), chain)
     written = asyncio.run(write_contracts(chain, found, out, solc, limits=_limits(memory, timeout)))
-    if as_json:
-        say_json({"contracts": written, "compiled": solc is not None, "standing_on": chain.words})
-        return
-    sizes = [("" if each["bytes"] is None else f"{each['bytes']} bytes") for each in written]
-    say_table(
-        ("stage", "file", "compiled"),
-        [
-            (str(place), each["file"], size or "no")
-            for place, (each, size) in enumerate(zip(written, sizes, strict=True))
-        ],
-    )
-    if solc is None:
-        say("not compiled: name a compiler with --solc")
-    _say_standing(chain)
+    say_contracts(written, chain, solc is not None, as_json)
+
+
+@zk.command()
+def card(
+    folder: FolderArgument,
+    signer: Annotated[str | None, typer.Option(metavar="ID", help="Who has to have signed it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what somebody vouches for of a model: its parameters, circuits and accuracy.
+
+    Exit code 1: it does not hold for what lies beside it.
+    """
+    from decentral.launch.card import check_card
+    from decentral.wire.identity import peer_id
+
+    signed, wrong = check_card(folder)
+    maker = peer_id(signed.public_key)
+    if signer is not None and signer != maker:
+        wrong.append(f"it was signed by {maker}, not by {signer}")
+    say_card(signed, maker, wrong, as_json)
+    if wrong:
+        raise typer.Exit(NOT_VALID)
 
 
 # ---- what is done --------------------------------------------------------------------------------------------------
@@ -338,132 +365,3 @@ def _write(out: Path, proofs: Bundle) -> None:
         write_atomic(out, proofs.encoded())
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
-
-
-# ---- what is said --------------------------------------------------------------------------------------------------
-
-
-def _stages(chain: Chain) -> list[dict[str, Any]]:
-    return [
-        {
-            "identity": circuit.identity.hex(),
-            "rows": circuit.settings.rows,
-            "logrows": circuit.settings.logrows,
-            "input_scales": list(circuit.settings.input_scales),
-            "output_scales": list(circuit.settings.output_scales),
-            "parameters": circuit.settings.visibilities[1].value,
-            "key_bytes": len(circuit.key),
-            "proof_bytes": circuit.proof_bytes,
-        }
-        for circuit in chain.circuits
-    ]
-
-
-def _say_standing(chain: Chain) -> None:
-    say(f"stands on {TEST if chain.local else chain.words}")
-
-
-def _say_circuits(out: Path, chain: Chain, seconds: float, as_json: bool) -> None:
-    told = {"identity": chain.identity.hex(), "standing_on": chain.words, "simulated": chain.local}
-    if as_json:
-        say_json({**told, "stages": _stages(chain), "seconds": round(seconds, 2), "folder": str(out)})
-        return
-    say_table(
-        ("stage", "rows", "of", "scales", "proof"),
-        [
-            (
-                str(place),
-                str(each["rows"]),
-                f"2^{each['logrows']}",
-                f"{each['input_scales'][0]} to {each['output_scales'][0]} bits",
-                f"{each['proof_bytes']} bytes",
-            )
-            for place, each in enumerate(_stages(chain))
-        ],
-    )
-    say(f"identity {told['identity']}")
-    _say_standing(chain)
-    say(f"written to {out} in {seconds:.1f} s; prove with: decentral zk prove {out} INPUT --out FILE")
-
-
-def _say_checked(out: Path, pinned: Chain, again: Chain, as_json: bool) -> None:
-    pairs = zip(pinned.circuits, again.circuits, strict=True)
-    differing = [place for place, (one, other) in enumerate(pairs) if one.identity != other.identity]
-    if as_json:
-        say_json(
-            {
-                "same": not differing,
-                "pinned": pinned.identity.hex(),
-                "found": again.identity.hex(),
-                "differing": differing,
-            }
-        )
-    elif differing:
-        say(f"NOT THE SAME: stage {', '.join(map(str, differing))} of this model comes to other circuits than {out}")
-    else:
-        say(f"the same: this model comes to the identity {pinned.identity.hex()}")
-        _say_standing(pinned)
-    if differing:
-        raise typer.Exit(NOT_VALID)
-
-
-def _say_proven(
-    out: Path, chain: Chain, proven: Proven, proofs: Bundle, asked: Asked, seconds: float, as_json: bool
-) -> None:
-    stages = [
-        {"seconds": None, "cpu_seconds": None, "peak_bytes": None}
-        if usage is None
-        else {"seconds": round(usage.wall, 3), "cpu_seconds": round(usage.cpu, 3), "peak_bytes": usage.peak}
-        for usage in proven.usage
-    ]
-    size = len(proofs.encoded())
-    if as_json:
-        say_json(
-            {
-                "proof": str(out),
-                "bytes": size,
-                "input": asked.name,
-                "outputs": [list(each) for each in proven.outputs],
-                "identity": chain.identity.hex(),
-                "standing_on": chain.words,
-                "simulated": chain.local,
-                "signed": bool(proofs.bindings),
-                "stages": stages,
-                "seconds": round(seconds, 2),
-            }
-        )
-        return
-    for each in proven.outputs:
-        say(f"{asked.name}: {', '.join(f'{value:.4g}' for value in each)}")
-    say(
-        f"proved in {seconds:.1f} s, checked, {size} bytes: {out}{'' if proofs.bindings else ' (nobody has signed it)'}"
-    )
-    _say_standing(chain)
-
-
-def _say_verified(found: Verified, chain: Chain, refused: str | None, as_json: bool) -> None:
-    valid = found.passed and refused is None
-    if as_json:
-        say_json(
-            {
-                "valid": valid,
-                "reason": None if valid else refused or found.detail,
-                "stage": found.stage,
-                "outputs": [list(each) for each in found.outputs],
-                "signers": list(found.signers),
-                "identity": chain.identity.hex(),
-                "standing_on": chain.words,
-                "simulated": found.simulated,
-            }
-        )
-        return
-    if not valid:
-        say(f"NOT VALID: {refused or found.detail}")
-        return
-    for each in found.outputs:
-        say(f"the model answers {', '.join(f'{value:.4g}' for value in each)}")
-    say(f"valid: {found.detail}; model {chain.identity.hex()}")
-    for place, signer in enumerate(found.signers):
-        say(f"stage {place} was proved by {signer}")
-    if found.simulated:
-        say(f"stands on {TEST}")

@@ -1,12 +1,16 @@
 """A folder of circuits: from a model on disk to what proves its answers, and what a verifier of them pins.
 
-circuits.json       what is pinned: settings, keys, how circuits are connected, and the identity of it all
-references.json     where in this machine's store the circuits lie that prove
-stages/             the network and its parameters, as they are served: who has them can make the circuits again
+    card.json           what somebody vouches for of it, if anybody has signed
+    circuits.json       what is pinned: settings, keys, how circuits are connected, and the identity of it all
+    references.json     where in this machine's store the circuits lie that prove
+    stages/             the network and its parameters, as they are served
+
+Who has the stages can make the circuits again, and come to the same identity.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from decentral.errors import Malformed, UserError
 from decentral.files import write_atomic
 from decentral.launch.stages import samples_of, staged
+from decentral.models.folding import fold_batchnorm
 from decentral.models.stages import Stage
 from decentral.run.directory import ABOUT, STAGES
 from decentral.run.finished import FinishedRun
@@ -47,6 +52,10 @@ class Model:
     network: Network
     stages: tuple[Stage, ...]
     samples: Tensor
+
+    def proved(self) -> list[nn.Module]:
+        """The stages as they are proved: without BatchNorm, which goes into the layers before it. Raises UserError."""
+        return [fold_batchnorm(stage.network, len(stage.inputs)) for stage in self.stages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,8 @@ async def make_circuits(
     async def srs(logrows: int) -> SRS:
         return await reference.get(store, logrows, limits)
 
-    chain, artefacts, found = await setup(model.stages, [model.samples], srs, store, options, limits=limits, say=say)
+    proved = await asyncio.to_thread(model.proved)
+    chain, artefacts, found = await setup(proved, [model.samples], srs, store, options, limits=limits, say=say)
     try:
         (folder / STAGES).mkdir(parents=True, exist_ok=True)
         save_stages(folder / STAGES, model.network, model.stages)
@@ -173,9 +183,9 @@ async def check_circuits(
     say: Say = lambda words: None,
 ) -> tuple[Chain, Chain]:
     """What is pinned, and what the model comes to: made again from nothing. Raises UserError, Unproven."""
-    pinned = load_circuits(folder)
+    pinned, proved = load_circuits(folder), await asyncio.to_thread(model.proved)
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
-        found = await rebuilt(pinned, model.stages, [model.samples], srs, Store(scratch), limits=limits, say=say)
+        found = await rebuilt(pinned, proved, [model.samples], srs, Store(scratch), limits=limits, say=say)
     return pinned, found
 
 

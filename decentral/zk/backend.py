@@ -236,12 +236,14 @@ def _peak() -> int:
 
 
 def main() -> None:
-    """`parent [memory [file]]`: whose child this is; the most bytes that it and a file may have."""
-    parent, *limits = map(int, sys.argv[1:])
+    """`parent memory file [core ...]`: whose child this is; how large it and a file may be; where it runs."""
+    parent, memory, file, *cores = map(int, sys.argv[1:])
     die_with_parent(parent)
-    for kind, limit in zip((resource.RLIMIT_DATA, resource.RLIMIT_FSIZE), limits, strict=False):
+    for kind, limit in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, file)):
         if limit:
             resource.setrlimit(kind, (limit, limit))
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -7,9 +7,10 @@ proofs are independent of one another, and those that are done stay done.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ async def prove(
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> Proven:
-    """Proofs of all circuits about one input. `parallel`: how many at a time, each within the limits.
+    """Proofs of all circuits about one input. `parallel`: how many at a time, each within the limits; they share the
+    cores out among them, so that none waits for a thread of another.
 
     `job`: a folder in which finished proofs are kept: who was killed goes on from there. Proofs of another input or
     model that lie there are made anew. Raises UserError for an input of another shape, Unproven, OSError.
@@ -65,16 +67,22 @@ async def prove(
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
         say("witnesses")
         made = await witnesses(chain, stages, srs, inputs, folder=Path(scratch), limits=limits)
-        turns = asyncio.Semaphore(parallel)
+        limits = limits or Limits()
+        turns = asyncio.Queue[tuple[int, ...]]()
+        for own in shares(limits.cores or cores(), parallel):
+            turns.put_nowait(own)
 
         async def one(place: int) -> tuple[Proof, Usage | None]:
             kept = None if job is None else job / f"stage-{place}.proof"
             if kept is not None and (found := _kept(kept, stages[place].circuit, made[place])) is not None:
                 say(f"stage {place}: was proved before")
                 return found, None
-            async with turns:
+            own = await turns.get()
+            try:
                 say(f"stage {place}: proving")
-                proof, usage = await prove_stage(stages[place], srs, made[place], limits)
+                proof, usage = await prove_stage(stages[place], srs, made[place], replace(limits, cores=own))
+            finally:
+                turns.put_nowait(own)
             if kept is not None:
                 await asyncio.to_thread(_keep, kept, proof)
             say(f"stage {place}: proved in {usage.wall:.1f} s, {usage.peak / 2**30:.2f} GiB")
@@ -86,6 +94,18 @@ async def prove(
     outputs = [read_outputs(stage.circuit, each.instances) for stage, each in zip(stages, made, strict=True)]
     proofs, usage = (tuple(each) for each in zip(*done, strict=True))
     return Proven(Bundle(proofs), tuple(each for some in outputs for each in some), usage)
+
+
+def cores() -> tuple[int, ...]:
+    """Those that this process may use; none where that cannot be told."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def shares(all_cores: Sequence[int], parallel: int) -> list[tuple[int, ...]]:
+    """The cores of each of so many that run side by side: disjoint, unless there are fewer cores than these."""
+    if len(all_cores) < parallel:
+        return [tuple(all_cores)] * parallel
+    return [tuple(all_cores[place::parallel]) for place in range(parallel)]
 
 
 async def witnesses(

@@ -36,11 +36,14 @@ NOWHERE = "http://127.0.0.1:1"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a call may use: bytes of memory, seconds, threads (0: all cores), bytes of a file (0: any), niceness."""
+    """What a call may use: bytes of memory, seconds, cores by number (none: all), bytes of a file (0: any), niceness.
+
+    There are as many threads as cores.
+    """
 
     memory: int = 8 * 2**30
     seconds: float = 3600
-    threads: int = 0
+    cores: tuple[int, ...] = ()
     file: int = 0
     nice: int = 0
 
@@ -154,11 +157,12 @@ async def worker(limits: Limits | None = None, *, online: bool = False) -> Async
     limits = limits or Limits()
     scratch = tempfile.mkdtemp(prefix="decentral-zk-")
     environment = {**os.environ, "TMPDIR": scratch, "EZKL_REPO_PATH": scratch, "RUST_LOG": "error"}
-    if limits.threads:
-        environment["RAYON_NUM_THREADS"] = str(limits.threads)
+    if limits.cores:
+        environment["RAYON_NUM_THREADS"] = str(len(limits.cores))
     if not online:
         environment |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
-    command = [sys.executable, "-P", "-m", PROGRAM, str(os.getpid()), str(limits.memory + SLACK), str(limits.file)]
+    bounds = (os.getpid(), limits.memory + SLACK, limits.file, *limits.cores)
+    command = [sys.executable, "-P", "-m", PROGRAM, *map(str, bounds)]
     if limits.nice:
         command = ["nice", "-n", str(limits.nice), *command]
     try:

@@ -50,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = Place(tmp_path_factory.mktemp("zk"))
     named = ("--set", "model.name=mlp", "--set", "model.hidden=[6]", "--set", "data.name=digits", "--stages", "2")
     tiny = ("--base", "16", "--legs", "8", "--local-test-srs")
-    made = place.zk("setup", "model.safetensors", *named, *tiny, "--out", "c")
+    made = place.zk("setup", "model.safetensors", *named, *tiny, "--out", "c", "--key", "identity.key")
     assert made.exit_code == 0, made.stderr
     assert "local test SRS" in made.stdout and "stage 1: keys" in made.stderr
     proved = place.told("prove", "c", "digits:7", "--out", "p.zk", "--key", "identity.key", "--nonce", NONCE)
@@ -92,6 +92,15 @@ def test_a_model_is_found_again_from_its_parameters(place: Place) -> None:
     assert place.told("setup", "c", "--out", "c", "--check", "--local-test-srs")["same"]
 
 
+def test_the_card_says_how_good_the_model_is(place: Place) -> None:
+    maker = Identity.load(place.folder / "identity.key").id
+    told = place.told("card", "c", "--signer", maker)
+    assert told["valid"] and told["signer"] == maker
+    assert told["card"]["identity"] == place.told("setup", "c", "--out", "c", "--check", "--local-test-srs")["pinned"]
+    assert "as proved" in place.zk("card", "c").stdout
+    assert not place.told("card", "c", "--signer", "somebody", code=1)["valid"]
+
+
 def test_contracts_are_written_and_it_is_said_that_nobody_compiled_them(place: Place) -> None:
     done = place.zk("contract", "c", "--out", "sol")
     assert done.exit_code == 0, done.stderr
@@ -117,7 +126,7 @@ def test_what_cannot_be_used_is_said_in_a_paragraph(place: Place, arguments: tup
     assert why in done.stderr and isinstance(done.exception, SystemExit)
 
 
-@pytest.mark.parametrize("command", ["setup", "prove", "verify", "contract"])
+@pytest.mark.parametrize("command", ["setup", "prove", "verify", "contract", "card"])
 def test_every_command_has_help_and_json(command: str) -> None:
     shown = runner.invoke(app, ["zk", command, "--help"])
     assert shown.exit_code == 0 and "--json" in shown.stdout

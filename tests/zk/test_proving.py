@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from decentral.errors import UserError
@@ -14,7 +16,7 @@ from decentral.zk.arguments import Visibility
 from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain
 from decentral.zk.proof import compressed
-from decentral.zk.proving import prove
+from decentral.zk.proving import prove, shares
 from decentral.zk.reading import quantised
 from decentral.zk.setup import setup
 from decentral.zk.verification import verify
@@ -134,3 +136,14 @@ async def test_finished_proofs_stay_and_those_of_another_input_do_not(made: Made
 async def test_circuits_of_another_model_are_refused(made: Made) -> None:
     with pytest.raises(UserError, match="set it up again"):
         await prove(made.chain, made.artefacts[::-1], made.srs, [made.inputs[0]], limits=SMALL)
+
+
+@given(st.integers(1, 20), st.integers(1, 8))
+def test_provers_side_by_side_share_the_cores_out(count: int, parallel: int) -> None:
+    found = shares(range(count), parallel)
+    assert len(found) == parallel and all(found)
+    if parallel <= count:
+        assert sorted(core for own in found for core in own) == list(range(count))
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+    else:
+        assert set(found) == {tuple(range(count))}

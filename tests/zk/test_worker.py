@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,11 @@ async def test_one_bit_less_and_ezkl_itself_rejects(prover: Worker, made: Made, 
     settings.write_bytes(json.dumps({"version": VERSION}).encode())
     with pytest.raises(Unproven):
         await prover.call("verify", instances=texts, proof=proof.proof.hex(), **files)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to cores")
+async def test_a_worker_runs_on_the_cores_that_it_is_given() -> None:
+    core = min(os.sched_getaffinity(0))
+    async with worker(replace(SMALL, cores=(core,))) as alone:
+        await alone.call("version")
+        assert os.sched_getaffinity(alone._process.pid) == {core}
