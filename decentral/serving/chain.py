@@ -8,7 +8,7 @@ computing this part alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from decentral.errors import Malformed, Refusal, Refused, UserError
 from decentral.models.stages import Stage
-from decentral.serving.consultation import consult
+from decentral.serving.consultation import Consultation, consult
 from decentral.serving.parts import MOST_BYTES
 from decentral.serving.replicas import Replicas
 from decentral.trust.anchors import Anchors
@@ -105,7 +105,7 @@ class Chain:
                 with suppress(UserError, ValueError):  # not in float64: then it stays what it is
                     exact = await self.computed(step.part, passed)
                     judgement = judged(transcript, place, self._anchors, policy, exact)
-            judgement = _excused(judgement, found.busy)
+            judgement = _excused(judgement, found)
             judgements.append(judgement)
             if judgement.answer is None or judgement.answer.tensors is None:
                 break
@@ -140,14 +140,15 @@ def check_size(part: str, tensors: Tensors) -> None:
         raise UserError(f"{part} would be given {size} bytes, and takes {MOST_BYTES} at most; ask about fewer at once")
 
 
-def _excused(judgement: Judgement, busy: Collection[PeerId]) -> Judgement:
-    """Who has said that it is busy is not called silent."""
-    faults = [
-        replace(fault, kind=FaultKind.BUSY, detail="had too much to do until the deadline")
-        if fault.node in busy and fault.kind is FaultKind.UNRESPONSIVE
-        else fault
-        for fault in judgement.faults
-    ]
+def _excused(judgement: Judgement, found: Consultation) -> Judgement:
+    """Who has said that it is busy is not called silent, and who was not waited for is called nothing."""
+    faults = []
+    for fault in judgement.faults:
+        silent = fault.kind is FaultKind.UNRESPONSIVE
+        if silent and fault.node in found.busy:
+            faults.append(replace(fault, kind=FaultKind.BUSY, detail="had too much to do"))
+        elif not silent or fault.node not in found.spared:
+            faults.append(fault)
     return replace(judgement, faults=tuple(faults))
 
 

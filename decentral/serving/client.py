@@ -27,7 +27,7 @@ from decentral.core.budget import Budget
 from decentral.errors import UserError
 from decentral.models.stages import Stage
 from decentral.serving.access import CLIENT, Access, access
-from decentral.serving.chain import Chain, Tensors, check_inputs, digest_of, through
+from decentral.serving.chain import LIMITS, Chain, Tensors, check_inputs, digest_of, through
 from decentral.serving.experience import Experience
 from decentral.serving.known_answers import KnownAnswers
 from decentral.serving.ledger import FILE as LEDGER
@@ -126,7 +126,7 @@ class Client:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
-        self._replicas = Replicas(cluster.links, self._router, patience)
+        self._replicas = Replicas(cluster.links, self._router, patience, LIMITS)
         self._chain = Chain(self._replicas, cluster.anchors, model, self._work, measured)
         probation = Probation(
             cluster.identity.id,

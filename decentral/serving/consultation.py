@@ -1,17 +1,20 @@
 """One part of a model asked about one input: its replicas commit to their answers, all of them, and then reveal them.
 
-Whoever does not commit in time is replaced by the next in the line that the order draws. All are told the same until
+Whoever does not commit in time is replaced by the next in the line that the order draws. Where one is late, beside the
+others and its own habit, the next is asked too, and the place is that of who commits first. All are told the same until
 they have committed, so that nobody knows who serves, who audits, or whether anybody does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
@@ -26,6 +29,9 @@ from decentral.wire.sessions import Conversation
 Tensors = Mapping[str, Tensor]
 BUSY_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds before a replica that is busy is asked again, doubled each time, for as long as it may take to commit."""
+LATE, SOONEST = 8.0, 1.0
+"""A replica is late after so many times what the first to commit has taken, and it itself usually takes, and no sooner
+than after so many seconds."""
 OF_TASKS = frozenset({Refusal.SCHEMA, Refusal.TOO_LARGE, Refusal.MALFORMED, Refusal.MODEL, Refusal.STALE})
 """Refusals that honest replicas give to a task that cannot be done, and to none that can."""
 
@@ -47,14 +53,16 @@ class _Replica:
 class Consultation:
     """Who was asked, in the order of the line; what came of each, less where a deadline ended; and why it was less.
 
-    `busy`: who had too much to do until the deadline, as the last that it said. `refusal`: what replicas say against
-    the task itself, where so many say it that one of them is honest, and too few are left for a quorum; else None.
+    `busy`: who had too much to do until the deadline, as the last that it said; `spared`: who was asked in the place of
+    one that was late, and not waited for. `refusal`: what replicas say against the task itself, where so many say it
+    that one of them is honest, and too few are left for a quorum; else None.
     """
 
     asked: tuple[PeerId, ...]
     replies: Mapping[PeerId, Reply]
     problems: Mapping[PeerId, str]
     busy: frozenset[PeerId] = frozenset()
+    spared: frozenset[PeerId] = frozenset()
     refusal: Refused | None = None
 
 
@@ -70,7 +78,9 @@ async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, repl
         await line.commit(order.policy.sizes(order.seed, step.part).replicas)
         if line.refusal is None:
             await line.reveal(question)
-        return Consultation(tuple(line.asked), line.replies(), line.problems, line.busy, line.refusal)
+        return Consultation(
+            tuple(line.asked), line.replies(), line.problems, line.busy, frozenset(line.spared), line.refusal
+        )
 
 
 class _Line:
@@ -90,6 +100,8 @@ class _Line:
         self._committed: dict[PeerId, _Replica] = {}
         self._refused: dict[PeerId, Refused] = {}
         self._busy: set[PeerId] = set()
+        self._began: dict[PeerId, float] = {}
+        self.spared: set[PeerId] = set()
         self.asked: list[PeerId] = []
         self.problems: dict[PeerId, str] = {}
 
@@ -128,23 +140,54 @@ class _Line:
     async def commit(self, count: int) -> None:
         """Until so many have committed, or nobody is left to ask."""
         async with asyncio.TaskGroup() as group:
-            running: set[asyncio.Task[None]] = set()
+            running: dict[asyncio.Task[None], PeerId] = {}
             while True:
-                while self._waiting and len(self._committed) + len(running) < count:
+                in_time = [peer for peer in running.values() if self._left(peer) > 0]
+                while self._waiting and len(self._committed) + len(in_time) < count:
                     peer = self._waiting.pop(0)
                     self.asked.append(peer)
                     self._watch.began(peer)
-                    running.add(group.create_task(self._commit(peer)))
+                    self._began[peer] = asyncio.get_running_loop().time()
+                    running[group.create_task(self._commit(peer))] = peer
+                    in_time.append(peer)
                 if not running:
                     return
-                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                sooner = min(map(self._left, in_time), default=math.inf) if self._waiting else math.inf
+                timeout = None if sooner == math.inf else max(sooner, 0.0)
+                done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    del running[task]
+                if len(self._committed) >= count:
+                    self._call_off(running, count)
+                    return
+
+    def _left(self, peer: PeerId) -> float:
+        """Seconds until a replica is late. Where nobody has committed, or knows how long it takes, it never is."""
+        usual = self._watch.usual(peer)
+        if usual is None or not self._committed:
+            return math.inf
+        first = min(replica.seconds for replica in self._committed.values())
+        bound = max(LATE * max(first, usual), SOONEST)
+        return self._began[peer] + bound - asyncio.get_running_loop().time()
+
+    def _call_off(self, running: Mapping[asyncio.Task[None], PeerId], count: int) -> None:
+        """Who is late has lost its place; nothing is held against those who were asked in it, and are not needed."""
+        for task, peer in running.items():
+            task.cancel()
+            if self._left(peer) > 0:
+                self.spared.add(peer)
+            else:
+                self.problems[peer] = "late: the next in the line has committed"
+        for peer in [peer for peer in self.asked if peer in self._committed][count:]:  # at the same moment
+            del self._committed[peer]
+            self.spared.add(peer)
 
     async def _commit(self, peer: PeerId) -> None:
-        loop = asyncio.get_running_loop()
-        began, ends = loop.time(), loop.time() + self._patience.commit
+        ends = self._began[peer] + self._patience.commit
         async with self._noting(peer, ends):
             conversation, commitment = await self._until_free(peer, ends)
-            self._committed[peer] = _Replica(peer, conversation, Reply(commitment.digest), loop.time() - began)
+            seconds = asyncio.get_running_loop().time() - self._began[peer]
+            self._committed[peer] = _Replica(peer, conversation, Reply(commitment.digest), seconds)
 
     @asynccontextmanager
     async def _noting(self, peer: PeerId, ends: float) -> AsyncIterator[None]:
@@ -204,6 +247,22 @@ class _Line:
             for digest, those in holders.items():
                 if all(replica.reply.sent != digest for replica in those):
                     group.create_task(self._share(digest, those))
+        self._drop_outsized(committed)
+
+    def _drop_outsized(self, committed: Sequence[_Replica]) -> None:
+        """Answers with more bytes than those that may win: a receipt would have to keep them, and nobody agrees."""
+        forms = {replica.reply.sent: _form(tensors) for replica in committed if (tensors := replica.reply.tensors)}
+        if len(set(forms.values())) < 2:
+            return
+        revealed = [replica.reply.reveal.output for replica in committed if replica.reply.reveal is not None]
+        votes = Counter(forms[digest] for digest in revealed if digest in forms)
+        agreed = [form for form, count in votes.items() if count >= self._policy.quorum]
+        most = min(sum(size for *_, size in form) for form in agreed or forms.values())
+        for replica in committed:
+            size = sum(tensor.nbytes for tensor in (replica.reply.tensors or {}).values())
+            if size > most:
+                replica.reply = replace(replica.reply, tensors=None)
+                self.problems[replica.peer] = f"sent {size} bytes, where an answer has {most}"
 
     async def _reveal(self, replica: _Replica, question: Question, shown: Open) -> None:
         async with self._noting(replica.peer, self._revealing()):
@@ -238,6 +297,11 @@ class _Line:
         if not isinstance(heard, Output):
             raise _broken(replica.peer, heard)
         replica.reply = replace(replica.reply, tensors=heard.tensors)
+
+
+def _form(tensors: Tensors) -> tuple[tuple[str, torch.dtype, torch.Size, int], ...]:
+    """Names, types, shapes and bytes."""
+    return tuple((name, each.dtype, each.shape, each.nbytes) for name, each in sorted(tensors.items()))
 
 
 def _broken(peer: PeerId, heard: object) -> Unreachable:

@@ -23,6 +23,9 @@ PENDING = 8
 class _Nobody:
     """Learns nothing of how replicas do."""
 
+    def usual(self, peer: PeerId) -> float | None:
+        return None
+
     def began(self, peer: PeerId) -> None:
         return None
 

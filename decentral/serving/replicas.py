@@ -26,13 +26,16 @@ class Patience:
     opening: float = 10.0
     """For a session."""
     commit: float = 20.0
-    """For its computation; then the next in the line is asked."""
+    """For its computation; then the next in the line is asked, or sooner where it is late beside others."""
     reveal: float = 5.0
     """For what it has computed already."""
 
 
 class Watch(Protocol):
     """Learns how replicas do."""
+
+    def usual(self, peer: PeerId) -> float | None:
+        """Seconds that it takes as a rule; None: nobody knows."""
 
     def began(self, peer: PeerId) -> None: ...
 

@@ -159,6 +159,12 @@ class Router:
             raise ValueError(f"a price is a number and at least 0, not {price}")
         self._prices[peer] = price
 
+    def usual(self, peer: PeerId) -> float | None:
+        """Seconds that it takes as a rule, none if it has only failed so far; None: it was never asked."""
+        if (track := self._track(peer)).seen:
+            return track.latency
+        return 0.0 if self._of(peer).failures else None
+
     def began(self, peer: PeerId) -> None:
         """A request to it is under way, to serve or to audit."""
         mine = self._of(peer)

@@ -78,6 +78,9 @@ class Watching:
         self.began_: list[PeerId] = []
         self.ended_: list[tuple[PeerId, bool]] = []
 
+    def usual(self, peer: PeerId) -> float | None:
+        return None
+
     def began(self, peer: PeerId) -> None:
         self.began_.append(peer)
 
@@ -230,3 +233,33 @@ async def test_every_part_is_given_the_bytes_of_one_output_of_the_part_before(cl
     outputs = [judgement.answer.signed.claim.output for judgement in course.judgements]
     assert [exchange.inputs for exchange in course.transcript.exchanges[1:]] == outputs[:-1]
     assert all(finding.passed for finding in (await asked(made))[1].findings if finding.kind is Kind.LINK)
+
+
+async def test_who_was_asked_in_the_place_of_one_that_was_late_is_held_for_nothing(cluster, monkeypatch):
+    """And the answer is valid, though one more was asked than ordered."""
+    monkeypatch.setattr("decentral.serving.consultation.SOONEST", 0.5)
+    monkeypatch.setattr(Watching, "usual", lambda self, peer: 0.001)
+    monkeypatch.setattr(Watching, "withdrawn", lambda self, peer: spared.append(peer))
+    spared: list[PeerId] = []
+    made, gate = await cluster(replicas=4), asyncio.Event()
+    async with asyncio.timeout(60), chain(made, patience=replace(QUICK, commit=600)) as (asking, _):
+        wanted = await order(made)
+        line = wanted.line(wanted.steps[0])
+
+        async def late(sealed: Any, client: Any) -> None:
+            await gate.wait()
+            await StageService.commit(slow, sealed, client)
+
+        async def opens(sealed: Any, client: Any) -> None:
+            gate.set()
+            await asyncio.Event().wait()
+
+        slow, other = made.services[made.node(line[1])], made.services[made.node(line[3])]
+        monkeypatch.setattr(slow, "commit", late)
+        monkeypatch.setattr(other, "commit", opens)
+        course = await asking.run(wanted, {made.anchors.parts[0].inputs[0]: X}, PLAIN)
+    found = examine(course.transcript, made.anchors, PLAIN, judgements=course.judgements)
+    assert found.verdict.valid, found.verdict.reasons
+    assert course.transcript.exchanges[0].asked == tuple(line)
+    assert spared == [line[3]]
+    assert found.faults == ()

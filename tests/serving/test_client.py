@@ -13,6 +13,7 @@ from decentral.errors import Malformed, Refusal, UserError
 from decentral.serving.client import Client
 from decentral.serving.ledger import Ledger
 from decentral.serving.model import Network, save_stages
+from decentral.serving.parts import MOST_BYTES
 from decentral.serving.prediction import UNDECIDED, Unverified
 from decentral.serving.replicas import Patience
 from decentral.serving.reputation import Reputations
@@ -198,6 +199,32 @@ async def test_who_was_busy_loses_no_reputation_and_who_was_silent_does(cluster)
         bad = {peer.name: reputations.of(peer.id).bad for peer in made.anchors.peers}
     assert {name for name, count in bad.items() if count} == {"stage-2-b"}
     assert verify(prediction.receipt, made.anchors).valid
+
+
+class Enormous(StageService):
+    """Answers with far more than its stage does."""
+
+    samples = 0
+
+    def answer(self, inputs: Any, client: Any) -> Any:
+        (output,) = super().answer(inputs, client).items()
+        return {output[0]: output[1].new_zeros(self.samples, *output[1].shape[1:])}
+
+
+@pytest.mark.parametrize("size", [1 << 20, MOST_BYTES + (1 << 20)], ids=["a MiB", "more than any answer"])
+async def test_what_a_liar_sends_too_much_of_is_in_no_receipt(cluster, monkeypatch, size):
+    made = await cluster(liars={"stage-2-a": Enormous, "stage-1-c": Lies})
+    monkeypatch.setattr(Enormous, "samples", size // 40)  # ten classes each
+    async with Client.connect(made.folder, patience=replace(QUICK, reveal=20)) as client:
+        prediction = await client.predict(X)
+    assert torch.equal(prediction.output, made.expected(X))
+    assert {(made.node(fault.node), fault.kind) for fault in prediction.faults} == {
+        ("stage-2-a", FaultKind.UNRESPONSIVE),
+        ("stage-1-c", FaultKind.DISAGREED),
+    }
+    receipt = prediction.receipt.encode()
+    assert len(receipt) < 100_000
+    assert verify(receipt, made.anchors).valid
 
 
 async def test_where_nobody_has_room_another_attempt_is_made_and_then_it_is_said(cluster):

@@ -9,16 +9,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import pytest
 import torch
 
 from decentral.errors import Malformed, Refusal
+from decentral.serving import consultation
 from decentral.serving.access import access
 from decentral.serving.consultation import Consultation, consult
 from decentral.serving.replicas import Patience, Replicas
 from decentral.serving.stage import StageService
 from decentral.trust.evidence import tensors_digest
+from decentral.trust.examination import judged
 from decentral.trust.order import Order, Step
 from decentral.trust.policy import Policy
+from decentral.trust.transcript import Exchange, Transcript
 from decentral.wire.limits import Limits
 from decentral.wire.sessions import open_session
 
@@ -32,6 +36,10 @@ class Watching:
         self.ended_: dict[str, float | None] = {}
         self.withdrawn_: list[str] = []
         self.all_began = asyncio.Event()
+        self.usually: float | None = None
+
+    def usual(self, peer: str) -> float | None:
+        return self.usually
 
     def began(self, peer: str) -> None:
         self.began_.append(peer)
@@ -77,6 +85,13 @@ class Repeats(StageService):
         await self.commit(sealed, client)
 
 
+class Lies(StageService):
+    """Adds to what it computes."""
+
+    def answer(self, inputs: Any, client: Any) -> Any:
+        return {name: tensor + 1 for name, tensor in super().answer(inputs, client).items()}
+
+
 class Busy(StageService):
     """Has too much to do, the first two times."""
 
@@ -110,6 +125,13 @@ async def asking(cluster: Any, watch: Watching, patience: Patience):
             yield ask
         finally:
             await replicas.close()
+
+
+def verdict_of(order: Order, found: Consultation, cluster: Any) -> str | None:
+    """Why a verifier does not take this part's consensus for one."""
+    exchange = Exchange(order.steps[0], order.inputs, found.asked, found.replies)
+    finding = judged(Transcript(order, (exchange,)), 0, cluster.anchors, order.policy).finding
+    return None if finding.passed else finding.detail
 
 
 QUICK = Patience(opening=5, commit=3, reveal=1)
@@ -276,3 +298,107 @@ async def test_one_that_says_something_else_than_its_answer_has_failed(cluster):
     assert made.node(peer) == "stage-0-b"
     assert "breaks the protocol" in found.problems[peer]
     assert watch.ended_[peer] is None
+
+
+class Gated(StageService):
+    """Commits once the gate is open."""
+
+    gate: ClassVar[asyncio.Event]
+
+    async def commit(self, sealed: Any, client: Any) -> None:
+        await self.gate.wait()
+        await super().commit(sealed, client)
+
+
+class Opening(StageService):
+    """Opens the gate when it is asked, and says nothing."""
+
+    async def commit(self, sealed: Any, client: Any) -> None:
+        Gated.gate.set()
+        await asyncio.Event().wait()
+
+
+def placed(order: Order, made: Any, place: int, kind: type[StageService]) -> str:
+    """The replica in this place of the line is such a one from now on; its name."""
+    node: str = made.node(order.line(order.steps[0])[place])
+    made.services[node].__class__ = kind
+    return node
+
+
+async def test_beside_one_that_hangs_the_next_is_asked_long_before_the_deadline(cluster, monkeypatch):
+    monkeypatch.setattr(consultation, "SOONEST", 0.1)
+    Gated.gate = asyncio.Event()
+    made, watch = await cluster(replicas=4), Watching()
+    watch.usually = 0.001
+    async with asyncio.timeout(60), asking(made, watch, replace(QUICK, commit=600)) as ask:
+        order, inputs = order_for(made)
+        hangs = placed(order, made, 1, Gated)
+        found = await ask(order, inputs)
+    line = order.line(order.steps[0])
+    assert list(found.asked) == line
+    assert set(found.replies) == {line[0], line[2], line[3]}
+    assert {made.node(peer): why for peer, why in found.problems.items()} == {
+        hangs: "late: the next in the line has committed"
+    }
+    assert watch.ended_[line[1]] is None
+    assert found.spared == frozenset()
+    assert verdict_of(order, found, made) is None
+
+
+async def test_who_is_late_and_commits_first_has_its_place_and_the_other_is_held_for_nothing(cluster, monkeypatch):
+    monkeypatch.setattr(consultation, "SOONEST", 0.5)
+    Gated.gate = asyncio.Event()
+    made, watch = await cluster(replicas=4), Watching()
+    watch.usually = 0.001
+    async with asyncio.timeout(60), asking(made, watch, replace(QUICK, commit=600)) as ask:
+        order, inputs = order_for(made)
+        placed(order, made, 1, Gated)
+        placed(order, made, 3, Opening)
+        found = await ask(order, inputs)
+    line = order.line(order.steps[0])
+    assert list(found.asked) == line
+    assert set(found.replies) == set(line[:3])
+    assert found.problems == {}
+    assert found.spared == {line[3]} == set(watch.withdrawn_)
+    assert verdict_of(order, found, made) is None
+
+
+@pytest.mark.parametrize(("usually", "hanging"), [(None, (1,)), (0.001, (0, 1, 2))], ids=["new", "all of them"])
+async def test_nobody_is_late_of_whom_nothing_is_known_or_before_anybody_has_committed(
+    cluster, monkeypatch, usually, hanging
+):
+    monkeypatch.setattr(consultation, "SOONEST", 0.05)
+    Gated.gate = asyncio.Event()
+    made, watch = await cluster(replicas=4), Watching()
+    watch.usually = usually
+    async with asyncio.timeout(60), asking(made, watch, replace(QUICK, commit=600)) as ask:
+        order, inputs = order_for(made)
+        for place in hanging:
+            placed(order, made, place, Gated)
+        waiting = asyncio.create_task(ask(order, inputs))
+        answered, _ = await asyncio.wait({waiting}, timeout=0.5)
+        assert not answered
+        Gated.gate.set()
+        found = await waiting
+    assert list(found.asked) == order.line(order.steps[0])[:3]
+    assert found.problems == {}
+
+
+class Outsized(StageService):
+    """Answers with a thousand times as much as its stage does."""
+
+    def answer(self, inputs: Any, client: Any) -> Any:
+        return {name: tensor.repeat(1000, 1) for name, tensor in super().answer(inputs, client).items()}
+
+
+async def test_an_answer_that_is_larger_than_one_can_be_is_not_kept(cluster):
+    made = await cluster(replicas=4, liars={"stage-0-a": Outsized, "stage-0-b": Lies})
+    async with asking(made, Watching(), QUICK) as ask:
+        order, inputs = order_for(made, Policy(replicas=4))
+        found = await ask(order, inputs)
+    named = {made.node(peer): reply for peer, reply in found.replies.items()}
+    assert named["stage-0-a"].tensors is None
+    assert named["stage-0-a"].reveal is not None
+    assert named["stage-0-b"].tensors is not None, "a lie that could be an answer is kept: it convicts"
+    assert [made.node(peer) for peer in found.problems] == ["stage-0-a"]
+    assert "bytes, where an answer has" in next(iter(found.problems.values()))

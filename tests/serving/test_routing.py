@@ -298,3 +298,14 @@ def test_a_request_that_is_withdrawn_teaches_nothing_and_puts_nobody_aside():
     assert router._track(A).seen == before.seen
     with pytest.raises(ValueError, match="no request"):
         router.withdrawn(A)
+
+
+def test_how_long_one_takes_is_known_once_it_has_answered_and_nothing_where_it_has_only_failed() -> None:
+    router = World().router()
+    assert router.usual(A) is None
+    ask(router, A, None)
+    assert router.usual(A) == 0.0
+    ask(router, A, 2.0)
+    assert router.usual(A) == 2.0
+    ask(router, A, None)
+    assert router.usual(A) == 2.0, "what did not come took no time"
