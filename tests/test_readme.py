@@ -70,7 +70,7 @@ def test_what_a_page_tells_to_type_works(block: Block, empty_folder: Path) -> No
     done = subprocess.run(
         [*commands[block.language], block.text],
         cwd=empty_folder,
-        env={**os.environ, "PATH": path, "NO_COLOR": "1"},
+        env={**os.environ, "PATH": path, "NO_COLOR": "1", "DECENTRAL_ZK": str(empty_folder.parent / "zk")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -15,10 +15,12 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from decentral.errors import Malformed, UserError
 from decentral.files import write_atomic
@@ -101,7 +103,8 @@ def read_model(
     """A model that is cut already (a folder of `up`, of its stages, or of circuits); or one that is cut here: of a
     finished training run, of a file of parameters (`overrides`: model.name=..., data.name=...), or of a recipe.
 
-    `cuts`: modules, as `a,b`, or how many stages. Blocking. Raises UserError, RecipeError that names the key.
+    `cuts`: modules, as `a,b`, or how many stages, of which none begins with a BatchNorm that belongs to the layer
+    before it. Blocking. Raises UserError, RecipeError that names the key.
     """
     path = Path(source).expanduser()
     cut = next((folder for folder in (path / STAGES, path) if (folder / NETWORK).is_file()), None)
@@ -115,7 +118,33 @@ def read_model(
     recipe = any_recipe(document, given)
     if isinstance(recipe, Recipe):
         raise UserError(f"{source}: trains a model, and says no cuts: run it, and give the folder of that run")
-    return Model(*_staged(recipe, say))
+    model = Model(*_staged(recipe, say))
+    moved = past_norms(model.stages) if isinstance(recipe.stages, int) else None
+    if moved is None:
+        return model
+    return Model(*_staged(recipe.model_copy(update={"stages": moved}), lambda words: None))
+
+
+def past_norms(stages: Sequence[Stage]) -> tuple[str, ...] | None:
+    """The modules after which to cut instead, so that every BatchNorm is in one stage with what it follows.
+
+    None where no stage begins with one, or where a cut is at no module's end. Raises UserError where that leaves fewer.
+    """
+    names, moved = [], False
+    for before, after in pairwise(stages):
+        first = next(node for node in after.network.graph.nodes if node.op != "placeholder")
+        norm = first.op == "call_module" and isinstance(after.network.get_submodule(str(first.target)), _BatchNorm)
+        *_, last, _ = before.network.graph.nodes
+        if not norm and last.op != "call_module":
+            return None
+        names.append(str(first.target if norm else last.target))
+        moved = moved or norm
+    if moved and len({*names}) < len(names):
+        raise UserError(
+            f"{len(stages)} stages of equal cost would part a BatchNorm from its layer: ask for fewer, or name the "
+            "modules after which to cut (--stages A,B)"
+        )
+    return tuple(names) if moved else None
 
 
 def _staged(recipe: ServingRecipe, say: Say) -> tuple[Network, tuple[Stage, ...], Tensor]:

@@ -58,6 +58,20 @@ def test_a_file_of_parameters_is_cut_here(parameters: Path) -> None:
     assert [len(read_model(str(parameters), cuts, NAMED).stages) for cuts in (None, "2", "1,2")] == [1, 2, 3]
 
 
+def test_no_stage_begins_with_a_norm_that_belongs_to_the_layer_before_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_model("strided-cnn", (1, 8, 8), 10, channels=[8, 8])
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    named = ("model.name=strided-cnn", "model.channels=[8,8]", "data.name=digits")
+    for count in (1, 2):
+        model = read_model(str(tmp_path / "model.safetensors"), str(count), named)
+        assert len(model.stages) == count == len(model.proved())
+    with pytest.raises(UserError, match="ask for fewer"):
+        read_model(str(tmp_path / "model.safetensors"), "3", named)
+    with pytest.raises(UserError, match="cannot be folded"):
+        read_model(str(tmp_path / "model.safetensors"), "features.0", named).proved()
+
+
 def test_what_is_cut_already_stays_as_it_is(folder: Path) -> None:
     assert len(read_model(str(folder)).stages) == len(read_model(str(folder / "stages")).stages) == 2
     with pytest.raises(UserError, match="cut already"):
