@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +138,23 @@ def test_every_command_has_help_and_json(command: str) -> None:
 
 def test_help_imports_nothing_heavy(root: Path) -> None:
     assert not {"torch", "numpy", "grpc", "ezkl"} & imported_by(root, "zk", "setup", "--help")
+
+
+@pytest.mark.slow
+def test_a_prover_that_is_killed_goes_on_from_the_last_proof(place: Place) -> None:
+    """By SIGKILL, when the first proof is on disk; its worker ends with it, which the fixture of all tests sees."""
+    command = [sys.executable, "-P", "-m", "decentral", "zk", "prove", "c", "digits:9", "--out", "k.zk"]
+    environment = {**os.environ, "DECENTRAL_ZK": str(place.folder / "store")}
+    first = place.folder / "k.zk.job" / "stage-0.proof"
+    with subprocess.Popen(command, cwd=place.folder, env=environment, stdout=-3, stderr=-3) as killed:
+        ends = time.monotonic() + 100
+        while not first.exists() and time.monotonic() < ends:
+            time.sleep(0.002)
+        killed.kill()
+    assert first.exists() and not (place.folder / "k.zk").exists()
+    kept = first.read_bytes()
+    done = place.zk("prove", "c", "digits:9", "--out", "k.zk")
+    assert done.exit_code == 0, done.stderr
+    assert "stage 0: was proved before" in done.stderr and "stage 1: proving" in done.stderr
+    assert kept in (place.folder / "k.zk").read_bytes() and not first.exists()
+    assert place.told("verify", "c", "k.zk", "digits:9", "--local-test-srs")["valid"]
