@@ -147,6 +147,16 @@ class Settings:
         return tuple(self._decoded()["model_output_scales"])
 
     @property
+    def products(self) -> int:
+        """Cells in which products of matrices are checked."""
+        return int(self._decoded()["einsum_params"]["total_einsum_col_size"])
+
+    @property
+    def tables(self) -> bool:
+        """Whether an operator is looked up in a table, whose range inputs decide; ranges of numbers are no such."""
+        return bool(self._decoded()["required_lookups"])
+
+    @property
     def lookups(self) -> tuple[int, int]:
         low, high = self._decoded()["run_args"]["lookup_range"]
         return int(low), int(high)

@@ -5,7 +5,8 @@ Weights have the scale of parameters. A product has the sum of both scales; wher
 `rebase` x max(input scale, scale of parameters), it is divided back to there, to the nearest integer, halves away from
 zero. The bias of a convolution is an integer of the product's scale and is added before that; that of a linear layer,
 or one added to a product of matrices, takes the scale of what it is added to, after it. Sums are taken at the larger
-scale. A mean is a sum times 1/n, which is a parameter as any other.
+scale. A mean is a sum times 1/n, which is a parameter as any other, unless n is 2^k: then it is the sum at k bits more,
+which are divided away after the next operator.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from decentral.errors import Unproven
 from decentral.models.graphs import place_of, trace
 from decentral.zk.convolution import PatchConvolution
 from decentral.zk.fixed import Fixed, half_away, joined
-
-Value = Fixed | int | tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +65,32 @@ class Emulator:
         self._graph, self._scales = traced(network, inputs), scales or Scales()
         self._limit = 0
         for node in self._graph.graph.nodes:
-            if node.op in ("call_module", "call_function", "call_method"):
+            if node.op not in ("placeholder", "output"):
                 self._operator(node)
 
     @torch.no_grad()
     def __call__(self, *inputs: Fixed) -> tuple[Fixed, ...]:
         """The outputs in order. Raises ValueError for another number of inputs."""
+        (output,) = (node for node in self._graph.graph.nodes if node.op == "output")
+        known = self.values(*inputs)
+        found = fx.node.map_arg(output.args[0], lambda each: known[each])
+        outputs = tuple(found) if isinstance(found, tuple | list) else (found,)
+        return tuple(map(self._rebased, outputs))
+
+    @torch.no_grad()
+    def values(self, *inputs: Fixed) -> dict[fx.Node, Any]:
+        """What every operator gives. Raises ValueError for another number of inputs."""
+        places = [node for node in self._graph.graph.nodes if node.op == "placeholder"]
+        if len(places) != len(inputs):
+            raise ValueError(f"the circuit takes {len(places)} tensors, not {len(inputs)}")
         self._limit = max(self._scales.parameters, *(value.scale for value in inputs)) * self._scales.rebase
-        known: dict[fx.Node, Any] = {}
-        given = iter(inputs)
+        known: dict[fx.Node, Any] = dict(zip(places, inputs, strict=True))
         for node in self._graph.graph.nodes:
-            if node.op == "placeholder":
-                known[node] = next(given)
-            elif node.op == "output":
-                found = fx.node.map_arg(node.args[0], lambda each: known[each])
-                return tuple(found) if isinstance(found, tuple | list) else (found,)
-            elif node.op == "get_attr":
-                known[node] = _attribute(self._graph, str(node.target))
-            else:
+            if node.op not in ("placeholder", "output"):
                 arguments = fx.node.map_arg(node.args, lambda each: known[each])
                 options = fx.node.map_arg(node.kwargs, lambda each: known[each])
                 known[node] = self._operator(node)(*arguments, **options)
-        raise ValueError("a network that gives nothing")
+        return known
 
     # ---- operators ------------------------------------------------------------------------------------------------
 
@@ -108,7 +111,7 @@ class Emulator:
             PatchConvolution: lambda layer, x: self._bias(self._convolution(layer, x), layer.bias),
             nn.Conv2d: self._whole_convolution,
             nn.Linear: lambda layer, x: self._bias(self._product(layer.weight, x), layer.bias, last=True),
-            nn.ReLU: lambda _, x: x.relu(),
+            nn.ReLU: lambda _, x: self._rebased(x.relu()),
             nn.Flatten: lambda layer, x: x.moved(lambda each: each.flatten(layer.start_dim, layer.end_dim)),
             nn.AdaptiveAvgPool2d: lambda layer, x: self._mean(x, layer.output_size),
             nn.MaxPool2d: lambda layer, x: _max_pool(x, layer.kernel_size, layer.stride, layer.padding),
@@ -118,17 +121,17 @@ class Emulator:
 
     def _functions(self) -> dict[str, Callable[..., Any]]:
         return {
-            "relu": lambda x, inplace=False: x.relu(),
-            "relu_": lambda x: x.relu(),
-            "add": lambda x, y: x.plus(y),
-            "iadd": lambda x, y: x.plus(y),
+            "relu": lambda x, inplace=False: self._rebased(x.relu()),
+            "relu_": lambda x: self._rebased(x.relu()),
+            "add": lambda x, y: self._rebased(x.plus(y)),
+            "iadd": lambda x, y: self._rebased(x.plus(y)),
             "flatten": lambda x, start_dim=0, end_dim=-1: x.moved(lambda each: each.flatten(start_dim, end_dim)),
             "adaptive_avg_pool2d": self._mean,
             "max_pool2d": lambda x, kernel_size, stride=None, padding=0, **_: _max_pool(
                 x, kernel_size, stride, padding
             ),
             "cat": lambda parts, dim=0: joined(parts, dim),
-            "getitem": lambda value, place: value[place],
+            "getitem": lambda x, place: x.moved(lambda each: each[place]),
             "dropout": lambda x, *_, **__: x,
         }
 
@@ -162,8 +165,11 @@ class Emulator:
     def _mean(self, x: Fixed, output_size: int | tuple[int, int] | None) -> Fixed:
         if output_size not in (1, (1, 1)):
             raise Unproven("adaptive_avg_pool2d: only to one pixel")
-        share = float(self._parameter(torch.tensor(1 / math.prod(x.shape[2:]))))
-        norm = share * math.prod(x.shape[2:])
+        count = math.prod(x.shape[2:])
+        if count & (count - 1) == 0:  # a power of two is a matter of the scale alone, and divided with what comes next
+            return x.linear(lambda each: each.sum((2, 3), keepdim=True), count, count.bit_length() - 1)
+        share = float(self._parameter(torch.tensor(1 / count)))
+        norm = share * count
         pooled = x.linear(lambda each: each.sum((2, 3), keepdim=True) * share, norm, self._scales.parameters)
         return self._rebased(pooled)
 
@@ -193,13 +199,17 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _attribute(graph: fx.GraphModule, name: str) -> Any:
-    raise Unproven(f"{name}: a tensor of the network's own, whose circuit is not known here")
+def through(
+    circuits: Sequence[Emulator], wires: Sequence[Sequence[tuple[int, int]]], images: Fixed
+) -> tuple[Fixed, ...]:
+    """What the last circuit gives. `wires`: as in a `Chain`, which circuit's which output each takes; none: images."""
+    made: list[tuple[Fixed, ...]] = []
+    for circuit, taken in zip(circuits, wires, strict=True):
+        given = [made[source][output] for source, output in taken] or [images]
+        made.append(circuit(*given))
+    return made[-1]
 
 
-def accuracy(stages: Sequence[Emulator], images: Fixed, labels: Tensor) -> float:
-    """Of a chain of circuits, each of which takes all that the one before gives."""
-    values: tuple[Fixed, ...] = (images,)
-    for stage in stages:
-        values = stage(*values)
-    return float((values[0].real().argmax(1) == labels).double().mean())
+def accuracy(outputs: Fixed, labels: Tensor) -> float:
+    """The share whose largest output is that of the label."""
+    return float((outputs.real().argmax(1) == labels).double().mean())

@@ -133,7 +133,9 @@ async def draft(
                     legs=own.legs,
                     checked=own.checked,
                 )
-                arguments, found = await _calibrated(alone, model, wanted, given, own.margin)
+                arguments, found = wanted, await settings_of(alone, model, wanted)
+                if own.logrows is None or found.tables:
+                    arguments, found = await _calibrated(alone, model, wanted, given, own.margin)
                 outputs = await asyncio.to_thread(_outputs, stage, given)
                 drawn.append(_Drawn(model, arguments, given, outputs, found.output_scales, taken))
             logrows = max([one.arguments.logrows for one in drawn] + [one.logrows or 1 for one in each])
@@ -253,7 +255,10 @@ async def settings_of(alone: Worker, model: Path, arguments: Arguments) -> Setti
 async def _calibrated(
     alone: Worker, model: Path, wanted: Arguments, inputs: Sequence[Tensor], margin: float
 ) -> tuple[Arguments, Settings]:
-    """The arguments with the rows and tables that these inputs need, and the settings that calibration left."""
+    """The arguments with the rows and tables that these inputs need, and the settings that belong to them.
+
+    Calibration tries its scale for parameters too: its own settings would be those of another circuit.
+    """
     settings, data = model.with_suffix(".draft"), model.with_suffix(".data")
     await alone.call("settings", model=str(model), output=str(settings), arguments=wanted.encoded())
     data.write_text(json.dumps({"input_data": [tensor.flatten().tolist() for tensor in inputs]}))
@@ -268,7 +273,8 @@ async def _calibrated(
         max_logrows=LARGEST_LOGROWS,
     )
     found = Settings(canonical_settings(json.loads(settings.read_bytes())))
-    return replace(wanted, logrows=found.logrows, lookups=found.lookups), found
+    arguments = replace(wanted, logrows=found.logrows, lookups=found.lookups)
+    return arguments, await settings_of(alone, model, arguments)
 
 
 async def _build(folder: Path, each: Draft, srs: SRS, limits: Limits, say: Say) -> None:

@@ -17,7 +17,7 @@ from decentral.models.catalogue import build_model
 from decentral.models.folding import fold_batchnorm
 from decentral.zk.arguments import Arguments
 from decentral.zk.convolution import PatchConvolution
-from decentral.zk.emulator import Emulator, Scales, accuracy, quantised
+from decentral.zk.emulator import Emulator, Scales, accuracy, quantised, through
 from decentral.zk.export import export
 from decentral.zk.setup import settings_of
 from decentral.zk.worker import Worker
@@ -77,6 +77,9 @@ NETWORKS = {
     "patches of one pixel": (lambda: PatchConvolution(nn.Conv2d(2, 3, 1, stride=2)), (2, 8, 8)),
     "linear": (lambda: nn.Linear(8, 5), (8,)),
     "residual": (Residual, (2, 6, 6)),
+    "pooled over sixteen": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)), (2, 4, 4)),
+    "pooled, and on": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Flatten()), (2, 4, 4)),
+    "pooled over four": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (2, 2, 2)),
     "pooled over nine": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (2, 3, 3)),
 }
 ARGUMENTS = {
@@ -92,6 +95,11 @@ async def test_every_operator_gives_the_integers_of_the_circuit(prover, tmp_path
     for make, shape in NETWORKS.values():
         torch.manual_seed(0)
         assert not await differences(prover, tmp_path, make(), [2 * torch.randn(2, *shape)], ARGUMENTS[arguments])
+
+
+class Joined(nn.Module):
+    def forward(self, one: Tensor, two: Tensor) -> Tensor:
+        return torch.cat([one, two], 1)
 
 
 class Sum(nn.Module):
@@ -127,14 +135,18 @@ def test_an_operator_that_it_does_not_know_is_named(network, named):
         Emulator(network.eval())
 
 
+def test_circuits_pass_on_what_others_take():
+    """Two parts of a layer, joined by a third circuit that takes them the other way round."""
+    first, second = nn.Linear(3, 1), nn.Linear(3, 2)
+    circuits = [Emulator(first), Emulator(second), Emulator(Joined(), inputs=2)]
+    images = quantised(torch.randn(5, 3), 7)
+    (found,) = through(circuits, [(), (), ((1, 0), (0, 0))], images)
+    one, two = (Emulator(layer)(images)[0].integers() for layer in (first, second))
+    assert found.integers() == [value for row in range(5) for value in (*two[2 * row : 2 * row + 2], one[row])]
+
+
 def test_accuracy_is_that_of_the_largest_output():
-    head = nn.Linear(3, 3)
-    nn.init.eye_(head.weight)
-    images = torch.eye(3)
-    found = accuracy(
-        [Emulator(head), Emulator(nn.Sequential(nn.ReLU()))], quantised(images, 7), torch.tensor([0, 1, 1])
-    )
-    assert found == pytest.approx(2 / 3)
+    assert accuracy(quantised(torch.eye(3), 7), torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
 
 
 def digits_network() -> nn.Module:
