@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decentral.cli.output import JsonOption, PluginOption, SetOption, load_plugins, note
+from decentral.cli.zk_plan import plan
 from decentral.cli.zk_words import (
     TEST,
     say_card,
@@ -39,6 +40,8 @@ zk = typer.Typer(
     rich_markup_mode=None,
     help="Prove what a model answered, and verify it. Every command has --json.",
 )
+
+zk.command()(plan)
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `zk setup` made.")]
 InputArgument = Annotated[

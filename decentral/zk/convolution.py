@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class PatchConvolution(nn.Module):
-    """What the convolution computes, for a batch of one. Raises ValueError for groups or dilation."""
+    """What the convolution computes. Raises ValueError for groups or dilation."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class PatchConvolution(nn.Module):
         bias = convolution.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
 
-    def forward(self, images: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 k oh ow"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k oh ow"]:
         sizes = zip(images.shape[2:], self.kernel, self.stride, self.padding, strict=True)
         height, width = ((int(size) + 2 * pad - k) // step + 1 for size, k, step, pad in sizes)
         if self.kernel == (1, 1) and self.padding == (0, 0):
@@ -35,5 +35,5 @@ class PatchConvolution(nn.Module):
         else:
             patches = functional.unfold(images, self.kernel, padding=self.padding, stride=self.stride)
         product = torch.einsum("kc,acn->akn", self.weight.flatten(1), patches)
-        found = product.reshape(1, len(self.weight), height, width)
+        found = product.reshape(-1, len(self.weight), height, width)
         return found if self.bias is None else found + self.bias.reshape(1, -1, 1, 1)

@@ -20,7 +20,7 @@ from decentral.zk.setup import settings_of
 def test_it_computes_the_convolution(kernel, options):
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 4, kernel, **options)
-    image = torch.randn(1, 3, 9, 8)
+    image = torch.randn(2, 3, 9, 8)
     torch.testing.assert_close(PatchConvolution(convolution)(image), convolution(image), rtol=1e-5, atol=1e-5)
 
 
