@@ -337,9 +337,8 @@ async def test_beside_one_that_hangs_the_next_is_asked_long_before_the_deadline(
     line = order.line(order.steps[0])
     assert list(found.asked) == line
     assert set(found.replies) == {line[0], line[2], line[3]}
-    assert {made.node(peer): why for peer, why in found.problems.items()} == {
-        hangs: "late: the next in the line has committed"
-    }
+    problems = {made.node(peer): why for peer, why in found.problems.items()}
+    assert problems == {hangs: "late: the next in the line has committed"}
     assert watch.ended_[line[1]] is None
     assert found.spared == frozenset()
     assert verdict_of(order, found, made) is None
@@ -358,7 +357,7 @@ async def test_who_is_late_and_commits_first_has_its_place_and_the_other_is_held
     line = order.line(order.steps[0])
     assert list(found.asked) == line
     assert set(found.replies) == set(line[:3])
-    assert found.problems == {}
+    assert not found.problems
     assert found.spared == {line[3]} == set(watch.withdrawn_)
     assert verdict_of(order, found, made) is None
 
@@ -373,11 +372,9 @@ async def test_nobody_is_late_of_whom_nothing_is_known_or_before_anybody_has_com
     watch.usually = usually
     async with asyncio.timeout(60), asking(made, watch, replace(QUICK, commit=600)) as ask:
         order, inputs = order_for(made)
-        for place in hanging:
-            placed(order, made, place, Gated)
+        _ = [placed(order, made, place, Gated) for place in hanging]
         waiting = asyncio.create_task(ask(order, inputs))
-        answered, _ = await asyncio.wait({waiting}, timeout=0.5)
-        assert not answered
+        assert not (await asyncio.wait({waiting}, timeout=0.5))[0]
         Gated.gate.set()
         found = await waiting
     assert list(found.asked) == order.line(order.steps[0])[:3]
@@ -397,8 +394,7 @@ async def test_an_answer_that_is_larger_than_one_can_be_is_not_kept(cluster):
         order, inputs = order_for(made, Policy(replicas=4))
         found = await ask(order, inputs)
     named = {made.node(peer): reply for peer, reply in found.replies.items()}
-    assert named["stage-0-a"].tensors is None
-    assert named["stage-0-a"].reveal is not None
+    assert named["stage-0-a"].tensors is None is not named["stage-0-a"].reveal
     assert named["stage-0-b"].tensors is not None, "a lie that could be an answer is kept: it convicts"
     assert [made.node(peer) for peer in found.problems] == ["stage-0-a"]
     assert "bytes, where an answer has" in next(iter(found.problems.values()))

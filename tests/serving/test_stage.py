@@ -388,8 +388,7 @@ async def test_two_are_never_computed_at_once(stage, digest, inputs, monkeypatch
     class Counting(StageService):
         def answer(self, inputs: Any, client: Any) -> dict[str, Tensor]:
             nonlocal going, most
-            going += 1
-            most = max(most, going)
+            going, most = going + 1, max(most, going + 1)
             found = super().answer(inputs, client)
             time.sleep(0.001)
             going -= 1
