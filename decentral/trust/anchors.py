@@ -59,6 +59,12 @@ class Part:
     gain: float
     inputs: tuple[str, ...] = ()
     """The names of the tensors that it takes."""
+    circuit: str = ""
+    """Identity (hexadecimal) of the circuit that proves its answers (`decentral.zk.circuit`); empty: it has none."""
+
+    def model(self, proved: bool) -> str:
+        """What a question names: the circuit where peers prove their answers, else the digest."""
+        return self.circuit if proved and self.at == "peers" else self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,8 @@ class Anchors:
     def save(self, file: Path) -> None:
         lines = [HEADER, f'authority = """\n{self.authority.decode()}"""', f"epoch = {self.epoch}", ""]
         for part in self.parts:
-            lines += ["[[parts]]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(part).items()), ""]
+            said = {key: value for key, value in asdict(part).items() if key != "circuit" or value}
+            lines += ["[[parts]]", *(f"{key} = {json.dumps(value)}" for key, value in said.items()), ""]
         for peer in self.peers:
             fields = (f"{key} = {json.dumps(value)}" for key, value in asdict(peer).items() if value)
             lines += ["[[peers]]", *fields, ""]
@@ -123,7 +130,12 @@ FORMS = {
     "part": r"[A-Za-z0-9._/-]{0,64}",
     "digest": r"([0-9a-f]{64})?",
 }
-PART_FORMS = {"name": r"[A-Za-z0-9._/-]{1,64}", "digest": r"[0-9a-f]{64}", "at": r"peers|client"}
+PART_FORMS = {
+    "name": r"[A-Za-z0-9._/-]{1,64}",
+    "digest": r"[0-9a-f]{64}",
+    "at": r"peers|client",
+    "circuit": r"([0-9a-f]{64})?",
+}
 MEASURED = {"tolerance": 1.0, "gain": sys.float_info.max}
 """The numbers of a part, and up to where they make sense."""
 
@@ -157,7 +169,7 @@ def _part(where: str, values: Mapping[str, Any]) -> Part:
             raise UserError(f"{where}.{key}: must be a number from 0 to {highest:g}, not {value!r}")
         measured[key] = float(value)
     at: Literal["peers", "client"] = "peers" if fields["at"] == "peers" else "client"
-    return Part(fields["name"], fields["digest"], at, inputs=tuple(inputs), **measured)
+    return Part(fields["name"], fields["digest"], at, inputs=tuple(inputs), circuit=fields["circuit"], **measured)
 
 
 def _texts(where: str, values: Mapping[str, Any], forms: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from decentral.trust.evidence import Fault, Finding, Kind, Question, Reply
 from decentral.trust.leakage import verify_stated
 from decentral.trust.order import Order
 from decentral.trust.policy import Policy, Verdict
+from decentral.trust.proofs import verify_proofs
 from decentral.trust.transcript import Exchange, Transcript
 
 
@@ -38,8 +39,13 @@ class Examination:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """What evidence beside the replies has to fit: the question, the answer that won, what the verifier believes."""
+    """What evidence beside the replies has to fit: the question, the answer that won, what the verifier believes.
 
+    `transcript` and `judgements`: of all parts, for evidence that counts only together with that of others.
+    """
+
+    transcript: Transcript
+    judgements: Sequence[Judgement]
     question: Question
     exchange: Exchange
     answer: Answer | None
@@ -54,7 +60,7 @@ class Verifier(Protocol):
 
 
 Verifiers = Mapping[Kind, Verifier]
-VERIFIERS: Verifiers = MappingProxyType({Kind.LEAKAGE: verify_stated})
+VERIFIERS: Verifiers = MappingProxyType({Kind.LEAKAGE: verify_stated, Kind.ZK: verify_proofs})
 """By what they find out. Evidence of a kind that is not here has failed: nobody has checked it."""
 
 
@@ -100,16 +106,16 @@ def examine(
     for exchange, judgement in zip(transcript.exchanges, judgements, strict=True):
         question = order.question(exchange.step, exchange.inputs)
         findings += [
-            _model(question, exchange, anchors),
+            _model(question, exchange, anchors, order.policy.proved or policy.proved),
             _link(question, given),
             fresh(question, anchors.epoch),
             judgement.finding,
         ]
-        case = Case(question, exchange, judgement.answer, anchors, policy)
+        case = Case(transcript, judgements, question, exchange, judgement.answer, anchors, policy)
         findings += [_verified(kind, data, case, verifiers) for kind, data in exchange.evidence.items()]
         given = None if judgement.answer is None else judgement.answer.signed.claim.output
     verdict = policy.judge(order.seed, [step.part for step in order.steps], findings)
-    reasons = (*_misordered(transcript, anchors), *verdict.reasons)
+    reasons = (*_misordered(transcript, anchors, policy), *verdict.reasons)
     verdict = Verdict(not reasons, reasons, tuple(findings))
     answer = judgements[-1].answer if judgements and verdict.valid else None
     faults = tuple(fault for judgement in judgements for fault in judgement.faults)
@@ -118,14 +124,14 @@ def examine(
     )
 
 
-def _misordered(transcript: Transcript, anchors: Anchors) -> list[str]:
+def _misordered(transcript: Transcript, anchors: Anchors, policy: Policy) -> list[str]:
     """What is wrong with the order as a whole."""
     order = transcript.order
     reasons = []
     local = [(part, model.hex()) for part, model in order.local]
     steps = [(step.part, step.model.hex()) for step in order.steps]
     places = ["client"] * len(local) + ["peers"] * len(steps)
-    wanted = [(part.name, part.digest) for part in anchors.parts]
+    wanted = [(part.name, part.model(order.policy.proved or policy.proved)) for part in anchors.parts]
     if not wanted:
         reasons.append("the trust file names no parts of a model")
     elif local + steps != wanted or places != [part.at for part in anchors.parts]:
@@ -136,14 +142,16 @@ def _misordered(transcript: Transcript, anchors: Anchors) -> list[str]:
     return reasons
 
 
-def _model(question: Question, exchange: Exchange, anchors: Anchors) -> Finding:
+def _model(question: Question, exchange: Exchange, anchors: Anchors, proved: bool) -> Finding:
     """Whether the part is the pinned one, and all who were asked are pinned as serving it."""
-    digests = [part.digest for part in anchors.parts if part.name == question.part]
-    if not digests:
+    parts = [part for part in anchors.parts if part.name == question.part]
+    if not parts:
         return Finding(Kind.MODEL, question.part, False, "is no part that is pinned")
-    known = {anchor.id for anchor in anchors.replicas(question.part) if anchor.digest == question.model.hex()}
+    if proved and not parts[0].circuit:
+        return Finding(Kind.MODEL, question.part, False, "has no circuit that is pinned")
+    known = {anchor.id for anchor in anchors.replicas(question.part) if anchor.digest == parts[0].digest}
     strangers = [node for node in exchange.asked if node not in known]
-    found = pinned(question, digests[0])
+    found = pinned(question, parts[0].model(proved))
     if not found.passed or not strangers:
         return found
     return replace(found, passed=False, detail=f"{strangers[0]} was asked, which is not pinned as serving it")
@@ -160,7 +168,8 @@ def hear_part(transcript: Transcript, place: int) -> Heard:
     exchange = transcript.exchanges[place]
     question = transcript.order.question(exchange.step, exchange.inputs)
     by_digest = place < len(transcript.exchanges) - 1
-    return hear(question, tuple(dict.fromkeys(exchange.asked)), exchange.replies, by_digest=by_digest)
+    exact = transcript.order.policy.proved
+    return hear(question, tuple(dict.fromkeys(exchange.asked)), exchange.replies, exact=exact, by_digest=by_digest)
 
 
 def judged(
@@ -180,6 +189,8 @@ def judged(
     part = exchange.step.part
     calibrated = [each.tolerance for each in anchors.parts if each.name == part]
     tolerance = min(policy.tolerance, order.policy.tolerance, *calibrated)
+    if order.policy.proved or policy.proved:
+        tolerance, reference = 0.0, None  # a circuit's numbers, of which what was computed in floats tells nothing
     sizes = _stricter(order.policy.sizes(order.seed, part), policy.sizes(order.seed, part))
     judgement = rule(heard or hear_part(transcript, place), sizes, tolerance, reference)
     if (problem := _miscalled(order, exchange, policy)) is None:

@@ -122,6 +122,11 @@ class Policy:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {**values, "require": sorted(kind.value for kind in self.require)}
 
+    @property
+    def proved(self) -> bool:
+        """Whether answers are those of circuits: whole numbers, which all who are honest come to alike."""
+        return Kind.ZK in self.require
+
     def proves(self, seed: bytes, part: str) -> bool:
         """Whether a part has to be proved in the task with this seed: nobody else knows before it has answered."""
         return Kind.ZK in self.require and chosen(seed, f"proof/{part}", self.proofs)

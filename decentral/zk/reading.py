@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from decentral.errors import UserError
 from decentral.zk.circuit import Circuit
-from decentral.zk.proof import felt, signed
+from decentral.zk.proof import MODULUS, felt, felt_text, signed
 from decentral.zk.worker import Worker
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ Floats = tuple[float, ...]
 
 
 async def quantised(alone: Worker, circuit: Circuit, inputs: Sequence[Tensor]) -> list[list[str]]:
-    """A model's inputs as a circuit that sees them takes them. Raises UserError for other shapes."""
+    """A model's inputs as a circuit that sees them takes them: what is of int64 is field elements already.
+
+    Raises UserError for other shapes.
+    """
     shapes = circuit.public_inputs
     if len(inputs) != len(shapes):
         raise UserError(f"the model takes {len(shapes)} tensors, not {len(inputs)}")
@@ -28,6 +31,9 @@ async def quantised(alone: Worker, circuit: Circuit, inputs: Sequence[Tensor]) -
     for tensor, shape, scale in zip(inputs, shapes, circuit.settings.input_scales, strict=True):
         if tuple(tensor.shape) not in (shape, shape[1:]):
             raise UserError(f"the model takes {list(shape[1:])}, not {list(tensor.shape)}")
+        if tensor.dtype.itemsize == 8 and not tensor.is_floating_point():
+            found.append([felt_text(int(value) % MODULUS) for value in tensor.flatten().tolist()])
+            continue
         if not tensor.isfinite().all():
             raise UserError("an input that is not finite")
         values = tensor.float().flatten().tolist()

@@ -35,7 +35,7 @@ def stages(replicas: int) -> Anchors:
     """A client's stage and two of peers, with so many replicas each."""
     parts = (
         Part("stage-0", "0" * 64, "client", 0.0, 1.0),
-        Part("stage-1", "1" * 64, "peers", 1e-5, 3.25),
+        Part("stage-1", "1" * 64, "peers", 1e-5, 3.25, circuit="c" * 64),
         Part("stage-2", "2" * 64, "peers", 1e-30, 12.0),
     )
     peers = [

@@ -254,17 +254,17 @@ def test_what_a_client_found_that_has_the_model_is_found_again_by_who_has_it_not
         assert lies_found(world, receipt)[0].valid == valid
 
 
-def proved(evidence: bytes, case: Case) -> Finding:
+def attested(evidence: bytes, case: Case) -> Finding:
     """A kind of evidence that fits an answer: its digest."""
     if len(evidence) != 32:
         raise Malformed(Refusal.MALFORMED, "is no digest")
     fits = case.answer is not None and evidence == case.answer.signed.claim.output
-    return Finding(Kind.ZK, case.question.part, fits, "is the answer" if fits else "is another answer")
+    return Finding(Kind.ATTESTATION, case.question.part, fits, "is the answer" if fits else "is another answer")
 
 
 def test_other_evidence_counts_if_somebody_here_can_check_it() -> None:
-    wanted = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}))
-    world, verifiers = World(policy=wanted), {Kind.ZK: proved}
+    wanted = Policy(require=frozenset({Kind.CONSENSUS, Kind.ATTESTATION}))
+    world, verifiers = World(policy=wanted), {Kind.ATTESTATION: attested}
     plain = world.transcript(content=Policy())
     digests = [next(iter(each.replies.values())).reveal.output for each in plain.exchanges]
 
@@ -277,15 +277,15 @@ def test_other_evidence_counts_if_somebody_here_can_check_it() -> None:
         receipt = Receipt.decode(Receipt.signed(said, found, world.client).encode())
         return check(receipt, world.anchors, wanted, verifiers=here).verdict
 
-    right = [{Kind.ZK: digest} for digest in digests]
+    right = [{Kind.ATTESTATION: digest} for digest in digests]
     assert judged(with_evidence(*right)).valid
     assert not judged(with_evidence(*right), {}).valid
     assert not judged(with_evidence({}, *right[1:])).valid, "evidence removed"
     assert not judged(with_evidence(*right[::-1])).valid, "of another part"
-    assert not judged(with_evidence({Kind.ZK: b"?"}, *right[1:])).valid
-    assert not judged(with_evidence({**right[0], Kind.ATTESTATION: b""}, *right[1:])).valid, "one kind too many"
+    assert not judged(with_evidence({Kind.ATTESTATION: b"?"}, *right[1:])).valid
+    assert not judged(with_evidence({**right[0], Kind.ZK: b""}, *right[1:])).valid, "one kind too many"
 
     def stray(evidence: bytes, case: Case) -> Finding:
-        return replace(proved(evidence, case), part="stage-9")
+        return replace(attested(evidence, case), part="stage-9")
 
-    assert not judged(with_evidence(*right), {Kind.ZK: stray}).valid
+    assert not judged(with_evidence(*right), {Kind.ATTESTATION: stray}).valid

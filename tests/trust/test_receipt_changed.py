@@ -168,7 +168,7 @@ CHANGES: dict[str, Change] = {
     "all were asked": asked_all,
     "no last part": lambda world, said: replace(said, exchanges=said.exchanges[:-1]),
     "no part": lambda world, said: replace(said, exchanges=()),
-    "evidence that nobody can check": of_exchange(1, lambda each: replace(each, evidence={Kind.ZK: b"proof"})),
+    "evidence that nobody can check": of_exchange(1, lambda each: replace(each, evidence={Kind.ATTESTATION: b"quote"})),
     "evidence of what is no evidence": of_exchange(1, lambda each: replace(each, evidence={Kind.MODEL: b"yes"})),
 }  # fmt: skip
 
