@@ -1,36 +1,45 @@
 """What a circuit costs, from numbers that its settings tell at once: rows, products and the size of the SRS.
 
-All of it is linear: each circuit pays for 2^logrows once (tables, commitments), for its rows, and for the cells in
-which Freivalds' check of its products of matrices lies. The coefficients were fitted to six circuits of two inner
-columns, of 5,642 to 356,352 rows over 2^15 or 2^16, and meet each of them within 11 %. They are processor seconds on
-the machine of docs/zero-knowledge-planning.md, with which another one is compared by one small proof.
+A circuit lies in columns of 2^logrows places. Rows fill one block of columns after another, the operands of products of
+matrices, which Freivalds' check needs, other blocks, and a block costs the same whether it is full or not. Time, memory
+and keys are linear in the places of all blocks, and in the operands. The coefficients were fitted to eighteen circuits
+of two inner columns, of 5,642 to 356,352 rows over 2^15 or 2^16: they meet the time of each proof within 11 %, memory
+within 18 %, setup and keys within 21 %. Seconds are of the processors of the machine of
+docs/zero-knowledge-planning.md, with which another one is compared by one small proof; memory is that of the process
+that proves, which is larger than that of the setup.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from decentral.errors import UserError
 from decentral.zk.arguments import Settings
 
-ROWS, CELLS = 2.0**15, 2.0**16
-"""The units of rows and cells below."""
+UNIT, COLUMNS = 2.0**15, 2
+"""Of places, below; inner columns, in which two operands lie beside one another."""
+RESERVED = 10
+"""Places of a column that hold no row."""
 GIGABYTE = 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Of a quantity: constant, and for each 2^15 of the SRS, 2^15 rows, 2^16 cells of products."""
+    """Of a quantity, for each 2^15 places: of one column, of blocks of rows, of blocks of products, of operands."""
 
-    constant: float
-    size: float
+    column: float
     rows: float
     products: float
+    operands: float
 
     def at(self, size: Size) -> float:
-        srs = 2.0**size.logrows / ROWS
-        return self.constant + self.size * srs + self.rows * size.rows / ROWS + self.products * size.products / CELLS
+        column, operands = 2.0**size.logrows, size.products / COLUMNS
+        usable = column - RESERVED
+        rows, products = (math.ceil(count / usable) * column for count in (size.rows, operands))
+        parts = (self.column * column, self.rows * rows, self.products * products, self.operands * operands)
+        return sum(parts) / UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +59,11 @@ class Size:
         return Size(self.logrows, self.rows + other.rows, self.products + other.products)
 
 
-SETUP = Line(0.0, 3.75, 3.39, 17.8)
-PROVE = Line(0.0, 4.72, 5.5, 14.1)
+SETUP = Line(0.635, 3.884, 2.856, 11.279)
+PROVE = Line(0.0, 5.987, 6.22, 4.466)
 """Processor seconds, over all cores."""
-MEMORY = Line(0.6, 0.17, 0.223, 0.767)
-KEY = Line(0.0, 0.0954, 0.091, 0.4855)
+MEMORY = Line(0.0, 0.263, 0.233, 0.326)
+KEY = Line(0.014, 0.1, 0.056, 0.329)
 """Of a proof at its peak, and of the proving key, in gigabytes."""
 
 

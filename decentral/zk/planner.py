@@ -290,13 +290,11 @@ class _Planner:
         if self._budget.fits(cost):
             return _Choice(start, end, 1, cost.prove)
         channels = self._stretches.channels(start, end)
-        parts = 2
-        while parts <= channels:
+        for parts in [*(1 << power for power in range(1, (channels - 1).bit_length())), channels][: channels - 1]:
             size = await self._part(scratch, logrows, start, -(-channels // parts))
             cost = Cost.of(size, self._machine)
             if self._budget.fits(cost):
                 return _Choice(start, end, parts, parts * cost.prove)
-            parts *= 2
         return None
 
     async def _part(self, scratch: Path, logrows: int, place: int, width: int) -> Size:

@@ -47,7 +47,7 @@ def test_a_machine_that_was_measured_has_its_own_seconds(plan, tmp_path):
 
 
 def test_a_budget_that_is_too_small_is_said_with_the_layer(plan):
-    done = plan("--memory", "0.5")
+    done = plan("--memory", "0.1")
     assert done.exit_code == 2 and "features.0" in done.stderr and "more than the budget" in done.stderr
     done = plan("--parameters", "private")
     assert done.exit_code == 2 and "private" in done.stderr
