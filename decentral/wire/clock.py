@@ -82,4 +82,7 @@ class VirtualClock:
             with contextlib.suppress(Dropped):
                 job.exception()  # waits for it: whether it has been done must not depend on the thread
             raise
-        return job.result()
+        try:
+            return job.result()
+        except Dropped:  # the worker was shut down, and its work with it: nobody failed
+            raise asyncio.CancelledError from None

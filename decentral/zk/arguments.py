@@ -18,6 +18,8 @@ from decentral.errors import Malformed, Refusal, UserError
 VERSION = "23.0.5"
 """Of ezkl: another writes other settings, keys and proofs."""
 SORTED = ("required_lookups", "required_range_checks")
+MOST_BITS = 126
+"""Of a number in a circuit; ezkl counts in 127 and a sign."""
 LARGEST_LOGROWS = 26
 """Of the ceremony's files."""
 
@@ -44,6 +46,12 @@ class Visibility(Enum):
         if word not in (cls.FIXED.value, cls.COMMITTED.value):
             raise UserError(f"parameters are 'fixed' or 'polycommit', not {word!r}")
         return cls(word)
+
+
+def unambiguous(base: int, legs: int) -> bool:
+    """Whether numbers in so many digits are few beside the field's 2^253, so that each has one way to be written, and
+    so have sums of products of them: else a prover could choose the sign that a ReLU finds."""
+    return 0 < legs <= MOST_BITS and base > 1 and base**legs <= 1 << MOST_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,11 @@ class Arguments:
             raise UserError("inputs and outputs of a circuit are 'public' or 'polycommit'")
         if not 1 <= self.logrows <= LARGEST_LOGROWS:
             raise UserError(f"logrows must be between 1 and {LARGEST_LOGROWS}, not {self.logrows}")
+        if not unambiguous(self.base, self.legs):
+            raise UserError(
+                f"legs: {self.legs} digits of base {self.base} are more than {MOST_BITS} bits, of which a proof would "
+                "say nothing for certain: ask for fewer, and rescale more often"
+            )
 
     def encoded(self) -> dict[str, Any]:
         """As `backend.settings` takes them."""
@@ -155,6 +168,12 @@ class Settings:
     def tables(self) -> bool:
         """Whether an operator is looked up in a table, whose range inputs decide; ranges of numbers are no such."""
         return bool(self._decoded()["required_lookups"])
+
+    @property
+    def unambiguous(self) -> bool:
+        """See the function of this name."""
+        given = self._decoded()["run_args"]
+        return unambiguous(int(given["decomp_base"]), int(given["decomp_legs"]))
 
     @property
     def lookups(self) -> tuple[int, int]:

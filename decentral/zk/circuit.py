@@ -61,6 +61,8 @@ class Circuit:
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise Malformed(Refusal.MALFORMED, f"a circuit of ezkl {self.version}; this is {VERSION}")
+        if not self.settings.unambiguous:
+            raise Malformed(Refusal.MALFORMED, "a circuit whose numbers have more digits than its field can tell apart")
         inputs, parameters, outputs = self.settings.visibilities
         scales = self.settings.input_scales, self.settings.output_scales
         for visibility, points, own in zip(

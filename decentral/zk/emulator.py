@@ -102,6 +102,8 @@ class Emulator:
                     return lambda value: operator(module, value)
         else:
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+            if name in ("add", "iadd") and not all(isinstance(each, fx.Node) for each in node.args):
+                raise Unproven(f"{place_of(node)}: adds a constant, whose circuit is not known here")
             if (found := self._functions().get(str(name))) is not None:
                 return found
         raise Unproven(f"{place_of(node)}: not one of the operators whose circuits are known here")

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from decentral.errors import Unproven, UserError
-from decentral.zk.arguments import Arguments, Visibility
+from decentral.zk.arguments import MOST_BITS, Arguments, Visibility, unambiguous
 from decentral.zk.circuit import Wire
 from decentral.zk.cost import GIGABYTE, Budget, Cost, Size
 from decentral.zk.emulator import quantised
@@ -196,6 +196,7 @@ class _Planner:
     async def plan(self, scratch: Path) -> Plan:
         layers = len(self._stretches)
         for place in range(layers):
+            self._check_digits(place)
             self._say(f"layer {place + 1} of {layers}: {self._stretches.name(place, place + 1)}")
             self._sizes.append(await self._size(scratch, place, None))
         whole = Cost.of(self._joined(LOGROWS[0], 0, layers), self._machine)
@@ -223,6 +224,16 @@ class _Planner:
 
     def _legs(self, start: int, end: int) -> int:
         return max(2, -(-(self._stretches.bits(start, end) + SPARE_BITS) // BASE_BITS))
+
+    def _check_digits(self, place: int) -> None:
+        """Raises UserError where numbers, which nothing rescales here, have grown too large."""
+        if not unambiguous(1 << BASE_BITS, self._legs(place, place + 1)):
+            raise UserError(
+                f"{self._stretches.name(place, place + 1)}: numbers have grown to "
+                f"{self._stretches.bits(place, place + 1)} bits here, and a circuit's have {MOST_BITS - SPARE_BITS} at "
+                "most: plan with fewer bits (--scale, --parameter-scale); `decentral zk setup` alone rescales after "
+                "each layer"
+            )
 
     async def _size(self, scratch: Path, place: int, channels: slice | None) -> Size:
         """Of one layer, or of some of its channels, with two digits."""

@@ -107,17 +107,19 @@ def test_virtual_work_that_is_given_up_has_been_done_whatever_its_thread_was_at(
         runner.run(scenario())
 
 
-def test_work_that_nobody_will_do_any_more_holds_nobody_up() -> None:
+@pytest.mark.parametrize("given_up", [True, False])
+def test_work_that_nobody_will_do_any_more_holds_nobody_up_and_is_no_failure(given_up: bool) -> None:
     async def scenario() -> None:
         worker = ThreadPoolExecutor(1)
         clock = VirtualClock(worker)
         jobs = [asyncio.ensure_future(clock.work(lambda: time.sleep(0.05), 9.0)) for _ in range(3)]
         await clock.sleep(1.0)
         worker.shutdown(wait=False, cancel_futures=True)
-        for job in jobs:
+        for job in jobs if given_up else ():
             job.cancel()
         await asyncio.wait(jobs)
-        assert all(job.cancelled() for job in jobs)
+        assert jobs[0].cancelled() is given_up, "it had begun, and was done"
+        assert all(job.cancelled() for job in jobs[1:])
 
     with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
         runner.run(scenario())

@@ -89,6 +89,7 @@ def test_which_tensor_goes_where_is_part_of_the_identity(made: Made) -> None:
 
 def test_circuits_whose_parts_do_not_go_together_are_refused(made: Made) -> None:
     first, second = made.chain.circuits
+    run_args = canonical.decode(first.settings.encoded)["run_args"]
     for wrong in (
         lambda: replace(first, slots=Slots(outputs=(1,))),
         lambda: replace(first, slots=Slots((1,), 0, (1, 1))),
@@ -96,6 +97,8 @@ def test_circuits_whose_parts_do_not_go_together_are_refused(made: Made) -> None
         lambda: replace(first, committed=(bytes(32),)),
         lambda: replace(second, slots=Slots((0, 1))),
         lambda: edited(first, model_instance_shapes=[]),
+        lambda: edited(first, run_args={**run_args, "decomp_legs": 64}),
+        lambda: edited(first, run_args={**run_args, "decomp_legs": 10**12}),
     ):
         with pytest.raises(Malformed):
             wrong()

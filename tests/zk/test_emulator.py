@@ -112,6 +112,16 @@ async def test_a_circuit_may_take_and_give_several_tensors(prover, tmp_path):
     assert not await differences(prover, tmp_path, Sum(), [torch.randn(2, 3), torch.randn(2, 3)], Arguments())
 
 
+class Shifted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) + 1
+
+
+def test_a_constant_that_is_added_has_no_circuit_here():
+    with pytest.raises(Unproven, match="adds a constant"):
+        Emulator(Shifted())
+
+
 async def test_another_weight_gives_other_integers(prover, tmp_path):
     """That the comparison above can fail: one weight by one step."""
     torch.manual_seed(0)

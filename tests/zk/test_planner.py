@@ -131,3 +131,11 @@ async def test_an_operator_without_a_circuit_is_named_with_its_layer(prover, odd
     model = nn.Sequential(nn.Linear(4, 4), odd)
     with pytest.raises(Unproven, match=r"^1: .*not one of the operators"):
         await plan(model, torch.randn(2, 4), ROOMY, prover)
+
+
+async def test_numbers_that_grow_beyond_what_a_circuit_can_tell_apart_are_refused_by_layer(prover):
+    deep = nn.Sequential(*(layer for _ in range(20) for layer in (nn.Linear(4, 4), nn.ReLU())))
+    for layer in deep[::2]:
+        nn.init.eye_(layer.weight)
+    with pytest.raises(UserError, match=r"numbers have grown to 1\d\d bits here"):
+        await plan(deep, torch.rand(2, 4), ROOMY, prover)

@@ -131,6 +131,13 @@ def test_private_parameters_are_refused_with_the_reason() -> None:
         Arguments(logrows=27)
 
 
+@pytest.mark.parametrize(("base", "most"), [(2**14, 9), (16, 31)])
+def test_numbers_have_no_more_digits_than_the_field_can_tell_apart(base: int, most: int) -> None:
+    assert Arguments(base=base, legs=most).legs == most
+    with pytest.raises(UserError, match="rescale more often"):
+        Arguments(base=base, legs=most + 1)
+
+
 async def test_each_stage_may_have_options_of_its_own(made: Made) -> None:
     loose = Options(base=16, legs=8, checked=False)
     same = await draft(stages(), [made.inputs], [TINY, TINY], limits=SMALL)
