@@ -4,10 +4,10 @@
 
 Two networks in three stages: a perceptron on digits, ResNet-20 on CIFAR-10 (4,096 training images, five epochs; kept in
 .cache/benchmarks/trained). Every batch of 1, 2, 8 or 32 test images, small ones more often, is computed by every
-machine that this one can be (`serving.machines`), in a shape that is drawn; its honest distance is the largest between
-any two of them and a float64 reference. The tolerance is the rank that bounds false rejects by one in a thousand, times
-the margin. A lie counts as found where it is farther than that from all honest answers to the batch. Draws
-docs/figures/consensus-roc.png.
+machine that this one can be (`serving.stages.machines`), in a shape that is drawn; its honest distance is the largest
+between any two of them and a float64 reference. The tolerance is the rank that bounds false rejects by one in a
+thousand, times the margin. A lie counts as found where it is farther than that from all honest answers to the batch.
+Draws docs/figures/consensus-roc.png.
 Bounds are one-sided, of 95 %. Exit code 1 if a goal is missed.
 """
 
@@ -35,8 +35,8 @@ from decentral.core.calibration import Rate, curve
 from decentral.files import write_atomic
 from decentral.models.cheaper import noisy
 from decentral.models.stages import Stage, split
-from decentral.serving.calibration import MARGIN, Calibrated, Samples, calibrated, drawn, measure
-from decentral.serving.machines import machines
+from decentral.serving.stages.calibration import MARGIN, Calibrated, Samples, calibrated, drawn, measure
+from decentral.serving.stages.machines import machines
 from decentral.training.images import normalise
 
 FALSE_REJECT, DETECTION = 1e-3, 0.99

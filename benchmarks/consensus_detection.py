@@ -3,10 +3,10 @@
     python -m benchmarks.consensus_detection [--trials 200] [--json FILE]
 
 The perceptron of the digits in three stages. Each trial is a task about one stage, through all that serves and asks in
-a deployment but the network: commitments, signatures, policy, verdict (`serving.trials`). Honest replicas compute as
-the machines do that this one can be; the tolerance is calibrated on other batches. An answer is wrong if it is farther
-than the tolerance from float64. Two clients look at each trial: one compares, the other holds the model too and
-computes a part again where not all agree.
+a deployment but the network: commitments, signatures, policy, verdict (`serving.adversaries.trials`). Honest replicas
+compute as the machines do that this one can be; the tolerance is calibrated on other batches. An answer is wrong if it
+is farther than the tolerance from float64. Two clients look at each trial: one compares, the other holds the model too
+and computes a part again where not all agree.
 
 Goals, exit code 1 if one is missed: no wrong answer is accepted and no honest replica is blamed as long as the liars
 are no quorum, whoever holds the model accepts none as long as one honest replica is asked, and there is an answer
@@ -43,9 +43,9 @@ from decentral.core.quorum import Sizes
 from decentral.core.reputation import Reputation
 from decentral.files import write_atomic
 from decentral.models.stages import split
-from decentral.serving.calibration import calibrated, drawn, measure
-from decentral.serving.machines import SHAPES, Fleet, machines
-from decentral.serving.trials import Asked, Case, Outcome, Study, Trial
+from decentral.serving.adversaries.trials import Asked, Case, Outcome, Study, Trial
+from decentral.serving.stages.calibration import calibrated, drawn, measure
+from decentral.serving.stages.machines import SHAPES, Fleet, machines
 from decentral.training.images import normalise
 from decentral.trust.consensus import equivocation
 from decentral.trust.evidence import FaultKind
@@ -83,7 +83,7 @@ CLIENTS = ("compares", "doubts", "computes")
 class Cell:
     """Counts of one behaviour and size: of tasks in which the liars were no quorum, and of those in which they were.
 
-    Events go by the client that looks (see `serving.trials.Asked`) and by what happened to it.
+    Events go by the client that looks (see `serving.adversaries.trials.Asked`) and by what happened to it.
     """
 
     tasks: int = 0

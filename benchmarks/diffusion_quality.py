@@ -43,7 +43,7 @@ from decentral.launch.assembly import assemble_learner
 from decentral.models.denoisers import ask
 from decentral.models.experts import Router
 from decentral.run.recipe import Recipe, load_recipe
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.diffusion import DiffusionLearner, NoisedTraining
 from decentral.training.router import RouterLearner
 

@@ -42,11 +42,11 @@ from decentral.models.experts import Router
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.serving.access import access
-from decentral.serving.denoising import Plan, Roster, batches, denoise
-from decentral.serving.ensemble import denoise_remotely, remote_experts
-from decentral.serving.expert import digest_of
-from decentral.serving.generation import PIPELINE, Wish, generate
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.denoising import Plan, Roster, batches, denoise
+from decentral.serving.experts.ensemble import denoise_remotely, remote_experts
+from decentral.serving.experts.expert import digest_of
+from decentral.serving.experts.generation import PIPELINE, Wish, generate
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.experts import OF_ROUTER, OF_TRAINING
 
 EXPERTS, MANY = 4, 8

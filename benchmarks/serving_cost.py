@@ -42,7 +42,7 @@ from decentral.core.quorum import with_deadlines
 from decentral.models.stages import Stage, split
 from decentral.serving.client import Client
 from decentral.serving.parts import served_by
-from decentral.serving.stage import StageService
+from decentral.serving.stages.stage import StageService
 from decentral.training.digest import model_digest
 from decentral.trust.anchors import FILE, Anchor, Anchors, Part
 from decentral.trust.consensus import judge

@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.measure import busy
 from decentral.models.stages import Stage
 from decentral.serving.client import Client
-from decentral.serving.model import load_stages
+from decentral.serving.stages.model import load_stages
 from tests.serving.soak import Standing, standing, untrained
 
 STAGES = 3

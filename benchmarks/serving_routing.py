@@ -38,10 +38,10 @@ from pathlib import Path
 from benchmarks.dimat_curves import saved
 from decentral.core.reputation import TESTS
 from decentral.files import write_atomic
-from decentral.serving.experience import SMOOTHING, Experience
-from decentral.serving.ledger import Ledger
-from decentral.serving.reputation import Reputations
-from decentral.serving.routing import Router
+from decentral.serving.selection.experience import SMOOTHING, Experience
+from decentral.serving.selection.ledger import Ledger
+from decentral.serving.selection.reputation import Reputations
+from decentral.serving.selection.routing import Router
 from decentral.trust.evidence import Fault, FaultKind
 from decentral.wire.identity import Identity
 from decentral.wire.messages import PeerId

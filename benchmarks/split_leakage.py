@@ -35,7 +35,7 @@ from decentral.files import write_atomic
 from decentral.models.catalogue import build_model
 from decentral.models.stages import Stage
 from decentral.models.stages import split as split_network
-from decentral.serving.leakage import measure, passed
+from decentral.serving.stages.leakage import measure, passed
 from decentral.training.images import normalise
 from decentral.training.split import SplitClient, SplitServer, split
 from decentral.trust.leakage import Exposure, Measurement

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from decentral.launch.background import LocalCluster
     from decentral.models.stages import split
     from decentral.models.tracing import permutation_spec
+    from decentral.serving.asking.prediction import Prediction, Unverified
     from decentral.serving.client import Client
-    from decentral.serving.pipeline import DecentralizedDiffusionPipeline
-    from decentral.serving.prediction import Prediction, Unverified
+    from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
     from decentral.training.activations import NotFinite, ambiguous_units
     from decentral.training.merging import match, merge, permute
     from decentral.trust.policy import Policy
@@ -50,14 +50,14 @@ __all__ = [
 
 _EXPORTS = {
     "Client": "decentral.serving.client:Client",
-    "DecentralizedDiffusionPipeline": "decentral.serving.pipeline:DecentralizedDiffusionPipeline",
+    "DecentralizedDiffusionPipeline": "decentral.serving.experts.pipeline:DecentralizedDiffusionPipeline",
     "LocalCluster": "decentral.launch.background:LocalCluster",
     "NotFinite": "decentral.training.activations:NotFinite",
     "Permutation": "decentral.core.permutation:Permutation",
     "PermutationSpec": "decentral.core.permutation:PermutationSpec",
     "Policy": "decentral.trust.policy:Policy",
-    "Prediction": "decentral.serving.prediction:Prediction",
-    "Unverified": "decentral.serving.prediction:Unverified",
+    "Prediction": "decentral.serving.asking.prediction:Prediction",
+    "Unverified": "decentral.serving.asking.prediction:Unverified",
     "ambiguous_units": "decentral.training.activations:ambiguous_units",
     "match": "decentral.training.merging:match",
     "merge": "decentral.training.merging:merge",

@@ -18,7 +18,7 @@ from decentral.launch.life import entered, live, node_arguments
 from decentral.launch.serving import EXPERT, parts_of
 from decentral.models.experts import load_denoiser
 from decentral.run.directory import RunDirectory
-from decentral.serving.expert import ExpertService
+from decentral.serving.experts.expert import ExpertService
 from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.wire.limits import Limits
 

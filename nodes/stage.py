@@ -23,10 +23,10 @@ from decentral.launch.life import entered, live, node_arguments
 from decentral.models.stages import Stage
 from decentral.run.choice import Choice
 from decentral.run.directory import ServingDirectory
-from decentral.serving.catalogue import BEHAVIOURS
-from decentral.serving.model import digest_of, load_stages
+from decentral.serving.adversaries.catalogue import BEHAVIOURS
 from decentral.serving.parts import MOST_BYTES, served_by
-from decentral.serving.stage import StageService
+from decentral.serving.stages.model import digest_of, load_stages
+from decentral.serving.stages.stage import StageService
 from decentral.training.loop import choose_device
 from decentral.trust.anchors import FILE, Anchors
 from decentral.wire.limits import Limits

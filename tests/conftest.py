@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.models.stages import Stage
-    from decentral.serving.stage import StageService
+    from decentral.serving.stages.stage import StageService
     from decentral.trust.anchors import Anchors
     from decentral.wire.grpc_transport import GrpcTransport
 
@@ -140,8 +140,8 @@ async def cluster(
     tmp_path: Path, stages: list[Stage], authority: Authority, certify: Callable[..., Credentials]
 ) -> AsyncIterator[Callable[..., Awaitable[Cluster]]]:
     """`await cluster(replicas=3, local=0, liars={"stage-1-b": WrongOutput})`: a cluster that is up."""
-    from decentral.serving.model import digest_of
-    from decentral.serving.stage import StageService
+    from decentral.serving.stages.model import digest_of
+    from decentral.serving.stages.stage import StageService
     from decentral.trust.anchors import Anchor, Anchors, Part
     from decentral.wire.grpc_transport import GrpcTransport
 

@@ -80,7 +80,7 @@ TORCH_FREE = [
     "decentral.launch.local",
     "decentral.launch.prepare",
     "decentral.launch.serving",
-    "decentral.serving.catalogue",
+    "decentral.serving.adversaries.catalogue",
     *(module_of(p) for p in MODULES if p.parent in (HOUSE / "run", HOUSE / "cli")),
 ]
 

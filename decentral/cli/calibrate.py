@@ -13,7 +13,7 @@ from decentral.errors import UserError
 
 if TYPE_CHECKING:
     from decentral.core.calibration import Rate
-    from decentral.serving.tolerances import Calibration
+    from decentral.serving.stages.tolerances import Calibration
 
 NOTED = 10.0
 """Seconds between two notes of progress."""
@@ -43,8 +43,8 @@ def calibrate(
     """
     if not 0 < false_reject < 1:
         raise UserError(f"--false-reject {false_reject:g}: must be between 0 and 1")
-    from decentral.serving.tolerances import Wanted
-    from decentral.serving.tolerances import calibrate as measure
+    from decentral.serving.stages.tolerances import Wanted
+    from decentral.serving.stages.tolerances import calibrate as measure
 
     told = time.monotonic()
     wanted = Wanted(false_reject, margin, samples, seed)

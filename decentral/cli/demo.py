@@ -81,9 +81,9 @@ def ask(run: Path, folder: Path) -> dict[str, Any]:
     from decentral.launch.background import start_serving, stop
     from decentral.launch.prepare import prepare
     from decentral.run.serving_recipe import ServingRecipe, load_any_recipe
+    from decentral.serving.asking.inputs import read_inputs
     from decentral.serving.client import Client
-    from decentral.serving.inputs import read_inputs
-    from decentral.serving.model import Network
+    from decentral.serving.stages.model import Network
     from decentral.trust.receipt import verify
 
     said: list[str] = []

@@ -43,8 +43,8 @@ def generate(
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     from diffusers.utils import logging
 
-    from decentral.serving.generation import Wish, grid
-    from decentral.serving.generation import generate as sample
+    from decentral.serving.experts.generation import Wish, grid
+    from decentral.serving.experts.generation import generate as sample
 
     logging.disable_progress_bar()  # of loading, which takes a moment; the steps are told below
     wish = Wish(num, steps, experts, guidance, label or (), seed)

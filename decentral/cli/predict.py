@@ -15,8 +15,8 @@ from decentral.cli.output import JsonOption, note, say, say_json, say_table
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
-    from decentral.serving.inputs import Asked
-    from decentral.serving.prediction import Prediction, Unverified
+    from decentral.serving.asking.inputs import Asked
+    from decentral.serving.asking.prediction import Prediction, Unverified
     from decentral.trust.evidence import Fault
     from decentral.trust.policy import Policy
 
@@ -46,7 +46,7 @@ def predict(
     if receipt is not None and receipt.exists() and not receipt.is_file():
         raise UserError(f"--receipt {receipt}: is no ordinary file, and is not replaced by one")
     wanted = _policy(directory, policy, require)
-    from decentral.serving.prediction import Unverified
+    from decentral.serving.asking.prediction import Unverified
 
     def tell(prediction: Prediction, asked: tuple[Asked, ...]) -> None:
         kept = None
@@ -82,9 +82,9 @@ async def _ask(
     tell: Callable[[Prediction, tuple[Asked, ...]], None],
 ) -> None:
     """Tells the answer as soon as it is there: what is learned of the peers may take longer."""
+    from decentral.serving.asking.inputs import read_inputs
     from decentral.serving.client import STAGES, Client
-    from decentral.serving.inputs import read_inputs
-    from decentral.serving.model import Network
+    from decentral.serving.stages.model import Network
 
     network = Network.load(directory / STAGES)
     batch, asked = await asyncio.to_thread(read_inputs, words, network)
@@ -115,7 +115,7 @@ def _keep(file: Path | None, data: bytes) -> None:
 
 def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receipt: Path | None, as_json: bool) -> None:
     from decentral.serving.client import STAGES
-    from decentral.serving.model import Network
+    from decentral.serving.stages.model import Network
 
     classes = Network.load(directory / STAGES).class_names
     answers = [_answer(place, one, prediction, classes) for place, one in enumerate(asked)]

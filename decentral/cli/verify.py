@@ -12,7 +12,7 @@ import typer
 from decentral.cli.output import JsonOption, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from decentral.serving.settling import Settled
+    from decentral.serving.asking.settling import Settled
     from decentral.trust.anchors import Anchors
     from decentral.trust.examination import Examination
     from decentral.trust.policy import Policy
@@ -70,7 +70,7 @@ def verify(
 
 
 def _settled(receipt: Receipt, anchors: Anchors, folder: Path) -> Settled:
-    from decentral.serving.settling import settle
+    from decentral.serving.asking.settling import settle
 
     stages = folder / STAGES
     return settle(receipt.transcript, anchors, stages if stages.is_dir() else folder)

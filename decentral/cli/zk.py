@@ -24,7 +24,7 @@ from decentral.errors import Malformed, UserError
 
 if TYPE_CHECKING:
     from decentral.launch.circuits import Reference
-    from decentral.serving.inputs import Asked
+    from decentral.serving.asking.inputs import Asked
     from decentral.zk.bundle import Bundle
     from decentral.zk.circuit import Chain
     from decentral.zk.proving import Proven
@@ -334,8 +334,8 @@ async def _verify(
 def _input(word: str, folder: Path) -> Any:
     """The tensor, and what the person called it."""
     from decentral.run.directory import STAGES
-    from decentral.serving.inputs import read_inputs
-    from decentral.serving.model import FILE, Network
+    from decentral.serving.asking.inputs import read_inputs
+    from decentral.serving.stages.model import FILE, Network
 
     here = folder if folder.is_dir() else folder.parent
     place = here / STAGES if (here / STAGES / FILE).is_file() else here

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from decentral.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
-    from decentral.serving.inputs import Asked
+    from decentral.serving.asking.inputs import Asked
     from decentral.zk.bundle import Bundle
     from decentral.zk.card import SignedCard
     from decentral.zk.circuit import Chain

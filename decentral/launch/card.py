@@ -11,7 +11,7 @@ import torch
 from decentral.errors import Malformed, Unproven, UserError
 from decentral.launch.circuits import PINNED, Model, Say, load_circuits
 from decentral.run.directory import STAGES
-from decentral.serving.model import file_of
+from decentral.serving.stages.model import file_of
 from decentral.training.images import normalise
 from decentral.wire.identity import Identity
 from decentral.zk.card import Accuracy, Card, SignedCard, sign

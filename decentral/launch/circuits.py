@@ -32,8 +32,8 @@ from decentral.run.finished import FinishedRun
 from decentral.run.recipe import Recipe, read_recipe
 from decentral.run.serving_recipe import ServingRecipe, any_recipe
 from decentral.run.source import Document
-from decentral.serving.model import FILE as NETWORK
-from decentral.serving.model import Network, load_stages, save_stages
+from decentral.serving.stages.model import FILE as NETWORK
+from decentral.serving.stages.model import Network, load_stages, save_stages
 from decentral.zk.circuit import Chain
 from decentral.zk.setup import Artefacts, Options, rebuilt, setup
 from decentral.zk.srs import CEREMONY, SRS, fetch_srs, open_srs

@@ -47,13 +47,13 @@ async def serve_gateway(
     try:
         import uvicorn
 
-        from decentral.serving.gateway import Gateway
+        from decentral.serving.gateway.app import Gateway
     except ImportError as error:
         raise UserError(f"the gateway needs {error.name}: pip install 'decentral[gateway]'") from error
     from decentral.serving.access import CLIENT
     from decentral.serving.client import STAGES, Client
-    from decentral.serving.https import TOKEN, open_chain, open_token
-    from decentral.serving.model import FILE, Network
+    from decentral.serving.gateway.https import TOKEN, open_chain, open_token
+    from decentral.serving.stages.model import FILE, Network
 
     class Server(uvicorn.Server):
         """Signals are the process's, which closes its client before it ends."""

@@ -17,9 +17,9 @@ from decentral.launch.nodes import Part
 from decentral.launch.serving import DIGEST, EXPERT, PART, parts_of
 from decentral.models.experts import load_denoiser, outputs
 from decentral.run.directory import RunDirectory, peer_name
-from decentral.serving.expert import digest_of
-from decentral.serving.generation import PIPELINE
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.expert import digest_of
+from decentral.serving.experts.generation import PIPELINE
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 
 MODEL = ("config.json", "*.safetensors")
 """What is copied of a folder of diffusers."""

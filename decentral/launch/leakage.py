@@ -6,8 +6,8 @@ import torch
 
 from decentral.errors import UserError
 from decentral.run.directory import ServingDirectory
-from decentral.serving.leakage import measure
-from decentral.serving.model import Network, load_stages
+from decentral.serving.stages.leakage import measure
+from decentral.serving.stages.model import Network, load_stages
 from decentral.trust.leakage import Measurement
 
 

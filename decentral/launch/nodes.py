@@ -159,7 +159,7 @@ class Nodes:
 def preloaded_for(recipe: Recipe | ServingRecipe) -> tuple[str, ...]:
     """What takes a node seconds to import, and the fork server once."""
     if isinstance(recipe, ServingRecipe):
-        return ("decentral.serving.model", "decentral.serving.stage")
+        return ("decentral.serving.stages.model", "decentral.serving.stages.stage")
     return ("decentral.launch.publish", "sklearn.cluster") if recipe.algorithm in SERVED else ()
 
 

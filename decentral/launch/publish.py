@@ -20,9 +20,9 @@ from decentral.files import replacing_folder
 from decentral.launch.serving import DIGEST, EXPERT
 from decentral.models.experts import load_denoiser
 from decentral.models.graphs import saved_state
-from decentral.serving.expert import digest_of
-from decentral.serving.generation import PIPELINE
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.expert import digest_of
+from decentral.serving.experts.generation import PIPELINE
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.diffusion import NoisedTraining
 from decentral.training.router import RouterLearner
 

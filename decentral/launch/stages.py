@@ -21,7 +21,7 @@ from decentral.run.directory import peer_name
 from decentral.run.experiment import Data
 from decentral.run.finished import FinishedRun
 from decentral.run.serving_recipe import ServingRecipe
-from decentral.serving.model import Network, digest_of, save_stages
+from decentral.serving.stages.model import Network, digest_of, save_stages
 from decentral.training.checkpoint import Checkpoints
 from decentral.training.images import normalise
 from decentral.training.parameters import put_parameters, read_parameters

@@ -139,7 +139,9 @@ def options_of(target: str | Callable[..., object], given: int) -> dict[str, Opt
     `module:attribute` is read as text, without importing it, since that could import torch.
     """
     if callable(target):
-        parameters = [*inspect.signature(target).parameters.values()][given:]
+        known = [*inspect.signature(target).parameters.values()]
+        ours = [each for each in known if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)][:given]
+        parameters = [each for each in known if each not in ours and each.kind is not each.VAR_POSITIONAL]
         rest = [parameter for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
         if any(not _told(inspect.formatannotation(parameter.annotation).strip("'")) for parameter in rest):
             return None

@@ -198,7 +198,7 @@ class ServingDirectory(ClusterDirectory[ServingRecipe]):
 
     @property
     def stages(self) -> Path:
-        """The stages' parameters and the network that they are of, see `decentral.serving.model`."""
+        """The stages' parameters and the network that they are of, see `decentral.serving.stages.model`."""
         return self.path / STAGES
 
     @property

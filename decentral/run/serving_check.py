@@ -17,7 +17,7 @@ from decentral.run.check import check_name, check_options, check_torchvision
 from decentral.run.choice import Choice
 from decentral.run.finished import FinishedRun
 from decentral.run.recipe import load_recipe
-from decentral.serving.catalogue import BEHAVIOURS
+from decentral.serving.adversaries.catalogue import BEHAVIOURS
 
 if TYPE_CHECKING:
     from decentral.run.recipe import Recipe

@@ -104,7 +104,7 @@ class ServingRecipe(Experiment):
     `decentral.core.budget.Budget`; null: nothing."""
     liars: dict[str, Choice] = Field(default_factory=dict)
     """Nodes that are told to misbehave, by name, to measure what a client's checks are worth: a name of
-    `decentral.serving.catalogue.BEHAVIOURS` each."""
+    `decentral.serving.adversaries.catalogue.BEHAVIOURS` each."""
     data: Data | None = None
     """What the inputs are taken from; null: the data of the run."""
     seed: Seed = 0

@@ -1,1 +1,1 @@
-"""Inference by several: experts that sample as one."""
+"""Models that peers serve, and those who ask them: stages with evidence, experts that draw as one."""

@@ -27,21 +27,21 @@ from decentral.core.budget import Budget
 from decentral.errors import UserError
 from decentral.models.stages import Stage
 from decentral.serving.access import CLIENT, Access, access
-from decentral.serving.chain import LIMITS, Chain, Tensors, check_inputs, digest_of, through
-from decentral.serving.experience import Experience
-from decentral.serving.known_answers import KnownAnswers
-from decentral.serving.ledger import FILE as LEDGER
-from decentral.serving.ledger import Ledger
-from decentral.serving.model import FILE as NETWORK
-from decentral.serving.model import Network, load_stages
-from decentral.serving.model import digest_of as digest_of_stage
-from decentral.serving.noise import Noise
-from decentral.serving.notebook import Notebook
-from decentral.serving.prediction import Cost, Prediction, Unverified
-from decentral.serving.probation import Probation
-from decentral.serving.replicas import Patience, Replicas
-from decentral.serving.reputation import Reputations
-from decentral.serving.routing import Router
+from decentral.serving.asking.chain import LIMITS, Chain, Tensors, check_inputs, digest_of, through
+from decentral.serving.asking.noise import Noise
+from decentral.serving.asking.prediction import Cost, Prediction, Unverified
+from decentral.serving.asking.replicas import Patience, Replicas
+from decentral.serving.selection.experience import Experience
+from decentral.serving.selection.known_answers import KnownAnswers
+from decentral.serving.selection.ledger import FILE as LEDGER
+from decentral.serving.selection.ledger import Ledger
+from decentral.serving.selection.notebook import Notebook
+from decentral.serving.selection.probation import Probation
+from decentral.serving.selection.reputation import Reputations
+from decentral.serving.selection.routing import Router
+from decentral.serving.stages.model import FILE as NETWORK
+from decentral.serving.stages.model import Network, load_stages
+from decentral.serving.stages.model import digest_of as digest_of_stage
 from decentral.trust.anchors import Anchors, Part
 from decentral.trust.evidence import Fault, Kind
 from decentral.trust.examination import examine

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from decentral.cli.main import app
-from decentral.serving import tolerances
-from decentral.serving.machines import machines
+from decentral.serving.stages import tolerances
+from decentral.serving.stages.machines import machines
 from decentral.trust.anchors import FILE, Anchors
-from tests.serving.test_tolerances import cluster
+from tests.serving.stages.test_tolerances import cluster
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 
 from decentral.cli.predict import _ask
 from decentral.serving.client import Client
-from decentral.serving.model import Network, save_stages
-from decentral.serving.stage import StageService
+from decentral.serving.stages.model import Network, save_stages
+from decentral.serving.stages.stage import StageService
 from decentral.trust.receipt import verify
 
 

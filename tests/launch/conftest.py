@@ -10,9 +10,9 @@ from decentral.data.clusters import ASSIGNMENT
 from decentral.launch.serving import DIGEST, EXPERT
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.recipe import load_recipe
-from decentral.serving.expert import digest_of
-from decentral.serving.generation import PIPELINE
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.expert import digest_of
+from decentral.serving.experts.generation import PIPELINE
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from tests.launch.experts import EXPERTS, small
 
 

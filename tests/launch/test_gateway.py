@@ -16,9 +16,9 @@ import torch
 from decentral.errors import UserError
 from decentral.launch.gateway import Listening, listening, serve_gateway
 from decentral.serving.access import CLIENT
-from decentral.serving.https import PUBLIC, TOKEN
-from decentral.serving.ledger import FILE, Ledger
-from decentral.serving.stage import StageService
+from decentral.serving.gateway.https import PUBLIC, TOKEN
+from decentral.serving.selection.ledger import FILE, Ledger
+from decentral.serving.stages.stage import StageService
 
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 DEADLINE = 60.0

@@ -18,9 +18,9 @@ from decentral.launch.cluster import LOCK
 from decentral.launch.guests import add_expert, add_replica
 from decentral.launch.serving import EXPERT, PART, parts_of
 from decentral.run.directory import RunDirectory, peer_name
-from decentral.serving.expert import digest_of
-from decentral.serving.generation import PIPELINE, Wish, generate
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.expert import digest_of
+from decentral.serving.experts.generation import PIPELINE, Wish, generate
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.router import with_clusters
 from tests.launch.experts import EXPERTS, small
 

@@ -13,7 +13,7 @@ from decentral.launch import leakage
 from decentral.launch.prepare import prepare
 from decentral.models.catalogue import build_model
 from decentral.run.serving_recipe import ServingRecipe
-from decentral.serving.leakage import measure
+from decentral.serving.stages.leakage import measure
 from decentral.trust.anchors import FILE, Anchors
 from decentral.trust.leakage import check_leakage
 

@@ -20,8 +20,8 @@ from decentral.launch.serving import parts_of
 from decentral.models.experts import load_denoiser
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import load_recipe
-from decentral.serving.expert import digest_of
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.expert import digest_of
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.checkpoint import Checkpoints
 
 TINY = (

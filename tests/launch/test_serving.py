@@ -22,8 +22,8 @@ from decentral.launch.serving import DIGEST, EXPERT, parts_of
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.journal import Journal, Tail
 from decentral.run.recipe import load_recipe
-from decentral.serving.expert import digest_of
-from decentral.serving.generation import Wish, generate
+from decentral.serving.experts.expert import digest_of
+from decentral.serving.experts.generation import Wish, generate
 from tests.launch.experts import EXPERTS, small
 
 

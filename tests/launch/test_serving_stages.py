@@ -25,8 +25,8 @@ from decentral.run.directory import ServingDirectory, open_cluster
 from decentral.run.journal import Tail
 from decentral.run.serving_recipe import ServingRecipe, load_any_recipe
 from decentral.serving.access import Access, access
-from decentral.serving.model import FILE as NETWORK
-from decentral.serving.model import file_of, load_stages
+from decentral.serving.stages.model import FILE as NETWORK
+from decentral.serving.stages.model import file_of, load_stages
 from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire.conversation import Task
 from decentral.wire.sessions import open_session

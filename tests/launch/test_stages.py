@@ -19,7 +19,7 @@ from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.finished import FinishedRun
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
-from decentral.serving.model import Network, digest_of, load_stages
+from decentral.serving.stages.model import Network, digest_of, load_stages
 from decentral.training.checkpoint import Checkpoints
 
 TRAINED = Recipe.model_validate({"peers": 2, "rounds": 3, "model": {"name": "mlp", "hidden": [6, 5]}})

@@ -16,7 +16,7 @@ import torch
 from decentral import locate
 from decentral.launch.life import CANNOT, TOLD
 from decentral.serving.access import CLIENT
-from decentral.serving.https import PUBLIC, TOKEN
+from decentral.serving.gateway.https import PUBLIC, TOKEN
 
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 DEADLINE = 60.0

@@ -13,6 +13,8 @@ from decentral.core.rules import RULES
 from decentral.errors import RecipeError
 from decentral.run.check import options_of
 from decentral.run.recipe import Attack, Choice, Recipe, load_recipe
+from decentral.run.serving_check import SERVICE
+from decentral.serving.adversaries.catalogue import BEHAVIOURS
 from decentral.training.catalogue import LEARNERS
 
 PEERS = "algorithm: dpsgd\ntopology: full\npeers: 10\n"
@@ -383,3 +385,9 @@ def test_options_are_the_same_once_a_learner_has_been_imported(learner: str) -> 
     assert {name: option.required for name, option in read.items()} == {
         n: option.required for n, option in seen.items()
     }
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS.names())
+def test_options_are_the_same_once_a_behaviour_has_been_imported(behaviour: str) -> None:
+    made = BEHAVIOURS.resolve(behaviour)
+    assert options_of(f"{made.__module__}:{made.__name__}", SERVICE) == options_of(made, SERVICE)

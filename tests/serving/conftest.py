@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from decentral.models.denoisers import dit, unet
-from decentral.serving.pipeline import DecentralizedDiffusionPipeline
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
 from decentral.wire.grpc_transport import GrpcTransport

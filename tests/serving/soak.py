@@ -27,11 +27,11 @@ from decentral.launch.prepare import prepare
 from decentral.models.catalogue import build_model
 from decentral.run.directory import ServingDirectory
 from decentral.run.serving_recipe import ServingRecipe
-from decentral.serving.chain import through
+from decentral.serving.asking.chain import through
+from decentral.serving.asking.prediction import Unverified
+from decentral.serving.asking.replicas import Patience
 from decentral.serving.client import Client
-from decentral.serving.model import load_stages
-from decentral.serving.prediction import Unverified
-from decentral.serving.replicas import Patience
+from decentral.serving.stages.model import load_stages
 from decentral.trust.anchors import FILE, Anchors
 from decentral.wire.messages import PeerId
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from decentral.errors import Malformed, Refusal, UserError
+from decentral.serving.asking.prediction import UNDECIDED, Unverified
+from decentral.serving.asking.replicas import Patience
 from decentral.serving.client import Client
-from decentral.serving.ledger import Ledger
-from decentral.serving.model import Network, save_stages
 from decentral.serving.parts import MOST_BYTES
-from decentral.serving.prediction import UNDECIDED, Unverified
-from decentral.serving.replicas import Patience
-from decentral.serving.reputation import Reputations
-from decentral.serving.stage import StageService
+from decentral.serving.selection.ledger import Ledger
+from decentral.serving.selection.reputation import Reputations
+from decentral.serving.stages.model import Network, save_stages
+from decentral.serving.stages.stage import StageService
 from decentral.trust.anchors import Anchors
 from decentral.trust.evidence import FaultKind, Kind
 from decentral.trust.leakage import Exposure, Measurement

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from decentral.models.stages import Stage, split
-from decentral.serving.model import Network, save_stages
+from decentral.serving.stages.model import Network, save_stages
 from decentral.training.digest import model_digest
 from decentral.trust.anchors import CERTIFICATE, Anchor, Anchors, Part
 from decentral.trust.consensus import Tensors

@@ -1,0 +1,116 @@
+"""Images from a standing cluster of experts: the router here, the experts at their peers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from decentral.errors import Unreachable, UserError
+from decentral.serving.access import access
+from decentral.serving.experts.ensemble import denoise_remotely, remote_experts
+from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
+
+PIPELINE = "pipeline"
+"""The folder of the ensemble, in that of the cluster."""
+TILE = 64
+"""Pixels that an image of a grid is enlarged to, by a whole factor, if it has fewer."""
+GAP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be sampled. `labels`: classes for the images, in turn; none: all that there are.
+
+    Without classes there is no guidance either.
+    """
+
+    number: int
+    steps: int
+    experts: str
+    guidance: float
+    labels: Sequence[int]
+    seed: int
+    micro_batch: int | None = None
+    """Images that go through the steps together; None: half of them, so that experts and router work at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Images, and what they took.
+
+    `evaluations`: samples by expert; `absent`: why an expert had no part, or no more; `replaced`: where another peer
+    that serves the same expert answered, or went on, who it was, and instead of whom.
+    """
+
+    images: list[Image.Image]
+    labels: list[int] | None
+    evaluations: dict[int, int]
+    absent: dict[int, str]
+    replaced: dict[int, str]
+    sent: int
+    received: int
+    seconds: float
+
+
+async def generate(
+    directory: Path, wish: Wish, after_step: Callable[[int, int], None] = lambda batch, step: None
+) -> Generated:
+    """Raises UserError for what cannot be asked, and Unreachable when no expert is left."""
+    folder = directory / PIPELINE
+    if not folder.is_dir():
+        raise UserError(f"{directory}: holds no ensemble of experts (there is no {folder})")
+    began = time.monotonic()
+    pipeline = DecentralizedDiffusionPipeline.from_pretrained(folder, experts=())
+    async with access(directory) as cluster, remote_experts(cluster) as remote:
+        experts, unreachable = remote.experts, remote.absent
+        if not experts:
+            reasons = "; ".join(f"expert-{number}: {why}" for number, why in sorted(unreachable.items()))
+            raise Unreachable(f"{directory}: no expert answers{f' ({reasons})' if reasons else ''}; is the cluster up?")
+        classes = list(wish.labels) or list(range(pipeline.config.num_classes))
+        labels = [classes[place % len(classes)] for place in range(wish.number)] if classes else None
+        sampling = pipeline.start(
+            num_images=wish.number,
+            num_inference_steps=wish.steps,
+            class_labels=labels,
+            guidance_scale=wish.guidance if labels else 1.0,
+            experts=wish.experts,
+            generator=torch.Generator().manual_seed(wish.seed),
+            micro_batch=wish.micro_batch or math.ceil(wish.number / 2),
+            present=experts,
+        )
+        for number, why in unreachable.items():
+            sampling.roster.absent[number] = why
+        latents = await denoise_remotely(sampling.batches, experts, after_step)
+        sent = sum(session.sent for session in remote.sessions)
+        received = sum(session.received for session in remote.sessions)
+    return Generated(
+        images=pipeline.decode(latents),
+        labels=labels,
+        evaluations=dict(sorted(sampling.roster.evaluated.items())),
+        absent=dict(sorted(sampling.roster.absent.items())),
+        replaced={number: who for number, expert in sorted(experts.items()) if (who := expert.replaced)},
+        sent=sent,
+        received=received,
+        seconds=time.monotonic() - began,
+    )
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """All images in one, in rows of so many; None: nearly square."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    width, height = images[0].size
+    factor = max(1, math.ceil(TILE / min(width, height)))
+    tile = width * factor, height * factor
+    rows = math.ceil(len(images) / columns)
+    sheet = Image.new("RGB", (columns * (tile[0] + GAP) + GAP, rows * (tile[1] + GAP) + GAP), "white")
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        enlarged = image.convert("RGB").resize(tile, Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (GAP + column * (tile[0] + GAP), GAP + row * (tile[1] + GAP)))
+    return sheet

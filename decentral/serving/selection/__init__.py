@@ -1,0 +1,1 @@
+"""Which replica serves next, and what a client remembers of replicas for that."""

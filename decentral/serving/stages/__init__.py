@@ -1,0 +1,1 @@
+"""Models in stages: on disk, at the nodes that serve them, and what is measured of them."""
