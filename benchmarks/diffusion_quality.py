@@ -1,15 +1,16 @@
 """How good images are that experts draw who never talked, beside one model on all data at the same cost.
 
-    python -m benchmarks.diffusion_quality [--seeds 0 1 2] [--experts 1 2 4 8] [--steps 2400] [--figure PNG]
+    python -m benchmarks.diffusion_quality [--seeds 0 1 2] [--experts 1 2 4 8] [--steps 2400] [--split batch|steps]
+                                           [--figure PNG]
 
 Experts, data and training are those of recipes/diffusion-digits.yaml; the router is a UNet with half of an expert's
-channels. `steps` are optimiser steps of all experts
-together, so each of K takes a K-th of them; the monolith takes as many, and as many more as the router costs in
-floating-point operations. Held-out flow loss is on test images with the same noise for every row (paired); Frechet and
-kernel distance, precision and recall are on features of a classifier of digits (benchmarks.digit_judge: no Inception),
-beside those of real test images. Also random clusters, the cluster known (oracle), an expert at random, and an expert
-drawn once for each image. Trained networks are kept in .cache/benchmarks/diffusion. The defaults take about 90 minutes
-of one core (estimated from a trial); --steps 8 --seeds 0 --images 40 is the trial.
+channels. The monolith takes `steps` optimiser steps, and as many more as the router costs in floating-point operations;
+K experts share its images alike: each takes all the steps with a K-th of the batch, as in the paper, or by `--split
+steps` a K-th of the steps with the whole batch. Held-out flow loss is on test images with the same noise for every row
+(paired); Frechet and kernel distance, precision and recall are on features of a classifier of digits
+(benchmarks.digit_judge: no Inception), beside those of real test images. Also random clusters, the cluster known
+(oracle), an expert at random, and an expert drawn once for each image. Trained networks are kept in
+.cache/benchmarks/diffusion. The defaults take about 90 minutes of one core; --steps 8 --seeds 0 --images 40 is a trial.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ from decentral.training.diffusion import DiffusionLearner, NoisedTraining
 from decentral.training.router import RouterLearner
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "benchmarks" / "diffusion"
+BATCH = 64
+"""Of the recipe."""
 ROUTER_SHARE = 0.25
 """Steps of a router to steps of all experts together."""
 SAMPLING_STEPS, GUIDANCE = 40, 1.5
@@ -66,15 +69,19 @@ class Ensemble:
     facts: dict[str, float]
 
 
-def recipe_of(seed: int, count: int, steps: int, random: bool = False) -> Recipe:
-    """Of `count` experts, or with one of the monolith, whose `steps` are all its own."""
+def recipe_of(seed: int, count: int, steps: int, random: bool = False, split: str = "steps") -> Recipe:
+    """Of `count` experts, or with one of the monolith, whose `steps` are all its own. The router's batch is whole."""
     common = [f"seed={seed}", "rounds=1", "checkpoint.every=1"]
     if count == 1:
         alone = ["algorithm=isolated", "peers=1", "data.partition=iid", f"training.steps={steps}"]
         return load_recipe("diffusion-digits", [*common, *alone])
     router = json.dumps({"name": "unet", "channels": [16, 32], "learning_rate": 0.001, "steps": router_steps(steps)})
     cut = "{name: clusters, random: true}" if random else "clusters"
-    settings = [f"peers={count + 1}", f"data.partition={cut}", f"training.steps={max(1, steps // count)}"]
+    settings = [f"peers={count + 1}", f"data.partition={cut}"]
+    if split == "batch":
+        settings += [f"training.steps={steps}", f"training.batch_size={BATCH // count}"]
+    else:
+        settings += [f"training.steps={max(1, steps // count)}"]
     return load_recipe("diffusion-digits", [*common, *settings, f"learner.router={router}"])
 
 
@@ -117,11 +124,12 @@ def averaged(learner: NoisedTraining) -> nn.Module:
     return learner.model.eval().requires_grad_(False)
 
 
-def ensemble(recipe: Recipe) -> Ensemble:
-    if recipe.router is None:
+def ensemble(recipe: Recipe, routed_by: Recipe) -> Ensemble:
+    """The experts of one recipe and the router of the other, which knows the same clusters."""
+    if recipe.router is None or routed_by.router is None:
         return Ensemble([averaged(trained(recipe, 0))], None, None, {})
     experts = [averaged(trained(recipe, index)) for index in range(recipe.router)]
-    learner = cast(RouterLearner, trained(recipe, recipe.router))
+    learner = cast(RouterLearner, trained(routed_by, routed_by.router))
     learner.calibrate()
     score, model = learner.evaluate(), averaged(learner)
     assert learner.assignment is not None and score.loss is not None and score.accuracy is not None
@@ -217,18 +225,19 @@ def judged(images: Tensor, labels: Sequence[int]) -> dict[str, float]:
 
 
 def rows_of(
-    seed: int, counts: Sequence[int], steps: int, labels: Sequence[int]
+    seed: int, counts: Sequence[int], steps: int, split: str, labels: Sequence[int]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every row of the table for one seed, the monolith first."""
     judge = cast(DiffusionLearner, assemble_learner(recipe_of(seed, 1, 1), 0))
     extra = round(router_steps(steps) * relative_cost())
-    arms = [("monolith", recipe_of(seed, 1, steps + extra))]
-    arms += [(f"K={count}", recipe_of(seed, count, steps)) for count in counts if count > 1]
+    arms = [("monolith", 1, False)]
+    arms += [(f"K={count}", count, False) for count in counts if count > 1]
     if 4 in counts:
-        arms.append(("K=4 random clusters", recipe_of(seed, 4, steps, random=True)))
+        arms.append(("K=4 random clusters", 4, True))
     alone: Tensor | None = None
-    for name, recipe in arms:
-        made = ensemble(recipe)
+    for name, count, random in arms:
+        own = steps + extra if count == 1 else steps
+        made = ensemble(recipe_of(seed, count, own, random, split), recipe_of(seed, count, own, random))
         losses = flow_losses(made, judge, seed)
         alone = losses["full"] if alone is None else alone
         for choice in (*losses, *(["drawn"] if made.router is not None else [])):
@@ -286,6 +295,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--experts", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--split", choices=("batch", "steps"), default="batch", help="what of training experts share")
     parser.add_argument("--images", type=int, default=355, help="images sampled for each row")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
@@ -296,7 +306,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {"floor: real test images": []}
     for seed in given.seeds:
         results["floor: real test images"].append(judged(digit_judge.digits()[2], digit_judge.digits()[3].tolist()))
-        for name, row in rows_of(seed, given.experts, given.steps, labels):
+        for name, row in rows_of(seed, given.experts, given.steps, given.split, labels):
             results.setdefault(name, []).append(row)
     print(f"a router costs {relative_cost():.2f} of an expert a sample; {given.images} images a row")
     print(table(results))
@@ -316,7 +326,8 @@ def main() -> None:
         plain = {
             name: [{k: v for k, v in row.items() if k != "images"} for row in rows] for name, rows in results.items()
         }
-        given.json.write_text(json.dumps({"steps": given.steps, "seeds": given.seeds, "rows": plain}, indent=2) + "\n")
+        setting = {"steps": given.steps, "split": given.split, "seeds": given.seeds}
+        given.json.write_text(json.dumps({**setting, "rows": plain}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -67,8 +67,12 @@ class Receipt:
         return canonical.encode(self._plain)
 
     def encode(self) -> bytes:
-        """One canonical JSON text: equal receipts are equal bytes."""
-        return canonical.encode({**self._plain, "signature": canonical.text(self.signature)})
+        """One canonical JSON text: equal receipts are equal bytes. Raises UserError where no verifier would read it."""
+        data = canonical.encode({**self._plain, "signature": canonical.text(self.signature)})
+        if len(data) > packing.MOST_BYTES:
+            size, most = len(data) >> 20, packing.MOST_BYTES >> 20
+            raise UserError(f"the receipt has {size} MiB, and at most {most} are read: ask about fewer inputs at once")
+        return data
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -87,7 +91,7 @@ class Receipt:
                 canonical.data(plain["signature"], SIGNATURE_BYTES),
             )
             same = receipt.encode() == data
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (UserError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             why = ascii(str(error))[1:200]  # it may quote the file, and a terminal may read it
             raise Malformed(Refusal.MALFORMED, f"a receipt that breaks the rules ({why})") from None
         if not same:
@@ -106,7 +110,7 @@ class Receipt:
             raise UserError(f"{file}: is no receipt: {error.detail}") from error
 
     def save(self, file: Path) -> None:
-        """Raises OSError."""
+        """Raises OSError, UserError for what is too large."""
         write_atomic(file, self.encode())
 
     def unsigned(self) -> str | None:

@@ -202,11 +202,22 @@ def test_a_field_of_another_form_is_refused(path: tuple[Any, ...], value: object
 def test_what_is_larger_than_a_receipt_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     receipt = SMALL.receipt()
     receipt.save(tmp_path / "receipt")
+    data = receipt.encode()
     monkeypatch.setattr("decentral.trust.packing.MOST_BYTES", 100)
     with pytest.raises(Malformed):
-        Receipt.decode(receipt.encode())
+        Receipt.decode(data)
     with pytest.raises(UserError):
         Receipt.load(tmp_path / "receipt")
+
+
+def test_no_receipt_is_written_that_nobody_would_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    receipt = SMALL.receipt()
+    monkeypatch.setattr("decentral.trust.packing.MOST_BYTES", len(receipt.encode()))
+    receipt.save(tmp_path / "receipt")
+    monkeypatch.setattr("decentral.trust.packing.MOST_BYTES", len(receipt.encode()) - 1)
+    with pytest.raises(UserError, match="fewer inputs"):
+        receipt.save(tmp_path / "larger")
+    assert not (tmp_path / "larger").exists()
 
 
 # The model, and other evidence

@@ -32,6 +32,7 @@ from decentral.serving.gateway.https import admitted
 from decentral.serving.gateway.openapi import document
 from decentral.trust.evidence import Fault, Finding
 from decentral.trust.policy import Policy
+from decentral.trust.receipt import Receipt
 
 if TYPE_CHECKING:
     from decentral.serving.stages.model import Network
@@ -164,7 +165,7 @@ class Gateway:
             except UserError as error:
                 raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None
             prediction = await self._ask(body, policy)
-            receipt = self._kept(prediction.receipt.encode(), body.receipt)
+            receipt = self._kept(prediction.receipt, body.receipt)
             return await asyncio.to_thread(self._told, prediction, receipt)
 
     @contextmanager
@@ -226,8 +227,7 @@ class Gateway:
         except UserError as error:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         except Unverified as refused:
-            receipt = refused.receipt.encode()
-            faults, kept = self._faults(refused.faults), self._kept(receipt, body.receipt)
+            faults, kept = self._faults(refused.faults), self._kept(refused.receipt, body.receipt)
             detail = f"no answer that the policy accepts: {'; '.join(refused.reasons)}"
             raise Problem(HTTPStatus.BAD_GATEWAY, detail, faults=faults, receipt=kept) from None
         except TransportError as error:
@@ -252,9 +252,13 @@ class Gateway:
         }
         return JSONResponse(content)
 
-    def _kept(self, receipt: bytes, way: str) -> dict[str, Any]:
-        told: dict[str, Any] = {"id": self._receipts.keep(receipt), "bytes": len(receipt)}
-        return {**told, "base64": base64.b64encode(receipt).decode()} if way == BASE64 else told
+    def _kept(self, receipt: Receipt, way: str) -> dict[str, Any]:
+        try:
+            data = receipt.encode()
+        except UserError as error:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
+        told: dict[str, Any] = {"id": self._receipts.keep(data), "bytes": len(data)}
+        return {**told, "base64": base64.b64encode(data).decode()} if way == BASE64 else told
 
     def _faults(self, faults: Sequence[Fault]) -> list[dict[str, str]]:
         """With the names that the trust file gives to peers."""
