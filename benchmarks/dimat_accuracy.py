@@ -1,7 +1,8 @@
 """What matching is worth: networks trained apart on real CIFAR-10, merged once, and then trained on round by round.
 
     python -m benchmarks.dimat_accuracy [--widths 1 2] [--seeds 3] [--rounds 10] [--only first-merge|rounds]
-                                        [--methods DIMAT isolated ...] [--jobs 2]
+                                        [--partitions iid by-class] [--methods DIMAT isolated ...] [--jobs 2]
+                                        [--matching-data own|proxy]
 
 Five peers train a ResNet-20 of ours, each from an initialisation of its own and on its share of a class-balanced
 subset. `first-merge`: their mean test accuracy before and after one merge, on a ring and on a full graph. `rounds`:
@@ -59,6 +60,8 @@ PEERS, BATCH = 5, 64
 PARTITIONS = ("iid", "by-class")
 TOPOLOGIES = ("ring", "full")
 
+MATCHED_ON = {"own": "of the peer's own images", "proxy": "class-balanced images that are in nobody's share"}
+
 Overrides = Mapping[str, Any]
 
 REESTIMATED = {"averaging": {"batchnorm": "reestimate"}}
@@ -99,6 +102,7 @@ class Setting:
     dataset: str
     model: str
     precision: str
+    matching_data: str
 
     @property
     def steps(self) -> int:
@@ -132,7 +136,7 @@ class Setting:
                 "initialisation": "separate",
                 "precision": self.precision,
             },
-            "matching": {"samples": self.samples},
+            "matching": {"samples": self.samples, "data": self.matching_data},
             "evaluation": {"samples": self.test},
             "checkpoint": {"every": 1_000_000},
         }
@@ -182,13 +186,20 @@ def pretrained(setting: Setting, width: int, seed: int, partition: str) -> Path:
     return folder
 
 
-def jobs_of(setting: Setting, widths: Sequence[int], seeds: int, only: str | None, methods: Sequence[str]) -> list[Job]:
+def jobs_of(
+    setting: Setting,
+    widths: Sequence[int],
+    seeds: int,
+    only: str | None,
+    partitions: Sequence[str],
+    methods: Sequence[str],
+) -> list[Job]:
     """All runs, in the order of the tables. Pre-trains what they start from."""
     jobs = []
     for seed in range(seeds):
         for width in widths if only != "rounds" else ():
             jobs += first_merges(setting, width, seed)
-        for partition in PARTITIONS if only != "first-merge" else ():
+        for partition in partitions if only != "first-merge" else ():
             jobs += [job for job in rounds(setting, widths[0], seed, partition) if job.method in methods]
     return jobs
 
@@ -297,6 +308,7 @@ def main() -> int:
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--samples", type=int, default=512, help="images for matching and BatchNorm")
     parser.add_argument("--only", choices=("first-merge", "rounds"))
+    parser.add_argument("--partitions", nargs="+", choices=PARTITIONS, default=list(PARTITIONS), help="of the rounds")
     parser.add_argument(
         "--methods", nargs="+", choices=ALL, default=list(ALL), metavar="NAME", help=f"of the rounds: {', '.join(ALL)}"
     )
@@ -305,11 +317,12 @@ def main() -> int:
     parser.add_argument("--dataset", default="cifar10", help="digits: to see that everything works, in a minute")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of local training")
+    parser.add_argument("--matching-data", choices=MATCHED_ON, default="own", help="images for matching and BatchNorm")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     names = (
         *("subset", "test", "pretrain", "rounds", "epochs", "learning_rate", "samples"),
-        *("device", "dataset", "model", "precision"),
+        *("device", "dataset", "model", "precision", "matching_data"),
     )
     setting = Setting(**{name: getattr(arguments, name) for name in names})
     widths, only = arguments.widths, arguments.only
@@ -319,19 +332,20 @@ def main() -> int:
     print(
         f"{setting.dataset}: {setting.subset} class-balanced training images over {PEERS} peers, {setting.test} test "
         f"images; {setting.model}, trained in {setting.precision}; SGD {setting.learning_rate}, momentum 0.9, batches "
-        f"of {BATCH}; {setting.pretrain} epochs alone, then rounds of {setting.epochs}; {setting.samples} of the "
-        f"peer's own images for matching; {arguments.seeds} seeds, mean ± standard deviation"
+        f"of {BATCH}; {setting.pretrain} epochs alone, then rounds of {setting.epochs}; {setting.samples} "
+        f"{MATCHED_ON[setting.matching_data]} for matching; {arguments.seeds} seeds, mean ± standard deviation"
     )
     wanted = [
         (setting, width, seed, partition)
         for seed in range(arguments.seeds)
         for width in widths
         for partition in PARTITIONS
+        if partition in arguments.partitions or only != "rounds"
         if (only != "rounds" and partition == "iid") or (only != "first-merge" and width == widths[0])
     ]
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         list(pool.map(pretrain, wanted))
-        jobs = jobs_of(setting, widths, arguments.seeds, only, arguments.methods)
+        jobs = jobs_of(setting, widths, arguments.seeds, only, arguments.partitions, arguments.methods)
         runs = list(pool.map(measure, jobs))
     figures, missed = [], []
     if only != "rounds":
@@ -339,10 +353,11 @@ def main() -> int:
         show_first_merge(merges, widths)
         figures.append(draw_first_merge(merges, widths))
         missed += missed_by_first_merge(merges, widths)
-    for partition in PARTITIONS if only != "first-merge" else ():
+    for partition in arguments.partitions if only != "first-merge" else ():
         mine = pick(runs, experiment="rounds", partition=partition)
         show_rounds(mine, partition)
-        figures.append(draw_rounds(mine, partition, setting.dataset))
+        shown = partition if setting.matching_data == "own" else f"{partition}-{setting.matching_data}"
+        figures.append(draw_rounds(mine, shown, setting.dataset))
         missed += missed_by_rounds(mine, partition)
     print("\n" + "\n".join(f"drawn: {figure.relative_to(ROOT)}" for figure in figures))
     print("\n".join(f"missed: {goal}" for goal in missed) or "no goal is missed")
