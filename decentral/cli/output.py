@@ -23,6 +23,12 @@ SetOption = Annotated[
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Python file that registers names. Repeatable.")
 ]
+SimulatedOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-simulated", help="Take simulated evidence too, as proofs on a local test SRS: its maker can forge."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

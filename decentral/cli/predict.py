@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.output import JsonOption, note, say, say_json, say_table
+from decentral.cli.output import JsonOption, SimulatedOption, note, say, say_json, say_table
+from decentral.cli.zk_words import proved_lines
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def predict(
     require: Annotated[
         str | None, typer.Option(metavar="KIND,...", help="Evidence that it needs: consensus, zk, attestation.")
     ] = None,
+    simulated: SimulatedOption = False,
     receipt: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to keep the evidence.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +47,7 @@ def predict(
         raise UserError(f"--receipt {receipt}: there is no folder {receipt.parent}")
     if receipt is not None and receipt.exists() and not receipt.is_file():
         raise UserError(f"--receipt {receipt}: is no ordinary file, and is not replaced by one")
-    wanted = _policy(directory, policy, require)
+    wanted = _policy(directory, policy, require, simulated)
     from decentral.serving.asking.prediction import Unverified
 
     def tell(prediction: Prediction, asked: tuple[Asked, ...]) -> None:
@@ -64,15 +66,32 @@ def predict(
         raise typer.Exit(1) from None
 
 
-def _policy(directory: Path, file: Path | None, require: str | None) -> Policy | None:
+def _policy(directory: Path, file: Path | None, require: str | None, simulated: bool) -> Policy | None:
+    """None: what the cluster's clients ask for if they say nothing else. Raises UserError."""
     from decentral.serving.client import policy_of
     from decentral.trust.policy import Policy
 
-    policy = Policy.load(file) if file is not None else None
-    if require is None:
-        return policy
-    names = [name.strip() for name in require.split(",") if name.strip()]
-    return (policy or policy_of(directory)).requiring(*names)
+    wanted = Policy.load(file) if file is not None else policy_of(directory)
+    if require is not None:
+        wanted = wanted.requiring(*(name.strip() for name in require.split(",") if name.strip()))
+    if simulated:
+        wanted = replace(wanted, allow_simulated=True)
+    if wanted.proved:
+        check_proved(directory)
+    return wanted
+
+
+def check_proved(directory: Path) -> None:
+    """Raises UserError with the command to use where a part of a cluster has no circuit that could prove it."""
+    from decentral.trust.anchors import FILE, Anchors
+
+    parts = [part for part in Anchors.load(directory / FILE).parts if part.at == "peers"]
+    if lacking := [part.name for part in parts if not part.circuit]:
+        raise UserError(
+            f"the policy wants zk, and {directory / FILE} pins no circuit of {', '.join(lacking)}: make them with "
+            f"`decentral zk setup {directory}` (--srs FILE, or --local-test-srs for a test), and start the cluster "
+            "again; or require something else"
+        )
 
 
 async def _ask(
@@ -148,6 +167,8 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
         say(f"right: {right} of {len(known)} that are decided")
     agreed = [f"{each.part} {each.detail}" for each in prediction.findings if each.kind.value == "consensus"]
     say(f"verified: {'; '.join(agreed) or 'nothing was compared'}")
+    for line in proved_lines(prediction.findings):
+        say(line)
     if prediction.noise is not None:
         say(f"added to what left this machine: {prediction.noise}")
     for fault in _faults(directory, prediction.faults):

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from decentral.cli.output import JsonOption, RunArgument, say, say_json, say_table
+from decentral.cli.zk_words import standing_words
 
 if TYPE_CHECKING:
     from decentral.run.directory import RunDirectory, ServingDirectory
@@ -63,16 +64,22 @@ def show_serving(cluster: ServingDirectory, as_json: bool) -> None:
     from decentral.launch.background import launcher_pid
 
     running, pid, nodes, parts = cluster.in_use, launcher_pid(cluster), nodes_of(cluster), parts_of(cluster)
+    proofs = proofs_of(cluster, parts)
     if as_json:
         about = {"dir": str(cluster.path), "world": cluster.world, "running": running, "launcher": pid}
-        say_json({**about, "parts": parts, "nodes": nodes})
+        say_json({**about, "proofs": proofs, "parts": parts, "nodes": nodes})
         return
     say(f"{cluster.recipe.name}: {len(cluster.recipe.parts)} stages, {'running' if running else 'not running'}")
     if (liars := cluster.recipe.liars_words) is not None:
         say(liars)
     say()
-    rows = [(each["name"], each["at"], each["digest"][:16], f"{each['tolerance']:g}") for each in parts]
-    say_table(("part", "computed at", "digest", "tolerance"), rows)
+    rows = [
+        (each["name"], each["at"], each["digest"][:16], f"{each['tolerance']:g}", each["circuit"][:16] or "-")
+        for each in parts
+    ]
+    say_table(("part", "computed at", "digest", "tolerance", "proved by circuit"), rows)
+    if proofs is not None:
+        say(f"what it proves {standing_words(proofs['standing_on'], proofs['simulated'])}")
     say()
     told = ("part", "phase", "address", "behaviour")
     lines = [(name, *(str(node[key] or "") for key in told)) for name, node in nodes.items()]
@@ -85,6 +92,23 @@ def parts_of(cluster: ServingDirectory) -> list[dict[str, Any]]:
 
     trust = cluster.path / FILE
     return [asdict(part) for part in Anchors.load(trust).parts] if trust.exists() else []
+
+
+def proofs_of(cluster: ServingDirectory, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the proofs of its answers stand on; None where no circuit is pinned."""
+    from decentral.errors import Malformed
+    from decentral.zk.circuit import FILE, Chain
+
+    pinned = [each["circuit"] for each in parts if each["circuit"]]
+    if not pinned:
+        return None
+    try:
+        chain = Chain.decode((cluster.circuits / FILE).read_bytes())
+    except (Malformed, OSError) as error:
+        return {"standing_on": f"what cannot be read here ({cluster.circuits / FILE}: {error})", "simulated": False}
+    if pinned != [circuit.identity.hex() for circuit in chain.circuits]:
+        return {"standing_on": f"other circuits than those in {cluster.circuits / FILE}", "simulated": False}
+    return {"standing_on": chain.words, "simulated": chain.local}
 
 
 def nodes_of(cluster: ServingDirectory) -> dict[str, dict[str, Any]]:

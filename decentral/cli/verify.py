@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.output import JsonOption, say, say_json, say_table
+from decentral.cli.output import JsonOption, SimulatedOption, say, say_json, say_table
+from decentral.cli.zk_words import proved_lines
+from decentral.errors import Unproven, UserError
 
 if TYPE_CHECKING:
     from decentral.serving.asking.settling import Settled
@@ -37,6 +40,7 @@ def verify(
     require: Annotated[
         str | None, typer.Option(metavar="KIND,...", help="Evidence that you want: consensus, zk, attestation.")
     ] = None,
+    simulated: SimulatedOption = False,
     model: Annotated[
         Path | None,
         typer.Option("--model", metavar="DIR", help="The cluster's own folder, or its `stages`: to tell who lied."),
@@ -56,15 +60,20 @@ def verify(
     wanted = Policy.load(policy) if policy is not None else Policy()
     if require is not None:
         wanted = wanted.requiring(*(name.strip() for name in require.split(",")))
+    if simulated:
+        wanted = replace(wanted, allow_simulated=True)
     from decentral.trust.receipt import Receipt, check
 
     read = Receipt.load(receipt)
     settled = None if model is None else _settled(read, anchors, model)
-    found = check(read, anchors, wanted, {} if settled is None else settled.references)
+    try:
+        found = check(read, anchors, wanted, {} if settled is None else settled.references)
+    except Unproven as error:
+        raise UserError(f"{receipt}: its proofs cannot be verified here: {error}") from error
     if as_json:
         say_json(_plain(read, anchors, wanted, found, settled))
     else:
-        _say(read, anchors, found, settled)
+        _say(read, anchors, wanted, found, settled)
     if not found.verdict.valid:
         raise typer.Exit(NOT_VALID)
 
@@ -79,7 +88,7 @@ def _settled(receipt: Receipt, anchors: Anchors, folder: Path) -> Settled:
 # ---- what is said -------------------------------------------------------------------------------------------------
 
 
-def _say(receipt: Receipt, anchors: Anchors, found: Examination, settled: Settled | None) -> None:
+def _say(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination, settled: Settled | None) -> None:
     parts = _parts(receipt, anchors, found)
     order = receipt.transcript.order
     client = f"client {order.client[:12]}…, {_moment(order.time)} as it says"
@@ -91,6 +100,10 @@ def _say(receipt: Receipt, anchors: Anchors, found: Examination, settled: Settle
         say(f"NOT VALID; {client}")
         for reason in found.verdict.reasons:
             say(f"  {reason}")
+    for line in proved_lines(found.findings):
+        say(line)
+    if any(each.simulated for each in found.findings) and not policy.allow_simulated:
+        say("what is simulated counts only with --allow-simulated, and if the client allowed it too")
     if parts:
         say()
         say_table(("part", "agree", "who", "asked too"), map(_row, parts))

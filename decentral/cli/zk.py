@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.output import JsonOption, PluginOption, SetOption, load_plugins, note
+from decentral.cli.output import JsonOption, note
+from decentral.cli.zk_options import LocalOption, MemoryOption, SrsOption, TimeoutOption, limits_of
 from decentral.cli.zk_plan import plan
+from decentral.cli.zk_setup import NOT_VALID, setup
 from decentral.cli.zk_words import (
     TEST,
     say_card,
-    say_checked,
-    say_circuits,
     say_contracts,
     say_proven,
     say_verified,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from decentral.zk.verification import Verified
     from decentral.zk.worker import Limits
 
-NOT_VALID = 1
-
 zk = typer.Typer(
     name="zk",
     no_args_is_help=True,
@@ -42,92 +40,15 @@ zk = typer.Typer(
 )
 
 zk.command()(plan)
+zk.command()(setup)
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `zk setup` made.")]
 InputArgument = Annotated[
     str, typer.Argument(metavar="INPUT", help="A picture, .npy, .safetensors or digits:7, as `predict` takes it.")
 ]
-SrsOption = Annotated[Path | None, typer.Option("--srs", metavar="FILE", help="The SRS file. [default: the store's]")]
-LocalOption = Annotated[
-    bool, typer.Option("--local-test-srs", help="Use an SRS that was made here, for tests: its maker can forge.")
-]
-MemoryOption = Annotated[float, typer.Option(min=0.1, metavar="GIB", help="Memory that ezkl may have at a time.")]
-TimeoutOption = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For each step of ezkl's.")]
 NonceOption = Annotated[
     str | None, typer.Option(metavar="HEX", help="The task's 32 random bytes, for which its proofs are signed.")
 ]
-
-
-@zk.command()
-def setup(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A folder of `up`, of circuits, or of a finished run; a serving recipe; or parameters "
-            "(--set model.name=NAME, --set data.name=NAME).",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where circuits.json and the stages go.")],
-    stages: Annotated[
-        str | None, typer.Option(metavar="N|A,B", help="How many stages, or the modules after which to cut.")
-    ] = None,
-    overrides: SetOption = None,
-    plugins: PluginOption = None,
-    parameters: Annotated[
-        str, typer.Option(help="fixed: in the key; polycommit: committed to, and one key for every checkpoint.")
-    ] = "fixed",
-    scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of the input after the point.")] = 7,
-    parameter_scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of parameters after the point.")] = 7,
-    rebase: Annotated[int, typer.Option(min=1, help="Tensors are rescaled when this far above the input.")] = 1,
-    legs: Annotated[int, typer.Option(min=1, help="Digits of the numbers that are checked to be in range.")] = 2,
-    base: Annotated[int, typer.Option(min=2, help="Of those digits; less than 2^logrows.")] = 2**14,
-    logrows: Annotated[
-        int | None, typer.Option(min=1, max=26, help="Logarithm of the rows, at least. [default: what is needed]")
-    ] = None,
-    srs: SrsOption = None,
-    fetch: Annotated[bool, typer.Option("--fetch-srs", help="Download the ceremony's file if it is not here.")] = False,
-    local: LocalOption = False,
-    memory: MemoryOption = 8,
-    timeout: TimeoutOption = 3600,
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The identity.key that signs the model's card.")
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing: make the circuits again, and compare them with DIR.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Make the circuits of a model, their keys, and what its verifiers pin.
-
-    With --check, exit code 1: the model does not come to these circuits.
-    """
-    from decentral.zk.arguments import Visibility
-
-    visibility = Visibility.of_parameters(parameters)
-    load_plugins(plugins)
-    from decentral.launch.circuits import Reference, check_circuits, load_circuits, make_circuits, read_model
-    from decentral.zk.setup import Options
-    from decentral.zk.store import Store
-
-    model = read_model(source, stages, overrides or (), say=note)
-    reference, store, limits = Reference(srs, local, fetch), Store(), _limits(memory, timeout)
-    began = time.monotonic()
-    if check:
-        found = reference.pinned(store, load_circuits(out))
-        pinned, again = asyncio.run(check_circuits(model, out, found, limits=limits, say=note))
-        if not say_checked(out, pinned, again, as_json):
-            raise typer.Exit(NOT_VALID)
-        return
-    options = Options(visibility, scale, parameter_scale, rebase, base=base, legs=legs, logrows=logrows)
-    chain = asyncio.run(make_circuits(model, out, reference, store, options, limits=limits, say=note))
-    signed = None
-    if key is not None:
-        from decentral.launch.card import sign_card
-        from decentral.wire.identity import Identity
-
-        signed = sign_card(out, model, chain, Identity.load(key), note)
-    say_circuits(out, chain, signed, time.monotonic() - began, as_json)
 
 
 @zk.command()
@@ -154,7 +75,7 @@ def prove(
     from decentral.launch.circuits import Reference
 
     began = time.monotonic()
-    reference, limits = Reference(srs, local=True), _limits(memory, timeout)
+    reference, limits = Reference(srs, local=True), limits_of(memory, timeout)
     kept = job or out.with_name(f"{out.name}.job")
     chain, proven, asked = asyncio.run(_prove(folder, given, reference, limits, parallel, kept))
     proofs = proven.proofs
@@ -199,7 +120,7 @@ def verify(
     """
     from decentral.launch.circuits import Reference
 
-    reference, limits = Reference(srs, local=True), _limits(memory, timeout)
+    reference, limits = Reference(srs, local=True), limits_of(memory, timeout)
     found, chain = asyncio.run(
         _verify(folder, proof, given, reference, limits, network or folder, output, _nonce(nonce))
     )
@@ -233,7 +154,7 @@ def contract(
 
     chain = load_circuits(folder)
     found = Reference(srs, local=True).pinned(Store(), chain)
-    written = asyncio.run(write_contracts(chain, found, out, solc, limits=_limits(memory, timeout)))
+    written = asyncio.run(write_contracts(chain, found, out, solc, limits=limits_of(memory, timeout)))
     say_contracts(written, chain, solc is not None, as_json)
 
 
@@ -260,12 +181,6 @@ def card(
 
 
 # ---- what is done --------------------------------------------------------------------------------------------------
-
-
-def _limits(memory: float, timeout: float) -> Limits:
-    from decentral.zk.worker import Limits
-
-    return Limits(int(memory * 2**30), timeout)
 
 
 def _nonce(text: str | None) -> bytes | None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from decentral.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
+    from decentral.run.directory import ServingDirectory
     from decentral.serving.asking.inputs import Asked
+    from decentral.trust.evidence import Finding
     from decentral.zk.bundle import Bundle
     from decentral.zk.card import SignedCard
     from decentral.zk.circuit import Chain
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
     from decentral.zk.verification import Verified
 
 TEST = "local test SRS: whoever made it could forge these proofs"
+
+
+def proved_lines(findings: Sequence[Finding]) -> list[str]:
+    """What proofs say of an answer, and what they stand on; nothing of one without."""
+    proved = [each for each in findings if each.kind.value == "zk" and each.passed]
+    details = dict.fromkeys(each.detail for each in proved)
+    parts = {detail: ", ".join(each.part for each in proved if each.detail == detail) for detail in details}
+    standing = [f"stands on {TEST}"] if any(each.simulated for each in proved) else []
+    return [*(f"proved: {parts[detail]}: {detail}" for detail in details), *standing]
 
 
 def _stages(chain: Chain) -> list[dict[str, Any]]:
@@ -36,8 +47,13 @@ def _stages(chain: Chain) -> list[dict[str, Any]]:
     ]
 
 
+def standing_words(words: str, local: bool) -> str:
+    """What proofs stand on, for people."""
+    return f"stands on {TEST if local else words}"
+
+
 def _say_standing(chain: Chain) -> None:
-    say(f"stands on {TEST if chain.local else chain.words}")
+    say(standing_words(chain.words, chain.local))
 
 
 def say_circuits(out: Path, chain: Chain, card: SignedCard | None, seconds: float, as_json: bool) -> None:
@@ -50,24 +66,41 @@ def say_circuits(out: Path, chain: Chain, card: SignedCard | None, seconds: floa
     if as_json:
         say_json({**told, "stages": _stages(chain), "seconds": round(seconds, 2), "folder": str(out)})
         return
-    say_table(
-        ("stage", "rows", "of", "scales", "proof"),
-        [
-            (
-                str(place),
-                str(each["rows"]),
-                f"2^{each['logrows']}",
-                f"{each['input_scales'][0]} to {each['output_scales'][0]} bits",
-                f"{each['proof_bytes']} bytes",
-            )
-            for place, each in enumerate(_stages(chain))
-        ],
-    )
+    _say_stages("stage", [str(place) for place in range(len(chain.circuits))], chain)
     say(f"identity {told['identity']}")
     if card is not None:
         _say_accuracy(card)
     _say_standing(chain)
     say(f"written to {out} in {seconds:.1f} s; prove with: decentral zk prove {out} INPUT --out FILE")
+
+
+def _say_stages(heading: str, names: Sequence[str], chain: Chain) -> None:
+    say_table(
+        (heading, "rows", "of", "scales", "proof"),
+        [
+            (
+                name,
+                str(each["rows"]),
+                f"2^{each['logrows']}",
+                f"{each['input_scales'][0]} to {each['output_scales'][0]} bits",
+                f"{each['proof_bytes']} bytes",
+            )
+            for name, each in zip(names, _stages(chain), strict=True)
+        ],
+    )
+
+
+def say_pinned(cluster: ServingDirectory, chain: Chain, seconds: float, as_json: bool) -> None:
+    """Of a standing cluster."""
+    parts = cluster.recipe.parts[cluster.recipe.local :]
+    if as_json:
+        stages = [{"part": part, **each} for part, each in zip(parts, _stages(chain), strict=True)]
+        told = {"standing_on": chain.words, "simulated": chain.local, "running": cluster.in_use}
+        say_json({**told, "parts": stages, "seconds": round(seconds, 2), "folder": str(cluster.circuits)})
+        return
+    _say_stages("part", parts, chain)
+    _say_standing(chain)
+    say(f"pinned in {cluster.path / 'trust.toml'} in {seconds:.1f} s; clients that copied it copy it again")
 
 
 def say_card(signed: SignedCard, maker: str, wrong: Sequence[str], as_json: bool) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from decentral.errors import Malformed, Unproven, UserError
-from decentral.launch.circuits import PINNED, Model, Say, load_circuits
+from decentral.launch.circuits import Model, Say, load_circuits
 from decentral.run.directory import STAGES
 from decentral.serving.stages.model import file_of
 from decentral.training.images import normalise
 from decentral.wire.identity import Identity
 from decentral.zk.card import Accuracy, Card, SignedCard, sign
+from decentral.zk.circuit import FILE as PINNED
 from decentral.zk.circuit import Chain
 from decentral.zk.emulator import Emulator, Scales, quantised
 from decentral.zk.fixed import Fixed

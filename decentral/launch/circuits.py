@@ -34,13 +34,14 @@ from decentral.run.serving_recipe import ServingRecipe, any_recipe
 from decentral.run.source import Document
 from decentral.serving.stages.model import FILE as NETWORK
 from decentral.serving.stages.model import Network, load_stages, save_stages
+from decentral.zk.circuit import FILE as PINNED
 from decentral.zk.circuit import Chain
 from decentral.zk.setup import Artefacts, Options, rebuilt, setup
 from decentral.zk.srs import CEREMONY, SRS, fetch_srs, open_srs
 from decentral.zk.store import Store
 from decentral.zk.worker import Limits
 
-PINNED, REFERENCES = "circuits.json", "references.json"
+REFERENCES = "references.json"
 PARAMETERS = (".safetensors", ".pth", ".pt")
 UNCUT = {"stages": 1, "single": False}
 """Of what is no recipe: a residual may cross a cut, as one more committed tensor."""
@@ -195,12 +196,21 @@ async def make_circuits(
     try:
         (folder / STAGES).mkdir(parents=True, exist_ok=True)
         save_stages(folder / STAGES, model.network, model.stages)
-        places = {"circuits": [each.folder.name for each in artefacts], "srs": str(found.path)}
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    save_circuits(folder, chain, artefacts, found)
+    return chain
+
+
+def save_circuits(folder: Path, chain: Chain, artefacts: Sequence[Artefacts], srs: SRS) -> None:
+    """What is pinned, and where in the store it is proved. Raises UserError."""
+    places = {"circuits": [each.folder.name for each in artefacts], "srs": str(srs.path)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / REFERENCES, json.dumps(places, indent=2).encode() + b"\n")
         write_atomic(folder / PINNED, chain.encoded())
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    return chain
 
 
 async def check_circuits(
@@ -232,8 +242,7 @@ def load_circuits(folder: Path) -> Chain:
 def load_artefacts(folder: Path, chain: Chain, store: Store) -> list[Artefacts]:
     """What proves them. Raises UserError where the store has lost it."""
     try:
-        places: Mapping[str, Any] = json.loads((folder / REFERENCES).read_bytes())
-        keys = [str(key) for key in places["circuits"]]
+        keys = [str(key) for key in _references(folder)["circuits"]]
         found = [Artefacts.load(store.path(key)) for key in keys if store.has(key)]
     except (OSError, ValueError, KeyError, TypeError, Malformed) as error:
         raise UserError(f"{folder / REFERENCES}: damaged, or not made here ({error})") from error
@@ -241,4 +250,19 @@ def load_artefacts(folder: Path, chain: Chain, store: Store) -> list[Artefacts]:
         raise UserError(
             f"{store.root}: no longer holds what proves {folder}; make it again: decentral zk setup {folder} --out ..."
         )
+    return found
+
+
+def srs_of(folder: Path, chain: Chain, store: Store) -> SRS:
+    """What the circuits were made with: where it was then, or in the store. Raises UserError where it is gone."""
+    try:
+        place = Path(str(_references(folder)["srs"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / REFERENCES}: damaged, or not made here ({error})") from error
+    return Reference(place if place.is_file() else None, local=True).pinned(store, chain)
+
+
+def _references(folder: Path) -> Mapping[str, Any]:
+    """Where the circuits of a folder lie on this machine."""
+    found: Mapping[str, Any] = json.loads((folder / REFERENCES).read_bytes())
     return found

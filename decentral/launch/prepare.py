@@ -5,6 +5,7 @@ What was done stays done: where an earlier attempt was interrupted, the next one
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from decentral.errors import RunDirectoryError
 from decentral.launch.engine import Options, execute
 from decentral.run.directory import ABOUT, ServingDirectory
 from decentral.run.finished import FinishedRun
+from decentral.run.proving import Proving
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE, Anchors
@@ -62,6 +64,8 @@ def prepare(
             parts = cut(recipe, _source(directory, plugins, train), directory.stages, say)
             recipe.default_policy().save(path / POLICY)
             Anchors(Authority.open(directory.authority).pem, (), 1, parts).save(path / FILE)
+        if recipe.proofs is not None:
+            prepare_proofs(recipe.proofs, path, say)
         if bounded:
             budget = recipe.budget()
             noise = "" if budget is None else str(budget)
@@ -81,3 +85,15 @@ def _source(directory: ServingDirectory, plugins: Sequence[Path], train: Train) 
     if not begun or not FinishedRun.is_over(directory.training):
         train(load_recipe(model.recipe), Options(directory.training, resume=begun, plugins=plugins))
     return FinishedRun.open(directory.training)
+
+
+def prepare_proofs(proofs: Proving, path: Path, say: Callable[[str], None] = lambda words: None) -> None:
+    """The circuits of a cluster, made and pinned; those that the store has are not made again. Blocking.
+
+    Raises UserError that names the part which cannot become a circuit, Unproven.
+    """
+    from decentral.launch.proofs import limits_of, options_of, reference_of, set_up
+    from decentral.zk.store import Store
+
+    say("making the circuits that prove answers")
+    asyncio.run(set_up(path, reference_of(proofs), Store(), options_of(proofs), limits=limits_of(proofs), say=say))

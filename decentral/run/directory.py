@@ -3,6 +3,7 @@
     recipe.yaml  run.json  cluster.json  trust.toml     nodes/<name>/{events.jsonl, log.txt, keys ...}     authority/
     of peers that train:  summary.json  metrics.csv  events.jsonl  report.html     checkpoints/peer-0.safetensors ...
     of peers that serve:  stages/{network.json, stage-0.safetensors ...}     training/, if the model was trained for it
+                          zk/{circuits.json, references.json}, if they prove their answers
 
 A launcher holds an advisory lock on it, which the operating system releases however the launcher ends.
 """
@@ -30,7 +31,7 @@ from decentral.run.serving_recipe import ServingRecipe
 RUNS = Path("runs")
 LOCK = ".lock"
 RECIPE, ABOUT, LOG = FILE, "run.json", "log.txt"
-CHECKPOINTS, STAGES, TRAINING = "checkpoints", "stages", "training"
+CHECKPOINTS, STAGES, TRAINING, CIRCUITS = "checkpoints", "stages", "training", "zk"
 TRAINS, SERVES = "training", "serving"
 """What the peers of a cluster do."""
 
@@ -200,6 +201,11 @@ class ServingDirectory(ClusterDirectory[ServingRecipe]):
     def stages(self) -> Path:
         """The stages' parameters and the network that they are of, see `decentral.serving.stages.model`."""
         return self.path / STAGES
+
+    @property
+    def circuits(self) -> Path:
+        """What proves the parts that peers compute, see `decentral.launch.proofs`; there if they are proved."""
+        return self.path / CIRCUITS
 
     @property
     def training(self) -> Path:

@@ -18,8 +18,11 @@ from decentral.run.choice import Choice
 from decentral.run.finished import FinishedRun
 from decentral.run.recipe import load_recipe
 from decentral.serving.adversaries.catalogue import BEHAVIOURS
+from decentral.trust.evidence import Kind
+from decentral.zk.arguments import unambiguous
 
 if TYPE_CHECKING:
+    from decentral.run.proving import Proving
     from decentral.run.recipe import Recipe
     from decentral.run.serving_recipe import ServedModel, ServingRecipe
     from decentral.run.source import Document
@@ -46,6 +49,8 @@ def check_serving(recipe: ServingRecipe, document: Document, *, prepared: bool =
     if recipe.local >= len(recipe.parts):
         problem = f"{recipe.local} of {len(recipe.parts)} stages at the client leave none for peers"
         raise document.error(problem, ("local",))
+    if recipe.proofs is not None:
+        _proofs(recipe.proofs, document)
     _policy(recipe, document)
     for node, behaviour in recipe.liars.items():
         if node not in recipe.node_names:
@@ -122,14 +127,24 @@ def _classifies(model: str, document: Document, key: tuple[str, ...]) -> None:
         raise document.error(f"{model!r} answers with images; stages serve networks that answer with classes", key)
 
 
+def _proofs(proofs: Proving, document: Document) -> None:
+    if proofs.file is not None and not Path(proofs.file).expanduser().is_file():
+        problem = f"must be local-test, ceremony or the file of an SRS; there is no file {proofs.file}"
+        raise document.error(problem, ("proofs", "srs"))
+    if not unambiguous(proofs.base, proofs.legs):
+        problem = f"{proofs.legs} digits of base {proofs.base} are more than the 126 bits that a circuit can tell apart"
+        raise document.error(problem, ("proofs", "legs"))
+
+
 def _policy(recipe: ServingRecipe, document: Document) -> None:
     """It can be met by the replicas that there are, with the evidence that they give; the noise can be added."""
     with document.placing():
         policy, budget = recipe.default_policy(), recipe.budget()
     if budget is not None and not recipe.local:
         raise document.error("the client adds noise to what it computes itself: local must be at least 1", ("noise",))
+    offered = () if recipe.proofs is None else (Kind.ZK,)
     try:
-        policy.check_possible(dict.fromkeys(recipe.parts[recipe.local :], recipe.replicas), ())
+        policy.check_possible(dict.fromkeys(recipe.parts[recipe.local :], recipe.replicas), offered)
     except UserError as error:
         key, _, problem = str(error).partition(": ")
         raise document.error(problem, ("replicas",) if key == "replicas" else ("policy", key)) from None

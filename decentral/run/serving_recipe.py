@@ -20,6 +20,7 @@ from decentral.errors import RecipeError
 from decentral.run.check import check
 from decentral.run.choice import Choice, Count, Section, gathered, spread
 from decentral.run.experiment import Data, Deadlines, Device, Experiment, Seed, Threads
+from decentral.run.proving import Proving
 from decentral.run.recipe import STAGES, Recipe, read_recipe, resolved
 from decentral.run.source import Document
 from decentral.trust.policy import Policy
@@ -85,6 +86,8 @@ class Replica:
 class ServingRecipe(Experiment):
     """A model in stages, each computed by several peers."""
 
+    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "proofs")
+    """Circuits change nothing of what is answered without them; who asks for proofs pins them."""
     model: ServedModel = ServedModel()
     """Where the network and its parameters come from."""
     stages: Annotated[int | tuple[str, ...], PlainValidator(_cuts)]
@@ -105,6 +108,8 @@ class ServingRecipe(Experiment):
     liars: dict[str, Choice] = Field(default_factory=dict)
     """Nodes that are told to misbehave, by name, to measure what a client's checks are worth: a name of
     `decentral.serving.adversaries.catalogue.BEHAVIOURS` each."""
+    proofs: Proving | None = None
+    """Circuits with which peers prove their answers to who asks for it; null: they have none. Not part of the hash."""
     data: Data | None = None
     """What the inputs are taken from; null: the data of the run."""
     seed: Seed = 0

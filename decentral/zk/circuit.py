@@ -18,6 +18,8 @@ from decentral.errors import Malformed, Refusal
 from decentral.zk.arguments import VERSION, Settings, Visibility
 from decentral.zk.srs import CEREMONY, LOCAL
 
+FILE = "circuits.json"
+"""A chain as it is pinned, in a folder of circuits."""
 DOMAIN, CHAIN_DOMAIN = b"decentral zk circuit v1\0", b"decentral zk chain v1\0"
 COMPRESSED = 32
 Wire = tuple[int, int]

@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import json
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from decentral.zk.circuit import Chain, Circuit, Slots, Wire, in_a_row
 from decentral.zk.export import export
 from decentral.zk.srs import SRS
 from decentral.zk.store import Store, key_of
-from decentral.zk.worker import Limits, Worker, worker
+from decentral.zk.worker import DiskFull, Limits, Worker, worker
 
 MODEL, SETTINGS, COMPILED, KEY, PROVING_KEY, PINNED = (
     "network.onnx",
@@ -96,14 +97,15 @@ async def draft(
     options: Options | Sequence[Options] | None = None,
     *,
     wires: Sequence[Sequence[Wire]] | None = None,
+    names: Sequence[str] | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> list[Draft]:
     """Decides scales and rows of each stage. `samples`: inputs of the model, [n, ...] each, representative.
 
     `wires`: as those of `Chain`; a stage without any takes the model's input; None: each stage takes all that the one
-    before gives. A stage reads its input in the scale in which it was written; all have the same rows. Raises
-    UserError where that cannot be, Unproven for what ezkl cannot prove.
+    before gives. `names`: what the stages are called. A stage reads its input in the scale in which it was written; all
+    have the same rows. Raises UserError where that cannot be, Unproven for what ezkl cannot prove; both name the stage.
     """
     each = [options or Options()] * len(stages) if options is None or isinstance(options, Options) else [*options]
     if not stages or not samples or any(len(tensor) == 0 for tensor in samples):
@@ -114,17 +116,15 @@ async def draft(
         async with worker(limits) as alone:
             drawn: list[_Drawn] = []
             for place, (stage, own) in enumerate(zip(stages, each, strict=True)):
-                say(f"stage {place}: scales")
+                say(f"{_name(names, place)}: scales")
                 taken = _row(drawn) if connected is None else connected[place]
                 given = tuple(drawn[source].outputs[output] for source, output in taken) if taken else tuple(samples)
                 last = place == len(stages) - 1 if used is None else place not in used
-                model = Path(scratch) / f"stage-{place}.onnx"
-                await asyncio.to_thread(export, stage, [tensor[:1] for tensor in given], model)
                 wanted = Arguments(
                     input=Visibility.COMMITTED if taken else Visibility.PUBLIC,
                     output=Visibility.PUBLIC if last else Visibility.COMMITTED,
                     parameters=own.parameters if _has_parameters(stage) else Visibility.FIXED,
-                    input_scale=_scale(place, [drawn[source].scales[output] for source, output in taken], own.scale),
+                    input_scale=own.scale,
                     parameter_scale=own.parameter_scale,
                     rebase=own.rebase,
                     logrows=own.logrows or FIRST_LOGROWS,
@@ -133,11 +133,11 @@ async def draft(
                     legs=own.legs,
                     checked=own.checked,
                 )
-                arguments, found = wanted, await settings_of(alone, model, wanted)
-                if own.logrows is None or found.tables:
-                    arguments, found = await _calibrated(alone, model, wanted, given, own.margin)
-                outputs = await asyncio.to_thread(_outputs, stage, given)
-                drawn.append(_Drawn(model, arguments, given, outputs, found.output_scales, taken))
+                with _naming(_name(names, place)):
+                    scales = [drawn[source].scales[output] for source, output in taken]
+                    wanted = replace(wanted, input_scale=_scale(scales, own.scale))
+                    model = Path(scratch) / f"stage-{place}.onnx"
+                    drawn.append(await _drawn(alone, stage, model, wanted, given=given, wires=taken, own=own))
             logrows = max([one.arguments.logrows for one in drawn] + [one.logrows or 1 for one in each])
             return [await _drafted(alone, one, logrows) for one in drawn]
 
@@ -152,6 +152,24 @@ class _Drawn:
     outputs: tuple[Tensor, ...]
     scales: tuple[int, ...]
     wires: tuple[Wire, ...]
+
+
+async def _drawn(
+    alone: Worker,
+    stage: nn.Module,
+    model: Path,
+    wanted: Arguments,
+    *,
+    given: tuple[Tensor, ...],
+    wires: tuple[Wire, ...],
+    own: Options,
+) -> _Drawn:
+    await asyncio.to_thread(export, stage, [tensor[:1] for tensor in given], model)
+    arguments, found = wanted, await settings_of(alone, model, wanted)
+    if own.logrows is None or found.tables:
+        arguments, found = await _calibrated(alone, model, wanted, given, own.margin)
+    outputs = await asyncio.to_thread(_outputs, stage, given)
+    return _Drawn(model, arguments, given, outputs, found.output_scales, wires)
 
 
 def _row(drawn: Sequence[_Drawn]) -> tuple[Wire, ...]:
@@ -172,6 +190,7 @@ async def make(
     srs: SRS,
     store: Store,
     *,
+    names: Sequence[str] | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> list[Artefacts]:
@@ -179,10 +198,12 @@ async def make(
     made = []
     for place, each in enumerate(drafts):
         if srs.logrows < each.settings.logrows:
-            raise UserError(f"{srs.path}: is for 2^{srs.logrows} rows, and stage {place} has 2^{each.settings.logrows}")
+            name = _name(names, place)
+            raise UserError(f"{srs.path}: is for 2^{srs.logrows} rows, and {name} has 2^{each.settings.logrows}")
 
-        async def build(folder: Path, each: Draft = each, place: int = place) -> None:
-            await _build(folder, each, srs, limits or Limits(), lambda words: say(f"stage {place}: {words}"))
+        async def build(folder: Path, each: Draft = each, name: str = _name(names, place)) -> None:
+            with _naming(name):
+                await _build(folder, each, srs, limits or Limits(), lambda words: say(f"{name}: {words}"))
 
         folder = await store.folder(each.key(srs), build)
         made.append(Artefacts.load(folder))
@@ -197,14 +218,15 @@ async def setup(
     options: Options | Sequence[Options] | None = None,
     *,
     wires: Sequence[Sequence[Wire]] | None = None,
+    names: Sequence[str] | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> tuple[Chain, list[Artefacts], SRS]:
     """Circuits of all stages: `draft`, then `make`. `srs`: gives the one for so many rows (their logarithm)."""
-    drafts = await draft(stages, samples, options, wires=wires, limits=limits, say=say)
+    drafts = await draft(stages, samples, options, wires=wires, names=names, limits=limits, say=say)
     say(f"SRS for 2^{drafts[0].settings.logrows} rows")
     found = await srs(drafts[0].settings.logrows)
-    made = await make(drafts, found, store, limits=limits, say=say)
+    made = await make(drafts, found, store, names=names, limits=limits, say=say)
     return Chain(tuple(each.circuit for each in made), tuple(each.wires for each in drafts)), made, found
 
 
@@ -215,6 +237,7 @@ async def rebuilt(
     srs: SRS,
     store: Store,
     *,
+    names: Sequence[str] | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> Chain:
@@ -228,7 +251,7 @@ async def rebuilt(
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
         async with worker(limits) as alone:
             for place, (stage, circuit, wires) in enumerate(zip(stages, chain.circuits, chain.wires, strict=True)):
-                say(f"stage {place}: settings")
+                say(f"{_name(names, place)}: settings")
                 try:
                     given = tuple(outputs[source][output] for source, output in wires) if wires else tuple(samples)
                 except IndexError:
@@ -238,7 +261,7 @@ async def rebuilt(
                 outputs.append(await asyncio.to_thread(_outputs, stage, given))
                 settings = await settings_of(alone, model, circuit.settings.arguments)
                 drafts.append(Draft(model.read_bytes(), settings, _example(given), wires))
-    made = await make(drafts, srs, store, limits=limits, say=say)
+    made = await make(drafts, srs, store, names=names, limits=limits, say=say)
     return Chain(tuple(each.circuit for each in made), chain.wires)
 
 
@@ -330,14 +353,31 @@ def _has_parameters(stage: nn.Module) -> bool:
     return any(True for _ in stage.parameters()) or any(True for _ in stage.buffers())
 
 
-def _scale(place: int, scales: Sequence[int], first: int) -> int:
+def _scale(scales: Sequence[int], first: int) -> int:
     """In which a stage reads all of its inputs."""
     if len(set(scales)) > 1:
         raise UserError(
-            f"stage {place} would take tensors in the scales {sorted(set(scales))}, and reads all in one: cut "
-            "elsewhere, or bring every tensor back to the input's scale (rebase 1)"
+            f"would take tensors in the scales {sorted(set(scales))}, and reads all in one: cut elsewhere, or bring "
+            "every tensor back to the input's scale (rebase 1)"
         )
     return scales[0] if scales else first
+
+
+def _name(names: Sequence[str] | None, place: int) -> str:
+    return f"stage {place}" if names is None else names[place]
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Of which stage an error is."""
+    try:
+        yield
+    except DiskFull:
+        raise  # of the store, which says so itself
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    except Unproven as error:
+        raise Unproven(f"{name}: {error}") from error
 
 
 def _outputs(stage: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -113,7 +113,10 @@ async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):
     ("arguments", "said"),
     [
         (("digits:9999",), "test images 0 to 354"),
-        (("digits:7", "--require", "zk"), "wants zk"),
+        (
+            ("digits:7", "--require", "zk"),
+            "pins no circuit of stage-0, stage-1, stage-2: make them with `decentral zk setup",
+        ),
         (("digits:7", "--require", "faith"), "unknown requirement"),
         (("digits:7", "--receipt", "absent/folder/r.json"), "there is no folder"),
         (("digits:7", "--receipt", "."), "is no ordinary file"),

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from decentral.errors import RecipeError, UserError
 from decentral.launch.circuits import (
-    PINNED,
     REFERENCES,
     Reference,
     check_circuits,
@@ -21,6 +20,7 @@ from decentral.launch.circuits import (
     read_model,
 )
 from decentral.models.catalogue import build_model
+from decentral.zk.circuit import FILE as PINNED
 from decentral.zk.setup import Options
 from decentral.zk.srs import CEREMONY
 from decentral.zk.store import Store

@@ -1,0 +1,163 @@
+"""`decentral zk setup`: circuits of a model, in a folder of their own or of the cluster that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from decentral.cli.output import JsonOption, PluginOption, SetOption, load_plugins, note
+from decentral.cli.zk_options import LocalOption, MemoryOption, SrsOption, TimeoutOption, limits_of
+from decentral.cli.zk_words import say_checked, say_circuits, say_pinned
+from decentral.errors import UserError
+
+if TYPE_CHECKING:
+    from decentral.launch.circuits import Reference
+    from decentral.zk.setup import Options
+    from decentral.zk.worker import Limits
+
+NOT_VALID = 1
+
+
+def setup(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of `up`, of circuits, or of a finished run; a serving recipe; or parameters "
+            "(--set model.name=NAME, --set data.name=NAME).",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where circuits.json and the stages go. [default: of a folder of `up`, its own, pinned in trust.toml]",
+            show_default=False,
+        ),
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(metavar="N|A,B", help="How many stages, or the modules after which to cut.")
+    ] = None,
+    overrides: SetOption = None,
+    plugins: PluginOption = None,
+    parameters: Annotated[
+        str, typer.Option(help="fixed: in the key; polycommit: committed to, and one key for every checkpoint.")
+    ] = "fixed",
+    scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of the input after the point.")] = 7,
+    parameter_scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of parameters after the point.")] = 7,
+    rebase: Annotated[int, typer.Option(min=1, help="Tensors are rescaled when this far above the input.")] = 1,
+    legs: Annotated[int, typer.Option(min=1, help="Digits of the numbers that are checked to be in range.")] = 2,
+    base: Annotated[int, typer.Option(min=2, help="Of those digits; less than 2^logrows.")] = 2**14,
+    logrows: Annotated[
+        int | None, typer.Option(min=1, max=26, help="Logarithm of the rows, at least. [default: what is needed]")
+    ] = None,
+    srs: SrsOption = None,
+    fetch: Annotated[bool, typer.Option("--fetch-srs", help="Download the ceremony's file if it is not here.")] = False,
+    local: LocalOption = False,
+    memory: MemoryOption = 8,
+    timeout: TimeoutOption = 3600,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The identity.key that signs the model's card.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: make the circuits again, and compare them with DIR.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the circuits of a model, their keys, and what its verifiers pin.
+
+    Without --out, of a cluster that serves a model in stages: of the parts that its peers compute; their identities are
+    pinned in DIR/trust.toml.
+
+    With --check, exit code 1: the model does not come to these circuits.
+    """
+    from decentral.zk.arguments import Visibility
+
+    visibility = Visibility.of_parameters(parameters)
+    load_plugins(plugins)
+    from decentral.launch.circuits import Reference
+    from decentral.zk.setup import Options
+
+    reference, limits = Reference(srs, local, fetch), limits_of(memory, timeout)
+    options = Options(visibility, scale, parameter_scale, rebase, base=base, legs=legs, logrows=logrows)
+    if out is None:
+        if stages is not None or overrides or key is not None:
+            raise UserError("--stages, --set and --key are for circuits in a folder of their own: give --out DIR")
+        _cluster(Path(source), reference, options, limits, check, as_json)
+    elif check:
+        _check(source, stages, overrides or (), out, reference, limits, as_json)
+    else:
+        _make(source, stages, overrides or (), out, reference, options, limits, key, as_json)
+
+
+def _make(
+    source: str,
+    stages: str | None,
+    overrides: Sequence[str],
+    out: Path,
+    reference: Reference,
+    options: Options,
+    limits: Limits,
+    key: Path | None,
+    as_json: bool,
+) -> None:
+    from decentral.launch.circuits import make_circuits, read_model
+    from decentral.zk.store import Store
+
+    began = time.monotonic()
+    model = read_model(source, stages, overrides, say=note)
+    chain = asyncio.run(make_circuits(model, out, reference, Store(), options, limits=limits, say=note))
+    signed = None
+    if key is not None:
+        from decentral.launch.card import sign_card
+        from decentral.wire.identity import Identity
+
+        signed = sign_card(out, model, chain, Identity.load(key), note)
+    say_circuits(out, chain, signed, time.monotonic() - began, as_json)
+
+
+def _check(
+    source: str,
+    stages: str | None,
+    overrides: Sequence[str],
+    out: Path,
+    reference: Reference,
+    limits: Limits,
+    as_json: bool,
+) -> None:
+    from decentral.launch.circuits import check_circuits, load_circuits, read_model
+    from decentral.zk.store import Store
+
+    model = read_model(source, stages, overrides, say=note)
+    found = reference.pinned(Store(), load_circuits(out))
+    pinned, again = asyncio.run(check_circuits(model, out, found, limits=limits, say=note))
+    if not say_checked(out, pinned, again, as_json):
+        raise typer.Exit(NOT_VALID)
+
+
+def _cluster(folder: Path, reference: Reference, options: Options, limits: Limits, check: bool, as_json: bool) -> None:
+    """The circuits of a standing cluster."""
+    from decentral.launch.circuits import load_circuits
+    from decentral.launch.proofs import check as check_cluster
+    from decentral.launch.proofs import set_up
+    from decentral.run.directory import CIRCUITS, ServingDirectory
+    from decentral.trust.anchors import FILE
+    from decentral.zk.store import Store
+
+    cluster, store, began = ServingDirectory.open(folder), Store(), time.monotonic()
+    if not (folder / FILE).exists():
+        raise UserError(f"{folder}: its stages are not there yet: decentral up {cluster.recipe_file} --dir {folder}")
+    if check:
+        found = reference.pinned(store, load_circuits(folder / CIRCUITS))
+        pinned, again = asyncio.run(check_cluster(folder, found, limits=limits, say=note))
+        if not say_checked(folder / CIRCUITS, pinned, again, as_json):
+            raise typer.Exit(NOT_VALID)
+        return
+    chain = asyncio.run(set_up(folder, reference, store, options, limits=limits, say=note))
+    say_pinned(cluster, chain, time.monotonic() - began, as_json)
