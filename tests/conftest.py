@@ -65,6 +65,16 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def beside_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an autoencoder as `vae`, colour images in and four channels out: what a reader brings along."""
+    from tests.autoencoder import tiny
+
+    place = tmp_path_factory.mktemp("reader")
+    tiny(channels=3, halvings=3, latent_channels=4).save_pretrained(place / "vae")
+    return place
+
+
+@pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority.create(tmp_path_factory.mktemp("authority") / "keys")
 

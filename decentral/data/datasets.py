@@ -51,6 +51,11 @@ class LabelledImages(ABC):
         return len(self.class_names)
 
     @property
+    def span(self) -> tuple[float, float]:
+        """The middle of a pixel's values and half of their range: a denoiser sees (pixel - middle) / half."""
+        return self.white / 2, self.white / 2
+
+    @property
     @abstractmethod
     def train_labels(self) -> Labels:
         """[n], without decoding an image."""
@@ -67,6 +72,10 @@ class LabelledImages(ABC):
     @abstractmethod
     def test_images(self) -> Pixels:
         """[m, c, h, w]."""
+
+    def some_test_images(self, indices: Indices) -> Pixels:
+        """[len(indices), c, h, w], in the order asked for."""
+        return self.test_images()[indices]
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,9 @@ class ImageFolder(LabelledImages):
     def test_images(self) -> Pixels:
         return self._decode([file for file, _ in self._test_files])
 
+    def some_test_images(self, indices: Indices) -> Pixels:
+        return self._decode([self._test_files[index][0] for index in indices])
+
     def _files(self, part: Path) -> list[tuple[Path, int]]:
         """Every image of a part with its label, in an order that does not depend on the file system."""
         files = [

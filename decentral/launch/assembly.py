@@ -30,6 +30,7 @@ from decentral.data.datasets import load_dataset
 from decentral.data.partition import subset, with_proxy
 from decentral.errors import UserError
 from decentral.files import write_atomic
+from decentral.launch.latents import seen
 from decentral.launch.plan import Plan
 from decentral.launch.shares import holding
 from decentral.models.catalogue import build_model
@@ -107,14 +108,15 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
         chosen = subset(labels, source.subset, recipe.seed)
     held = holding(recipe, data, chosen, index)
     ensemble = {} if held.assignment is None else {"assignment": held.assignment, "clusters": held.clusters}
+    attack = attack_of(recipe, index)
+    images = seen(recipe, PoisonedImages(data, attack) if attack is not None and attack.poisons else data)
     whose = () if recipe.training.initialisation == "common" else (index,)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "initialisation", *whose))
-        model = build_model(recipe.model.name, data.image_shape, data.classes, **recipe.model.options)
-    attack = attack_of(recipe, index)
+        model = build_model(recipe.model.name, images.image_shape, images.classes, **recipe.model.options)
     learner: Learner = make(
         model=model,
-        dataset=PoisonedImages(data, attack) if attack is not None and attack.poisons else data,
+        dataset=images,
         share=held.share,
         peer=index,
         seed=recipe.seed,

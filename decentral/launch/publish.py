@@ -2,7 +2,8 @@
 
 nodes/peer-0/expert/   a peer's expert, with the `digest` by which its clients know it
 nodes/peer-4/router/   the router's peer's router
-pipeline/              all of them, with the `assignment.json` of images to experts
+pipeline/              all of them, with the `assignment.json` of images to experts, and the `vae` of those who learned
+                       from its latents
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class EnsemblePublisher:
                 for name, tensor in saved_state(expert).items():
                     tensor.copy_(state[name])
         with router.averaged() as model, replacing_folder(self._run / PIPELINE) as folder:
-            DecentralizedDiffusionPipeline(router=cast(Any, model), **cast(Any, experts)).save_pretrained(folder)
+            decoder = cast(Any, router.autoencoder)
+            ensemble = DecentralizedDiffusionPipeline(router=cast(Any, model), vae=decoder, **cast(Any, experts))
+            ensemble.save_pretrained(folder)
             if router.assignment is not None:
                 router.assignment.save(folder / ASSIGNMENT)

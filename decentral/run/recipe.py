@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from decentral import locate
 from decentral.errors import RecipeError
 from decentral.registry import nearest
 from decentral.run import source
+from decentral.run.autoencoder import with_digest
 from decentral.run.check import check
 from decentral.run.choice import Attack, Choice, Count, Section
 from decentral.run.experiment import (
@@ -181,10 +182,24 @@ class Simulation(Section):
     """Who comes and goes; null: everybody stays."""
 
 
+class Vae(Section):
+    """An autoencoder of diffusers, in whose latent space denoisers learn: `vae: FOLDER`."""
+
+    folder: str
+    """Of an `AutoencoderKL`, its parameters in safetensors. Not part of the hash."""
+    digest: str | None = None
+    """Of its configuration and parameters, which is hashed; null: found out when the recipe is loaded."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return {"folder": value} if isinstance(value, str) else value
+
+
 class Recipe(Experiment):
     """One experiment in training."""
 
-    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "simulation")
+    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "simulation", "vae.folder")
 
     algorithm: str = "dimat"
     """A name of `decentral.algorithms.catalogue.ALGORITHMS`."""
@@ -202,6 +217,8 @@ class Recipe(Experiment):
     learner: Choice = Choice(name="classifier")
     """A name of `decentral.training.catalogue.LEARNERS`; null trains nothing, in studies of the protocol alone."""
     data: Data = Data()
+    vae: Vae | None = None
+    """Whose latents the peers learn from, in place of pixels; null: pixels."""
     training: Training = Training()
     averaging: Averaging = Averaging()
     exchange: Exchange = Exchange()
@@ -266,9 +283,14 @@ def load_recipe(path_or_name: Path | str, overrides: Sequence[str] = ()) -> Reci
     if STAGES in document.values:
         problem = f"this recipe serves a model; start it with: decentral up {path_or_name} --dir DIR"
         raise document.error(problem, (STAGES,))
+    return checked(document, overrides)
+
+
+def checked(document: source.Document, overrides: Sequence[str]) -> Recipe:
+    """A recipe that trains, of a file that has been read. Raises RecipeError."""
     recipe = resolved(document, overrides, Recipe)
     check(recipe, document)
-    return recipe
+    return with_digest(recipe, document)
 
 
 def read_recipe(path_or_name: Path | str) -> source.Document:

@@ -17,11 +17,10 @@ from pydantic import Field, JsonValue, PlainValidator, model_serializer, model_v
 
 from decentral.core.budget import Budget
 from decentral.errors import RecipeError
-from decentral.run.check import check
 from decentral.run.choice import Choice, Count, Section, gathered, spread
 from decentral.run.experiment import Data, Deadlines, Device, Experiment, Seed, Threads
 from decentral.run.proving import Proving
-from decentral.run.recipe import STAGES, Recipe, read_recipe, resolved
+from decentral.run.recipe import STAGES, Recipe, checked, read_recipe, resolved
 from decentral.run.source import Document
 from decentral.trust.policy import Policy
 
@@ -162,9 +161,7 @@ def any_recipe(document: Document, overrides: Sequence[str] = (), *, prepared: b
     from decentral.run.serving_check import check_serving
 
     if STAGES not in document.values:
-        recipe = resolved(document, overrides, Recipe)
-        check(recipe, document)
-        return recipe
+        return checked(document, overrides)
     serving = resolved(document, overrides, ServingRecipe)
     check_serving(serving, document, prepared=prepared)
     return serving

@@ -26,6 +26,7 @@ from decentral.errors import UserError
 from decentral.models.denoisers import ask, null_label
 from decentral.models.graphs import evaluating, saved_state
 from decentral.training.images import NormalisedImages
+from decentral.training.latents import EncodedImages
 from decentral.training.learner import Evaluation, State
 from decentral.training.loop import LocalTraining, Settings, check_schema
 
@@ -55,6 +56,7 @@ class NoisedTraining(LocalTraining):
 
     The peer's model, as others see it and as it is evaluated and kept, is the exponential moving average of the
     parameters; `ema` is the weight of the past, less at the beginning: min(ema, (1 + n) / (10 + n)) at the n-th step.
+    `autoencoder` is the one whose latents are learned from, None: pixels.
     `times`: how noise levels are drawn. `label_dropout`: share of labels replaced by the one that says nothing, so that
     guidance has something to compare with. `test` are the test images to evaluate on, by number, and `draws` how often
     each is seen, at other noise; peers that share a seed see the same noise on the same image.
@@ -87,8 +89,9 @@ class NoisedTraining(LocalTraining):
             raise UserError(f"learner.times: must be one of {', '.join(TIMES)}, not {times!r}")
         if accumulate < 1 or draws < 1:
             raise UserError(f"learner: accumulate and draws must be at least 1, not {accumulate} and {draws}")
-        half = (dataset.white / 2,) * dataset.image_shape[0]
-        super().__init__(model, dataset, share, accumulate=accumulate, mean=half, std=half, **settings)
+        middle, half = ((value,) * dataset.image_shape[0] for value in dataset.span)
+        super().__init__(model, dataset, share, accumulate=accumulate, mean=middle, std=half, **settings)
+        self.autoencoder = dataset.autoencoder if isinstance(dataset, EncodedImages) else None
         self._null = null_label(model)
         self._conditional = self._null is not None and self._null >= dataset.classes  # one may know no class but none
         self._ema, self._times, self._dropout, self._draws = ema, times, label_dropout, draws
@@ -160,7 +163,7 @@ class NoisedTraining(LocalTraining):
     def held_out(self) -> Iterator[Seen]:
         """Test images as they are evaluated on: the same at every call, and at every peer."""
         if self._test is None:
-            self._test = self._normalised(torch.from_numpy(self._dataset.test_images()[self._test_numbers]))
+            self._test = self._normalised(torch.from_numpy(self._dataset.some_test_images(self._test_numbers)))
         labels = torch.from_numpy(self._dataset.test_labels)
         for rows in torch.split(torch.arange(len(self._test_numbers)), BATCH):
             numbers = torch.from_numpy(self._test_numbers)[rows]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,17 @@ from decentral.core.flow import interpolate
 from decentral.data.clusters import ASSIGNMENT, Assignment
 from decentral.data.datasets import Indices, LabelledImages
 from decentral.errors import UserError
+from decentral.models.autoencoder_folder import KIND
+from decentral.models.autoencoders import load_autoencoder
 from decentral.models.denoisers import ask
 from decentral.models.experts import KINDS, classes, image_size, load_denoiser, velocity
 from decentral.training.diffusion import DiffusionLearner
+from decentral.training.digest import described, model_digest
+from decentral.training.latents import EncodedImages
 from decentral.training.loop import Settings
+
+VAE = "vae"
+"""The folder of an ensemble's autoencoder, in that of the ensemble."""
 
 
 class DistillationLearner(DiffusionLearner):
@@ -99,13 +106,15 @@ def distillation(
         raise UserError(f"learner 'distillation' trains the models unet and dit, not a {type(model).__name__}")
     folder = Path(teacher).expanduser()
     assignment = Assignment.load(folder / ASSIGNMENT)
+    pixels = dataset.images if isinstance(dataset, EncodedImages) else dataset
     everything = np.arange(len(dataset.train_labels))
     if sum(map(len, assignment.shares)) != len(everything):
         raise UserError(f"learner.teacher: {folder} was trained on other images than the {len(everything)} of data")
     which = np.empty(len(everything), np.int64)
     for cluster, images in enumerate(assignment.shares):
-        assignment.check(dataset, everything, cluster)
+        assignment.check(pixels, everything, cluster)
         which[images] = cluster
+    _check_latents(folder, dataset)
     teachers = {
         cluster: load_denoiser(folder / f"expert_{cluster}")
         for cluster in range(len(assignment.shares))
@@ -125,3 +134,18 @@ def distillation(
         draws=draws,
         **settings,
     )
+
+
+def _check_latents(teacher: Path, dataset: LabelledImages) -> None:
+    """Raises UserError unless teacher and student mean the same by a latent."""
+    theirs = load_autoencoder(teacher / VAE) if (teacher / VAE).is_dir() else None
+    ours = dataset.autoencoder if isinstance(dataset, EncodedImages) else None
+    if (theirs is None) != (ours is None):
+        raise UserError(f"learner.teacher: {teacher} {'has no' if theirs is None else 'has a'} vae, unlike this recipe")
+    if theirs is not None and ours is not None and _told(theirs) != _told(ours):
+        raise UserError(f"learner.teacher: {teacher / VAE} is another autoencoder than vae.folder's")
+
+
+def _told(autoencoder: nn.Module) -> str:
+    config = {**cast(Any, autoencoder).config, "_class_name": KIND}  # which one that was never saved lacks
+    return model_digest(described(config), autoencoder.state_dict())

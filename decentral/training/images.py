@@ -17,13 +17,13 @@ SMALLEST_AUGMENTED = 32
 
 
 def normalise(
-    pixels: UInt8[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float]
+    pixels: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n c h w"]:
     """(pixel - mean) / std, with one mean and one standard deviation a channel, in units of a pixel's value."""
     shape = (1, -1, 1, 1)
     centre = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(shape)
     scale = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(shape)
-    return pixels.to(torch.float32).sub_(centre).div_(scale)
+    return pixels.to(torch.float32, copy=True).sub_(centre).div_(scale)
 
 
 class NormalisedImages:
@@ -34,7 +34,7 @@ class NormalisedImages:
 
     def __init__(
         self,
-        pixels: UInt8[Tensor, "n c h w"],
+        pixels: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
         mean: Sequence[float],
         std: Sequence[float],
         layout: torch.memory_format = torch.contiguous_format,

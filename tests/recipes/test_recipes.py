@@ -21,6 +21,12 @@ SETTING = re.compile(r"--set (\S+)")
 each_recipe = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
+@pytest.fixture(autouse=True)
+def reader(beside_autoencoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has an autoencoder where the recipes look for one."""
+    monkeypatch.chdir(beside_autoencoder)
+
+
 def header(file: Path) -> str:
     return "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
 

@@ -59,7 +59,10 @@ def test_a_recipe_is_called_as_its_file_unless_it_says_otherwise(file: Path) -> 
 
 
 @pytest.mark.parametrize("path", recipe_files(), ids=lambda path: path.stem)
-def test_a_brought_recipe_is_valid_short_and_says_how_to_run_it(path: Path) -> None:
+def test_a_brought_recipe_is_valid_short_and_says_how_to_run_it(
+    path: Path, beside_autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(beside_autoencoder)
     recipe = load_any_recipe(path.stem)
     assert recipe.name == path.stem
     lines = path.read_text().splitlines()

@@ -14,16 +14,18 @@ from decentral.data.datasets import load_dataset
 from decentral.errors import UserError
 from decentral.models.denoisers import unet
 from decentral.models.experts import velocity
-from decentral.training.distillation import DistillationLearner, distillation
+from decentral.training.distillation import VAE, DistillationLearner, distillation
+from decentral.training.latents import EncodedImages
+from tests.autoencoder import tiny
 
 COUNT = 3
 SETTINGS: dict[str, Any] = {"seed": 0, "batch_size": 64, "steps": 40, "optimizer": "adamw", "learning_rate": 3e-3}
 
 
-def small(seed: int, classes: int = 10) -> torch.nn.Module:
+def small(seed: int, classes: int = 10, shape: tuple[int, int, int] = (1, 8, 8)) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return unet((1, 8, 8), classes, channels=(8, 16))
+        return unet(shape, classes, channels=(8, 16))
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,19 @@ def test_what_is_no_ensemble_and_what_is_no_denoiser_are_refused(digits, tmp_pat
         student(digits, tmp_path)
     with pytest.raises(UserError, match="trains the models unet and dit"):
         distillation(torch.nn.Linear(2, 2), digits, np.arange(9), teacher=str(tmp_path), **SETTINGS)
+
+
+def test_a_student_of_latents_has_the_autoencoder_of_its_teachers(digits, ensemble):
+    for cluster in range(COUNT):
+        small(cluster, shape=(2, 4, 4)).save_pretrained(ensemble / f"expert_{cluster}")
+    latents, model = EncodedImages(digits, tiny(5)), small(9, shape=(2, 4, 4))
+    with pytest.raises(UserError, match="has no vae, unlike this recipe"):
+        distillation(model, latents, np.arange(90), teacher=str(ensemble), **SETTINGS)
+    tiny(5).save_pretrained(ensemble / VAE)
+    learner = distillation(model, latents, np.arange(90), teacher=str(ensemble), **{**SETTINGS, "steps": 2})
+    assert np.isfinite(learner.train(1).loss)
+    other = EncodedImages(digits, tiny(6))
+    with pytest.raises(UserError, match=r"vae is another autoencoder than vae.folder's"):
+        distillation(model, other, np.arange(90), teacher=str(ensemble), **SETTINGS)
+    with pytest.raises(UserError, match="has a vae, unlike this recipe"):
+        student(digits, ensemble)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from decentral.core.gating import Choice, Gate, gate
 from decentral.errors import UserError
+from decentral.models.autoencoders import decoded
 from decentral.models.experts import Router, classes, config, image_size, velocity
 from decentral.serving.experts.admission import (
     EXPERTS,
@@ -259,9 +260,7 @@ class DecentralizedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         if output_type == "latent":
             return latents
         if self.vae is not None:
-            shift = self.vae.config.get("shift_factor") or 0.0
-            latents = latents / self.vae.config.scaling_factor + shift
-            latents = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+            latents = decoded(self.vae, latents)
         return VaeImageProcessor().postprocess(latents, output_type=output_type)
 
     def _check(self) -> int:
