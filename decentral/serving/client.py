@@ -27,9 +27,11 @@ from decentral.core.budget import Budget
 from decentral.errors import UserError
 from decentral.models.stages import Stage
 from decentral.serving.access import CLIENT, Access, access
-from decentral.serving.asking.chain import LIMITS, Chain, Tensors, check_inputs, digest_of, through
+from decentral.serving.asking.chain import LIMITS, Chain, Course, Tensors, check_inputs, digest_of, through
+from decentral.serving.asking.circuits import Circuits, classes, numbers
 from decentral.serving.asking.noise import Noise
 from decentral.serving.asking.prediction import Cost, Prediction, Unverified
+from decentral.serving.asking.proving import Proven, Provers, Say
 from decentral.serving.asking.replicas import Patience, Replicas
 from decentral.serving.selection.experience import Experience
 from decentral.serving.selection.known_answers import KnownAnswers
@@ -44,17 +46,18 @@ from decentral.serving.stages.model import Network, load_stages
 from decentral.serving.stages.model import digest_of as digest_of_stage
 from decentral.trust.anchors import Anchors, Part
 from decentral.trust.evidence import Fault, Kind
-from decentral.trust.examination import examine
+from decentral.trust.examination import Examination, examine
 from decentral.trust.leakage import Measurement
 from decentral.trust.order import SEED_BYTES, Order, Step
 from decentral.trust.policy import FILE as POLICY
 from decentral.trust.policy import Policy
+from decentral.trust.proofs import MOST_SAMPLES
 from decentral.trust.receipt import Receipt
 from decentral.wire.messages import PeerId
 
 STAGES = "stages"
-OFFERED = frozenset({Kind.CONSENSUS})
-"""Evidence that peers of a cluster can give."""
+OFFERED = frozenset({Kind.CONSENSUS, Kind.ZK})
+"""Evidence that peers of a cluster can give; proofs only where it has circuits."""
 ATTEMPTS = 3
 """Times that a batch is asked about, each time without those who failed, before it is given up."""
 
@@ -116,18 +119,20 @@ class Client:
         policy: Policy,
         *,
         model: Mapping[str, Stage],
+        circuits: Circuits | None,
         noise: Noise | None,
         measured: Measurement | None,
         patience: Patience,
     ) -> None:
         self.anchors, self.policy = cluster.anchors, policy
-        self.model = model
+        self.model, self.circuits = model, circuits
         self._cluster, self._noise, self._measured, self._stack = cluster, noise, measured, AsyncExitStack()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
         self._replicas = Replicas(cluster.links, self._router, patience, LIMITS)
         self._chain = Chain(self._replicas, cluster.anchors, model, self._work, measured)
+        self._provers = None if circuits is None else Provers(self._replicas, cluster.anchors, circuits.srs)
         probation = Probation(
             cluster.identity.id,
             cluster.anchors,
@@ -151,6 +156,8 @@ class Client:
     ) -> Connecting:
         """Of the cluster in a folder. `model`: its stages, as far as this client holds them; None: those of `stages`.
 
+        Where the trust file pins circuits, those are read too (`asking.circuits`).
+
         Raises UserError where there is no cluster that serves a model in stages, and TransportError if it is gone.
         """
 
@@ -162,12 +169,14 @@ class Client:
                 if not cluster.anchors.parts:
                     raise UserError(f"{folder}: its peers serve no model in stages")
                 held = await asyncio.to_thread(held_in, folder / STAGES, cluster.anchors, model)
+                circuits = await asyncio.to_thread(Circuits.load, folder, cluster.anchors)
                 ledger = stack.enter_context(await asyncio.to_thread(Ledger.open, folder / CLIENT / LEDGER))
                 client = cls(
                     cluster,
                     ledger,
                     policy or policy_of(folder),
                     model=held,
+                    circuits=circuits,
                     noise=noise_of(folder / STAGES),
                     measured=Measurement.load(folder),
                     patience=patience or Patience(),
@@ -201,41 +210,55 @@ class Client:
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
-    async def predict(self, batch: Tensor | Tensors, policy: Policy | None = None) -> Prediction:
+    async def predict(
+        self, batch: Tensor | Tensors, policy: Policy | None = None, *, say: Say = lambda proving: None
+    ) -> Prediction:
         """What the model says of a batch (n, ...), or of named tensors where it takes several.
+
+        Where the policy requires proofs, it is what the model's circuits say, and `say` hears of each proof that is
+        waited for.
 
         Raises UserError for what cannot be asked and a policy that this cluster cannot meet, before anybody is asked;
         Unverified where no answer is accepted.
         """
         wanted, began = policy or self.policy, time.monotonic()
         replicas = {part.name: len(self.anchors.replicas(part.name)) for part in self._remote}
-        wanted.check_possible(replicas, OFFERED)
+        wanted.check_possible(replicas, OFFERED if self.circuits is not None else OFFERED - {Kind.ZK})
         if wanted.leakage is not None and self._measured is None:
             raise UserError(
                 "leakage: nobody has measured what this cluster's parts learn; `decentral leakage DIR` does"
             )
         await self._notebook.room()
         before = self.traffic
-        inputs = await self._front(batch)
+        leaving = await self._front(batch)
+        inputs = self._as_asked(leaving, wanted)
         digest = await digest_of(inputs)
         faults, problems, asked = list[Fault](), dict[PeerId, str](), 0
         for _ in range(ATTEMPTS):
             order = self._order(digest, wanted, {fault.node for fault in faults})
-            course = await self._chain.run(order, inputs, wanted)
-            found = examine(course.transcript, self.anchors, wanted, judgements=course.judgements)
+            proven = await self._proven(await self._chain.run(order, inputs, wanted), say)
+            course = proven.course
+            found = await self._examined(course, wanted)
             asked += sum(len(exchange.asked) for exchange in course.transcript.exchanges)
             faults += found.faults
             problems |= course.problems
             self._notebook.take(found, course.transcript)
             if found.verdict.valid or not found.faults:  # nobody failed: another attempt would end alike
                 break
+            if self._exhausted(proven.lacking, faults):
+                break
         receipt = Receipt.signed(course.transcript, found, self._cluster.identity)
         if not found.verdict.valid or found.output is None:
             raise Unverified(found.verdict.reasons, faults, receipt, problems)
         sent, received = (now - then for now, then in zip(self.traffic, before, strict=True))
+        outputs, proved = found.output, None
+        if wanted.proved and self.circuits is not None:
+            floats = await self._floats(leaving)
+            proved = self.circuits.read(found.output, proven.provers, floats)
+            outputs = numbers(found.output, proved.scale)
         return Prediction(
-            outputs=found.output,
-            labels=self._labels(found.output),
+            outputs=outputs,
+            labels=self._labels(outputs) if proved is None else classes(proved.integers),
             verdict=found.verdict,
             findings=found.findings,
             faults=tuple(faults),
@@ -243,6 +266,7 @@ class Client:
             receipt=receipt,
             cost=Cost(asked, sent, received, time.monotonic() - began),
             noise=None if self._noise is None else self._noise.budget,
+            proved=proved,
         )
 
     async def stream(
@@ -287,14 +311,57 @@ class Client:
         check_inputs(self._remote[0].name, leaving)
         return leaving
 
+    def _as_asked(self, leaving: Tensors, policy: Policy) -> Tensors:
+        """What peers are given: what circuits take, where answers are proved. Raises UserError."""
+        if not policy.proved or self.circuits is None:
+            return leaving
+        if policy.proofs and (count := max(map(len, leaving.values()))) > MOST_SAMPLES:
+            raise UserError(f"{count} samples: at most {MOST_SAMPLES} are proved at once")
+        first = self._remote[0]
+        return self.circuits.taken(leaving, first.inputs or tuple(sorted(leaving)))
+
+    async def _proven(self, course: Course, say: Say) -> Proven:
+        """With proofs, if the order's seed draws any and all parts have answered."""
+        order = course.transcript.order
+        drawn = any(order.policy.proves(order.seed, step.part) for step in order.steps)
+        answered = len(course.judgements) == len(order.steps) and course.judgements[-1].answer is not None
+        if self._provers is None or not drawn or not answered:
+            return Proven(course, frozenset(), {})
+        return await self._provers.prove(course, say)
+
+    async def _examined(self, course: Course, policy: Policy) -> Examination:
+        """Off the event loop where proofs are verified."""
+
+        def examined() -> Examination:
+            return examine(course.transcript, self.anchors, policy, judgements=course.judgements)
+
+        if any(Kind.ZK in exchange.evidence for exchange in course.transcript.exchanges):
+            return await asyncio.to_thread(examined)
+        return examined()
+
+    def _exhausted(self, lacking: Iterable[str], faults: Iterable[Fault]) -> bool:
+        """Whether nobody is left who could prove one of these parts."""
+        blamed = {fault.node for fault in faults}
+        return any(all(peer.id in blamed for peer in self.anchors.replicas(part)) for part in lacking)
+
+    async def _floats(self, leaving: Tensors) -> Tensors | None:
+        """What the parts that peers compute come to in floats, if this client holds them."""
+        if any(part.name not in self.model for part in self._remote):
+            return None
+        stages = [self.model[part.name] for part in self._remote]
+        return await self._work(lambda: through(stages, leaving))
+
     def _order(self, inputs: bytes, policy: Policy, avoided: set[PeerId]) -> Order:
         steps = []
         for part in self._remote:
             everybody = [peer.id for peer in self.anchors.replicas(part.name)]
             trusted = [peer for peer in everybody if peer not in avoided]
-            candidates = trusted if len(trusted) >= policy.replicas else everybody
+            enough = policy.replicas if Kind.CONSENSUS in policy.require else 1
+            candidates = trusted if len(trusted) >= enough else everybody
             server = self._router.serves(part.name, candidates)
-            steps.append(Step(part.name, bytes.fromhex(part.digest), server, self.reputations.weights(candidates)))
+            steps.append(
+                Step(part.name, bytes.fromhex(part.model(policy.proved)), server, self.reputations.weights(candidates))
+            )
         local = tuple((part.name, bytes.fromhex(part.digest)) for part in self.anchors.parts if part.at == "client")
         return Order(
             os.urandom(SEED_BYTES),

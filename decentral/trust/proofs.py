@@ -25,6 +25,7 @@ from decentral import canonical
 from decentral.errors import Malformed, Refusal
 from decentral.trust.evidence import Finding, Kind, Question
 from decentral.wire.identity import Identity
+from decentral.wire.messages import PeerId
 from decentral.zk.binding import Binding, bind
 from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain, Circuit, in_a_row
@@ -32,7 +33,7 @@ from decentral.zk.proof import Proof, signed
 from decentral.zk.reading import read_inputs
 from decentral.zk.srs import SRS, open_srs
 from decentral.zk.store import Store
-from decentral.zk.verification import Verified, verify
+from decentral.zk.verification import Verified, verify, verify_stage
 from decentral.zk.worker import Limits, worker
 
 if TYPE_CHECKING:
@@ -90,8 +91,48 @@ def _task(question: Question) -> bytes:
     return hashlib.sha256(question.encoded()).digest()
 
 
-class _Wrong(Exception):
+class _Wrong(ValueError):
     """Why proofs do not count."""
+
+
+async def check_part(
+    own: Proofs, question: Question, node: PeerId, inputs: Sequence[Integers], outputs: Sequence[Integers]
+) -> str | None:
+    """Why what a replica has sent does not prove its part of these numbers, of each sample; None if it does.
+
+    For the client, which has been given the numbers and so tells who is to blame, before all proofs are there. Raises
+    UserError where there is no SRS, Unproven where the proofs cannot be verified here.
+    """
+    try:
+        _check_sent(own, question, node, len(inputs))
+    except _Wrong as wrong:
+        return str(wrong)
+    with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
+        reference = await asyncio.to_thread(_placed, Path(scratch), own.circuit.srs, own.srs)
+        async with worker(VERIFYING) as alone:
+            for sample, proof in enumerate(own.bundle.proofs):
+                problem = await verify_stage(
+                    alone, own.circuit, reference, proof, inputs=inputs[sample], outputs=outputs[sample]
+                )
+                if problem is not None:
+                    return f"proof {sample} {problem}"
+    return None
+
+
+def _check_sent(own: Proofs, question: Question, node: PeerId, count: int) -> None:
+    if own.circuit.identity != question.model:
+        raise _Wrong("foreign: they are of another circuit than the one that was asked")
+    if not len(own.bundle.proofs) == len(own.bundle.bindings) == count:
+        raise _Wrong(f"missing: there are {len(own.bundle.proofs)} proofs of {count} samples")
+    if own.srs and hashlib.sha256(own.srs).hexdigest() != own.circuit.srs:
+        raise _Wrong("foreign: the SRS that came with them is not the one that is pinned")
+    for sample, (proof, binding) in enumerate(zip(own.bundle.proofs, own.bundle.bindings, strict=True)):
+        try:
+            signer = binding.signer(_task(question), question.model, sample, proof)
+        except Malformed:
+            raise _Wrong(f"stale: proof {sample} is not signed for this task, part and sample") from None
+        if signer != node:
+            raise _Wrong(f"proof {sample} is signed by another peer")
 
 
 def verify_proofs(evidence: bytes, case: Case) -> Finding:
@@ -149,7 +190,7 @@ def _together(case: Case) -> Verified:
     last = case.judgements[-1].answer
     if last is None or last.tensors is None or len(last.tensors) != 1:
         raise _Wrong("there is no answer of one tensor that they could be about")
-    inputs, outputs = _samples(given, names), _samples(last.tensors, tuple(last.tensors))
+    inputs, outputs = samples(given, names), samples(last.tensors, tuple(last.tensors))
     if {len(part.bundle.proofs) for part in parts} != {len(inputs)} or len(outputs) != len(inputs):
         raise _Wrong(f"missing: each part needs {len(inputs)} proofs, one for each sample")
     for sample, wanted in enumerate(outputs):
@@ -164,8 +205,11 @@ def _together(case: Case) -> Verified:
     return _found(chain, srs, bundles, inputs)
 
 
-def _samples(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Integers, ...]:
-    """The field elements of each sample: signed whole numbers of 64 bits."""
+def samples(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Integers, ...]:
+    """The field elements of each sample: signed whole numbers of 64 bits, in the order of the names.
+
+    Raises ValueError for other tensors.
+    """
     chosen = [tensors[name] for name in names]
     if any(tensor.dtype != torch.int64 or not tensor.ndim for tensor in chosen):
         raise _Wrong("the numbers are not those of circuits: whole ones, of 64 bits")
@@ -187,7 +231,7 @@ def _found(chain: Chain, srs: bytes, bundles: tuple[Bundle, ...], inputs: tuple[
 async def _hold(chain: Chain, srs: bytes, bundles: Sequence[Bundle], inputs: Sequence[Integers]) -> Verified:
     shapes = next(circuit.public_inputs for circuit in chain.circuits if circuit.public_inputs)
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
-        reference = _placed(Path(scratch), chain, srs)
+        reference = _placed(Path(scratch), chain.srs, srs)
         async with worker(VERIFYING) as alone:
             for sample, (bundle, values) in enumerate(zip(bundles, inputs, strict=True)):
                 sizes = [torch.Size(shape).numel() for shape in shapes]
@@ -201,9 +245,9 @@ async def _hold(chain: Chain, srs: bytes, bundles: Sequence[Bundle], inputs: Seq
     return Verified(True, f"{count} proofs of {len(bundles)} samples hold ({chain.words})", chain.local)
 
 
-def _placed(folder: Path, chain: Chain, srs: bytes) -> SRS:
+def _placed(folder: Path, digest: str, srs: bytes) -> SRS:
     if not srs:
-        return Store().srs(chain.srs, local=True)
+        return Store().srs(digest, local=True)
     file = folder / "reference.srs"
     file.write_bytes(srs)
-    return open_srs(file, digest=chain.srs, local=True)
+    return open_srs(file, digest=digest, local=True)

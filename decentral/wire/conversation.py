@@ -2,7 +2,8 @@
 
 A client gives a replica a task and hears what came of it. Where the answer is to be evidence, the task has terms: then
 the replica commits to its answer, reveals it once the client shows what all have committed to, and sends it to whom
-asks for it. A value whose fields have another form cannot be made: Malformed.
+asks for it. A proof of an answer is asked for in a conversation of its own, by the same question. A value whose fields
+have another form cannot be made: Malformed.
 """
 
 from __future__ import annotations
@@ -39,17 +40,25 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class Prove:
+    """`srs`: whether the structured reference string is to come along, since the client does not have it."""
+
+    srs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """Inputs by name, for the part of a model that is called `part` and has this digest of graph and parameters.
 
-    With `terms` the answer is to be evidence; without them it is an output and no more. It is encoded once, however
-    many replicas it is given to.
+    With `terms` the answer is to be evidence; without them it is an output and no more. With `prove` as well, an answer
+    to this question is to be proved. It is encoded once, however many replicas it is given to.
     """
 
     part: str
     digest: bytes
     tensors: Mapping[str, Tensor]
     terms: Terms | None = None
+    prove: Prove | None = None
     _encoded: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False, hash=False)
 
 
@@ -109,11 +118,22 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What proves an answer, in the form in which receipts keep it."""
+
+    evidence: bytes
+
+    def __post_init__(self) -> None:
+        if not self.evidence:
+            raise Malformed(Refusal.MALFORMED, "a proof of no bytes")
+
+
+@dataclass(frozen=True, slots=True)
 class Over:
     """Nobody listens in this conversation any more."""
 
 
-Said = Task | Commitment | Open | Reveal | Fetch | Output | Over | Refused
+Said = Task | Commitment | Open | Reveal | Fetch | Output | Proof | Over | Refused
 
 
 def _measure(what: str, *fields: tuple[bytes, int]) -> None:

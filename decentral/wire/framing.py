@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from google.protobuf.message import DecodeError
 
 from decentral.errors import Malformed, Refusal, Refused
@@ -18,6 +19,8 @@ from decentral.wire.conversation import (
     Open,
     Output,
     Over,
+    Proof,
+    Prove,
     Reveal,
     Said,
     Task,
@@ -28,6 +31,7 @@ from decentral.wire.limits import MAX_FRAME, MAX_HEADER, MAX_TAG, Limits
 from decentral.wire.records import text
 from decentral.wire.refusals import refused_in, refused_out
 from decentral.wire.tensors import framed, varint
+from decentral.wire.v1 import messages_pb2
 from decentral.wire.v1 import serving_pb2 as pb
 
 FRAMES, CONVERSATION, DATA = 1, 1, 15
@@ -42,15 +46,21 @@ class _Body:
     def __init__(self, said: Said) -> None:
         self.elements: Elements | None = None
         match said:
-            case Task(part, digest, tensors, terms):
+            case Task(part, digest, tensors, terms, prove):
                 self.elements = Elements(tensors)
                 task = pb.Task(part=part, digest=digest, tensors=_described(self.elements))
                 if terms is not None:
                     task.question.task, task.question.nonce, task.question.epoch = terms.task, terms.nonce, terms.epoch
+                if prove is not None:
+                    task.prove.srs = prove.srs
+                    task.prove.SetInParent()
                 frame = pb.SessionFrame(task=task)
             case Output(tensors):
                 self.elements = Elements(tensors)
                 frame = pb.SessionFrame(output=pb.Output(tensors=_described(self.elements)))
+            case Proof(evidence):
+                self.elements = Elements({"": torch.frombuffer(bytearray(evidence), dtype=torch.uint8)})
+                frame = pb.SessionFrame(proof=pb.Proof(total_bytes=self.elements.total))
             case _:
                 frame = _alone(said)
         self.head = frame.SerializeToString()
@@ -131,6 +141,8 @@ def announced_bytes(frame: pb.SessionFrame) -> int:
             return int(frame.task.tensors.total_bytes)
         case "output":
             return int(frame.output.tensors.total_bytes)
+        case "proof":
+            return int(frame.proof.total_bytes)
         case _:
             return 0
 
@@ -141,6 +153,7 @@ class Hearing:
     def __init__(self, frame: pb.SessionFrame, limits: Limits) -> None:
         self._frame = frame
         self._terms: Terms | None = None
+        self._prove: Prove | None = None
         self._arrival: Arrival | None = None  # none: all has come
         self._alone: Said | None = None
         match frame.WhichOneof("said"):
@@ -151,10 +164,17 @@ class Hearing:
                 if frame.task.HasField("question"):
                     question = frame.task.question
                     self._terms = Terms(question.task, question.nonce, question.epoch)
+                if frame.task.HasField("prove"):
+                    self._prove = Prove(frame.task.prove.srs)
                 self._arrival = Arrival(frame.task.tensors.headers, frame.task.tensors.total_bytes, limits)
                 self._take(self._arrival, frame.data)
             case "output":
                 self._arrival = Arrival(frame.output.tensors.headers, frame.output.tensors.total_bytes, limits)
+                self._take(self._arrival, frame.data)
+            case "proof":
+                total = frame.proof.total_bytes
+                header = messages_pb2.TensorHeader(dtype=messages_pb2.DATA_TYPE_UINT8, shape=[total])
+                self._arrival = Arrival([header], total, limits)
                 self._take(self._arrival, frame.data)
             case kind:
                 if frame.data:
@@ -179,10 +199,13 @@ class Hearing:
         if self._alone is not None:
             return self._alone
         assert self._arrival is not None
-        if self._frame.WhichOneof("said") == "output":
-            return Output(self._arrival.tensors())
+        match self._frame.WhichOneof("said"):
+            case "output":
+                return Output(self._arrival.tensors())
+            case "proof":
+                return Proof(self._arrival.tensors()[""].numpy().tobytes())
         task = self._frame.task
-        return Task(task.part, task.digest, self._arrival.tensors(), self._terms)
+        return Task(task.part, task.digest, self._arrival.tensors(), self._terms, self._prove)
 
 
 def _heard_alone(frame: pb.SessionFrame, kind: str | None) -> Said:

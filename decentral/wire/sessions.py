@@ -18,7 +18,7 @@ import grpc.aio
 
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.wire import rpc
-from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task
+from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Proof, Reveal, Said, Task
 from decentral.wire.framing import announced_bytes, parse
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
@@ -32,25 +32,25 @@ LINGER = 0.02
 """Seconds that a goodbye waits for company: a message of its own costs as much as what it saves."""
 BROKEN = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 """What a write on a stream that has ended raises."""
-OF_A_SERVER = {"commitment", "reveal", "output", "refused", "over"}
+OF_A_SERVER = {"commitment", "reveal", "output", "proof", "refused", "over"}
 """What a server says, and nothing else, in a conversation that a client has begun."""
 OF_A_CLIENT = {"open", "fetch"}
 """What a client says after its task, until it is over."""
 
 
 class Conversation:
-    """The client's side of a conversation. It ends with an output, or an error."""
+    """The client's side of a conversation. It ends with an output, a proof, or an error."""
 
     def __init__(self, session: Session, number: int, pending: int) -> None:
         """`pending`: messages that may wait to be read, beside the last."""
         self._session, self._number, self._pending = session, number, pending
-        self._heard: asyncio.Queue[Commitment | Reveal | Output | TransportError] = asyncio.Queue()
+        self._heard: asyncio.Queue[Commitment | Reveal | Output | Proof | TransportError] = asyncio.Queue()
 
     async def say(self, said: Said) -> None:
         """Returns once it has left or is about to. Raises Unreachable."""
         await self._session.write(self._number, said)
 
-    async def hear(self) -> Commitment | Reveal | Output:
+    async def hear(self) -> Commitment | Reveal | Output | Proof:
         """What the server says next. Raises Refused, Unreachable."""
         heard = await self._heard.get()
         if isinstance(heard, TransportError):
@@ -64,7 +64,7 @@ class Conversation:
             raise Malformed(Refusal.BUSY, "more than it was asked for")
         self._heard.put_nowait(heard)
 
-    def end(self, last: Output | TransportError) -> None:
+    def end(self, last: Output | Proof | TransportError) -> None:
         self._heard.put_nowait(last)
 
 
@@ -145,7 +145,7 @@ class Session:
         match self._stream.hear(frame):
             case Commitment() | Reveal() as said:
                 conversation.take(said)
-            case Output() | Refused() as last:
+            case Output() | Proof() | Refused() as last:
                 del self._open[frame.conversation]
                 conversation.end(last)
             case Over():
@@ -227,7 +227,8 @@ class Client:
 
 
 Serve = Callable[[Task, Client], Awaitable[None]]
-"""Answers one task, with an output at the end where one is wanted. What it raises as Malformed, the client is told."""
+"""Answers one task, with an output or a proof at the end where one is wanted. The client is told what it raises as
+Malformed."""
 
 
 class Service:

@@ -117,6 +117,12 @@ def verify(instances: list[str], proof: str, settings: str, key: str, srs: str) 
         return _verify(file, settings, key, srs)
 
 
+def commit(values: list[str], settings: str, key: str, srs: str) -> list[str]:
+    """The commitments to a tensor's field elements, each as it stands in a proof: x and y, in big-endian."""
+    points = ezkl.kzg_commit(values, key, settings, srs)
+    return ["".join(bytes.fromhex(each)[::-1].hex() for each in (point.x, point.y)) for point in points]
+
+
 def proof_length(instances: int, settings: str, key: str, srs: str) -> int:
     """How many bytes a proof for this key has, which no prover has a say in.
 
@@ -186,6 +192,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
         witness,
         prove,
         verify,
+        commit,
         proof_length,
         felts,
         floats,

@@ -18,7 +18,7 @@ from decentral.errors import Malformed, Unproven, UserError
 from decentral.files import write_atomic
 from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain, Circuit
-from decentral.zk.proof import Proof, compressed
+from decentral.zk.proof import MODULUS, Proof, compressed, felt_text
 from decentral.zk.reading import Floats, numbers, quantised, read_outputs
 from decentral.zk.setup import COMPILED, PROVING_KEY, Artefacts, Say, witness
 from decentral.zk.srs import SRS
@@ -131,6 +131,19 @@ async def witnesses(
             outputs.append(found["outputs"])
             made.append(_witness(file, stage.circuit, found))
     return made
+
+
+async def witness_of(
+    stage: Artefacts, srs: SRS, inputs: Sequence[Sequence[int]], *, folder: Path, limits: Limits | None = None
+) -> Witness:
+    """What one circuit computes of whole numbers that somebody else has come to, flat, a sequence for each tensor.
+
+    Raises Unproven, also where the circuit does not hold such numbers.
+    """
+    given = [[felt_text(value % MODULUS) for value in tensor] for tensor in inputs]
+    file = folder / "witness.json"
+    async with worker(limits) as alone:
+        return _witness(file, stage.circuit, await witness(alone, stage.folder, srs, given, file))
 
 
 async def prove_stage(stage: Artefacts, srs: SRS, about: Witness, limits: Limits | None = None) -> tuple[Proof, Usage]:

@@ -17,7 +17,7 @@ from decentral.errors import Malformed, UserError
 from decentral.wire.messages import PeerId
 from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain, Circuit
-from decentral.zk.proof import Proof, compressed, felt_text
+from decentral.zk.proof import MODULUS, Proof, compressed, felt_text
 from decentral.zk.reading import Floats, numbers, quantised, read_inputs, read_outputs
 from decentral.zk.srs import SRS
 from decentral.zk.worker import Worker
@@ -81,6 +81,63 @@ async def verify(
     count = len(proofs.proofs)
     detail = f"{count} {'proof holds' if count == 1 else 'proofs hold'} ({chain.words})"
     return Verified(True, detail, simulated, None, answered, signers)
+
+
+async def verify_stage(
+    alone: Worker,
+    circuit: Circuit,
+    srs: SRS,
+    proof: Proof,
+    *,
+    inputs: Sequence[Sequence[int]],
+    outputs: Sequence[Sequence[int]],
+) -> str | None:
+    """Why one circuit's proof is not of these whole numbers, flat, a sequence for each tensor; None if it is.
+
+    For who has been given them all: what the proof hides is committed to again, so that nothing is left for the proofs
+    of other circuits to say. Raises UserError where the SRS is another, Unproven where ezkl cannot be asked.
+    """
+    if srs.digest != circuit.srs:
+        raise UserError(f"{srs.path}: is another SRS than the one that this circuit stands on")
+    try:
+        _shape(0, circuit, proof)
+        taken = read_inputs(circuit, proof.instances)
+        given = proof.instances[len(taken) :]
+        with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
+
+            async def commits(slots: Sequence[tuple[int, int]], tensors: Sequence[Sequence[int]]) -> bool:
+                points = [await _committed(alone, Path(scratch), circuit, srs, each) for each in tensors]
+                return [proof.points(*slot) for slot in slots] == points
+
+            if not (taken == _felts(inputs) if taken else await commits(circuit.slots.of_inputs(), inputs)):
+                return "is about another input"
+            if not (given == _felts(outputs) if given else await commits(circuit.slots.of_outputs(), outputs)):
+                return "is about another output"
+            why = await _asked(alone, Path(scratch), circuit, srs, proof)
+    except _Wrong as wrong:
+        return wrong.detail
+    return None if why is None else f"does not hold ({why})"
+
+
+def _felts(tensors: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(value % MODULUS for tensor in tensors for value in tensor)
+
+
+async def _committed(
+    alone: Worker, scratch: Path, circuit: Circuit, srs: SRS, values: Sequence[int]
+) -> tuple[bytes, ...]:
+    settings, key = _placed(scratch, circuit)
+    words = [felt_text(value % MODULUS) for value in values]
+    points = await alone.call("commit", values=words, settings=str(settings), key=str(key), srs=str(srs.path))
+    return tuple(map(bytes.fromhex, points))
+
+
+def _placed(scratch: Path, circuit: Circuit) -> tuple[Path, Path]:
+    """Settings and key of a circuit as files."""
+    settings, key = scratch / "settings.json", scratch / "verifying.key"
+    settings.write_bytes(circuit.settings.encoded)
+    key.write_bytes(circuit.key)
+    return settings, key
 
 
 def _count(chain: Chain, proofs: Bundle) -> None:
@@ -165,9 +222,7 @@ async def _hold(alone: Worker, chain: Chain, srs: SRS, proofs: Bundle) -> None:
 
 async def _asked(alone: Worker, scratch: Path, circuit: Circuit, srs: SRS, proof: Proof) -> str | None:
     """Why ezkl rejects it, or None."""
-    settings, key = scratch / "settings.json", scratch / "verifying.key"
-    settings.write_bytes(circuit.settings.encoded)
-    key.write_bytes(circuit.key)
+    settings, key = _placed(scratch, circuit)
     said = await alone.call(
         "verify",
         instances=[felt_text(value) for value in proof.instances],

@@ -147,8 +147,10 @@ class Worker:
         return self._printed.read().decode(errors="replace").strip()[-SAID:] or "it said nothing"
 
     async def close(self) -> None:
+        """Waits for the end of a process that has been killed, however often it is cancelled meanwhile."""
         self._end("this worker is closed")
-        await self._process.wait()
+        if await _to_its_end(asyncio.ensure_future(self._process.wait())):
+            raise asyncio.CancelledError
 
 
 @asynccontextmanager
@@ -167,21 +169,37 @@ async def worker(limits: Limits | None = None, *, online: bool = False) -> Async
         command = ["nice", "-n", str(limits.nice), *command]
     try:
         with tempfile.TemporaryFile() as printed:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=printed,
-                env=environment,
-                limit=LONGEST_REPLY,
+            starting = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=printed,
+                    env=environment,
+                    limit=LONGEST_REPLY,
+                )
             )
-            started = Worker(process, limits, printed)
+            cancelled = await _to_its_end(starting)
+            started = Worker(starting.result(), limits, printed)
             try:
+                if cancelled:
+                    raise asyncio.CancelledError
                 yield started
             finally:
                 await started.close()
     finally:
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+
+async def _to_its_end(future: asyncio.Future[Any]) -> bool:
+    """Waits for what takes a moment, and leaves a process behind if it is left; whether it was cancelled meanwhile."""
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 def _resident(process: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
 from decentral.wire.sessions import Serve, Session, open_session
+from decentral.zk.store import PLACE, Store
+from tests.serving.proved import Material, ProvedCluster, material, proved_cluster
 
 SHAPE, CLASSES = (1, 8, 8), 3
 
@@ -74,5 +77,30 @@ async def replicas(
                 links.introduce(identity.id, listening[identity.id].address)
                 sessions.append(await stack.enter_async_context(open_session(links, identity.id)))
             return tuple(sessions)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def proved_material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Circuits of the smallest model in two stages."""
+    return material(Store(tmp_path_factory.mktemp("proved") / "store"))
+
+
+@pytest.fixture
+async def proved(
+    tmp_path: Path,
+    proved_material: Material,
+    authority: Authority,
+    certify: Callable[..., Credentials],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Callable[..., Awaitable[ProvedCluster]]]:
+    """`await proved(replicas=3, liars={"stage-1-b": Liar})`: a cluster that proves, for clients without circuits."""
+    monkeypatch.setenv(PLACE, str(tmp_path / "empty"))
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> ProvedCluster:
+            made = proved_cluster(tmp_path / "cluster", proved_material, authority, certify, **options)
+            return await stack.enter_async_context(made)
 
         yield start

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decentral.errors import Malformed, Refusal
-from decentral.wire.conversation import MAX_COMMITMENTS, Commitment, Open, Reveal, Terms
+from decentral.wire.conversation import MAX_COMMITMENTS, Commitment, Open, Proof, Reveal, Terms
 
 DIGESTS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5, unique=True)
 
@@ -26,6 +26,12 @@ def test_commitments_are_shown_in_one_order(commitments: list[bytes]) -> None:
 def test_no_commitment_is_shown_twice(commitments: list[bytes]) -> None:
     with pytest.raises(Malformed):
         Open(tuple(sorted([*commitments, commitments[0]])))
+
+
+def test_a_proof_has_bytes() -> None:
+    assert Proof(b"p").evidence == b"p"
+    with pytest.raises(Malformed):
+        Proof(b"")
 
 
 @pytest.mark.parametrize("many", [0, MAX_COMMITMENTS + 1])

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from decentral.errors import Malformed, Refusal, Refused
 from decentral.wire import framing
-from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task, Terms
+from decentral.wire.conversation import (
+    Commitment,
+    Fetch,
+    Open,
+    Output,
+    Over,
+    Proof,
+    Prove,
+    Reveal,
+    Said,
+    Task,
+    Terms,
+)
 from decentral.wire.framing import MOST_FRAMES, Hearing, announced_bytes, frames, parse
 from decentral.wire.limits import CHUNK_BYTES, Limits
 from decentral.wire.v1 import serving_pb2
@@ -44,6 +56,23 @@ def test_a_task_arrives_as_it_was_given(part: str, size: int) -> None:
         assert all(torch.equal(back.tensors[name], tensor) for name, tensor in given_task.tensors.items())
 
 
+@pytest.mark.parametrize("prove", [None, Prove(), Prove(srs=True)])
+def test_a_task_says_whether_its_answer_is_to_be_proved(prove: Prove | None) -> None:
+    back = heard(Task("p", DIGEST, {"x": torch.ones(2)}, TERMS, prove))
+    assert isinstance(back, Task)
+    assert back.prove == prove
+
+
+@given(st.binary(min_size=1, max_size=200), st.sampled_from([1, 2 * CHUNK_BYTES // 100]))
+def test_a_proof_arrives_byte_by_byte(some: bytes, times: int) -> None:
+    proof = Proof(some * times)
+    sizes = [len(parsed(frame).data) for frame in frames(1, proof)]
+    assert sum(sizes) == len(proof.evidence)
+    assert all(size == CHUNK_BYTES for size in sizes[:-1])
+    assert announced_bytes(parsed(next(frames(1, proof)))) == len(proof.evidence)
+    assert heard(proof) == proof
+
+
 def test_large_outputs_travel_in_chunks_of_a_mebibyte() -> None:
     output = Output({"y": torch.randn(CHUNK_BYTES // 4 * 2 + 5)})
     sizes = [len(parsed(frame).data) for frame in frames(1, output)]
@@ -62,6 +91,7 @@ def test_large_outputs_travel_in_chunks_of_a_mebibyte() -> None:
         Fetch(),
         Over(),
         Output({}),
+        Proof(b"some bytes"),
     ],
     ids=lambda said: type(said).__name__,
 )
@@ -107,6 +137,7 @@ def test_a_reason_of_a_later_version_is_read_as_unspecified() -> None:
         serving_pb2.SessionFrame(conversation=1, commitment=serving_pb2.Commitment(digest=b"short")),
         serving_pb2.SessionFrame(conversation=1, open=serving_pb2.Open(commitments=[DIGEST, DIGEST])),
         serving_pb2.SessionFrame(conversation=1, open=serving_pb2.Open()),
+        serving_pb2.SessionFrame(conversation=1, proof=serving_pb2.Proof(total_bytes=5), data=b"six..."),
         serving_pb2.SessionFrame(conversation=1, reveal=serving_pb2.Reveal(public_key=DIGEST)),
     ],
 )
@@ -126,6 +157,9 @@ def test_more_than_the_limit_is_refused_at_the_first_frame() -> None:
     first = parsed(next(frames(1, Task("p", DIGEST, {"x": torch.zeros(1000)}))))
     with pytest.raises(Malformed) as refused:
         Hearing(first, Limits(model_bytes=3999))
+    assert refused.value.reason is Refusal.TOO_LARGE
+    with pytest.raises(Malformed) as refused:
+        Hearing(serving_pb2.SessionFrame(proof=serving_pb2.Proof(total_bytes=1 << 62)), Limits())
     assert refused.value.reason is Refusal.TOO_LARGE
 
 

@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from decentral.errors import UserError
+from decentral.errors import Unproven, UserError
 from decentral.zk.arguments import Visibility
 from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain
-from decentral.zk.proof import compressed
-from decentral.zk.proving import prove, shares
+from decentral.zk.fixed import Fixed, half_away
+from decentral.zk.proof import compressed, signed
+from decentral.zk.proving import prove, prove_stage, shares, witness_of
 from decentral.zk.reading import quantised
 from decentral.zk.setup import setup
-from decentral.zk.verification import verify
+from decentral.zk.verification import verify, verify_stage
 from decentral.zk.worker import Worker
 from tests.zk.conftest import SMALL, TINY, Made, stages
 
@@ -147,3 +148,66 @@ def test_provers_side_by_side_share_the_cores_out(count: int, parallel: int) -> 
         assert max(map(len, found)) - min(map(len, found)) <= 1
     else:
         assert set(found) == {tuple(range(count))}
+
+
+async def test_one_circuit_proves_numbers_that_somebody_else_has_come_to(
+    prover: Worker, made: Made, tmp_path: Path
+) -> None:
+    """The second stage, of hidden numbers of any sign, also where all of them are zero."""
+    stage, circuit = made.artefacts[1], made.chain.circuits[1]
+    for hidden, more in (((5, 0, 130), (-7, 128, 3)), ((0, 0, 0), (0, 0, 0))):
+        about = await witness_of(stage, made.srs, (hidden, more), folder=tmp_path, limits=SMALL)
+        proof, _ = await prove_stage(stage, made.srs, about, SMALL)
+        outputs = [tuple(map(signed, proof.instances))]
+        numbers = {"inputs": (hidden, more), "outputs": outputs}
+        assert await verify_stage(prover, circuit, made.srs, proof, **numbers) is None
+        for change in (
+            {"inputs": ((*hidden[:2], hidden[2] + 1), more)},
+            {"inputs": (more, hidden)} if any(hidden) else {"inputs": (hidden,)},
+            {"outputs": [(outputs[0][0], outputs[0][1] - 1)]},
+        ):
+            said = await verify_stage(prover, circuit, made.srs, proof, **{**numbers, **change})
+            assert said is not None
+            assert "is about another" in said
+
+
+async def test_a_proof_of_numbers_that_hide_its_output_is_told_by_its_commitments(prover: Worker, made: Made) -> None:
+    circuit, proof = made.chain.circuits[0], made.proven.proofs.proofs[0]
+    scale = circuit.settings.input_scales[0]
+    first = traced_numbers(made, scale)
+    assert await verify_stage(prover, circuit, made.srs, proof, **first) is None
+    hidden, more = first["outputs"]
+    for outputs in ((more, hidden), (hidden, (more[0] + 1, *more[1:]))):
+        said = await verify_stage(prover, circuit, made.srs, proof, inputs=first["inputs"], outputs=outputs)
+        assert said == "is about another output"
+    other = made.another.proofs.proofs[0]
+    assert await verify_stage(prover, circuit, made.srs, other, **first) == "is about another input"
+    broken = replace(proof, proof=proof.proof[:-1] + bytes([proof.proof[-1] ^ 1]))
+    said = await verify_stage(prover, circuit, made.srs, broken, **first)
+    assert said is not None
+    assert "does not hold" in said
+    said = await verify_stage(prover, circuit, made.srs, replace(proof, proof=proof.proof + b"\0"), **first)
+    assert said is not None
+    assert "bytes and" in said
+    with pytest.raises(UserError, match="another SRS"):
+        await verify_stage(prover, circuit, replace(made.srs, digest="0" * 64), proof, **first)
+
+
+async def test_numbers_that_a_circuit_does_not_hold_have_no_witness(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(Unproven, match="witness"):
+        await witness_of(made.artefacts[0], made.srs, ((1 << 50,) * 4,), folder=tmp_path, limits=SMALL)
+
+
+def traced_numbers(made: Made, scale: int) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """What the first stage takes and gives of the first input, by the witness that ezkl has made of it."""
+    taken = tuple(Fixed.of_real(made.inputs[0], scale).integers())
+    stage = made.stages[0]
+    steps = 2.0**scale
+    with torch.no_grad():
+        linear, more = stage.linear, stage.more  # type: ignore[union-attr]
+        whole = [half_away(each.weight.double() * steps) for each in (linear, more)]
+        x = torch.tensor(taken, dtype=torch.float64)
+        bias = half_away(linear.bias.double() * steps)
+        hidden = torch.relu(half_away(whole[0] @ x / steps) + bias + steps)
+        second = half_away(whole[1] @ hidden / steps) + half_away(more.bias.double() * steps)
+    return {"inputs": (taken,), "outputs": tuple(tuple(map(int, each.tolist())) for each in (hidden, second))}

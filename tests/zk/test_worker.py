@@ -53,6 +53,21 @@ async def test_a_call_that_is_cancelled_ends_its_process(tmp_path: Path) -> None
             await alone.call("version")
 
 
+@pytest.mark.parametrize("after", [0.0, 0.001, 0.02, 0.2], ids=["at once", "as it starts", "as it runs", "later"])
+async def test_however_often_it_is_cancelled_no_process_is_left(after: float) -> None:
+    async def use() -> None:
+        async with worker(SMALL) as alone:
+            await alone.call("version")
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(use())
+    await asyncio.sleep(after)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert task.cancelled()
+
+
 async def test_a_process_that_is_killed_is_an_error(tmp_path: Path) -> None:
     async with worker(SMALL) as alone:
         task = asyncio.create_task(alone.call("local_srs", output=str(tmp_path / "srs"), logrows=20))

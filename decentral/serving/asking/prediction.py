@@ -29,13 +29,28 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Proved:
+    """What circuits have come to: `integers` at `scale` stand for the numbers integers / 2^scale.
+
+    `provers`: whose proofs they are and the seconds that each took, by part; none where no proof was drawn. `floats`:
+    what the model says in floats, if the client holds it, and `difference`: how far at most any number is from that.
+    """
+
+    integers: Tensors
+    scale: int
+    provers: Mapping[str, tuple[PeerId, float]]
+    floats: Tensors | None = None
+    difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """An answer that its policy accepts.
 
     `output`: of the model, or the first of its tensors; `outputs`: all by name. `labels`: for a classifier's logits
     (n, classes) the class of each sample that no drift among honest machines can change, or UNDECIDED. `faults`: who
     did what, on the way to this answer. `noise`: what the client added to what left it, and what that keeps of each
-    input; None: nothing.
+    input; None: nothing. `proved`: of an answer of circuits, whose outputs are their numbers in float64.
     """
 
     outputs: Tensors
@@ -47,6 +62,7 @@ class Prediction:
     receipt: Receipt
     cost: Cost
     noise: Budget | None = None
+    proved: Proved | None = None
 
     @property
     def output(self) -> Tensor:

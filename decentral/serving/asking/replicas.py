@@ -29,6 +29,8 @@ class Patience:
     """For its computation; then the next in the line is asked, or sooner where it is late beside others."""
     reveal: float = 5.0
     """For what it has computed already."""
+    prove: float = 600.0
+    """For the proof of each sample."""
 
 
 class Watch(Protocol):

@@ -101,6 +101,8 @@ class Probation:
         known = await asyncio.to_thread(self.answers.known, part.name, exchange.step.model, [peer])
         if known is not None:
             await self._put(part, peer, known)
+        elif transcript.order.policy.proved:  # floats tell nothing of a circuit's numbers
+            return
         elif peer in exchange.asked and part.name in self.held and (given := transcript.given(place)) is not None:
             await self._compute(part, transcript.order, exchange, given, blamed)
 

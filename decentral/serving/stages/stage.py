@@ -72,6 +72,8 @@ class StageService:
     async def __call__(self, task: Task, client: Client) -> None:
         """Raises Malformed for a task that is not for this stage, or a client that breaks the rules."""
         check_address(task, self.part, self.digest)
+        if task.prove is not None:
+            raise Malformed(Refusal.UNSPECIFIED, f"{self.part} is not proved here")
         self._check(task)
         if task.terms is None:
             outputs = await self._work(partial(self._compute, task, client), _bytes(task.tensors), client.sender)

@@ -14,7 +14,7 @@ class SessionFrames(_message.Message):
     def __init__(self, frames: _Optional[_Iterable[_Union[SessionFrame, _Mapping]]] = ...) -> None: ...
 
 class SessionFrame(_message.Message):
-    __slots__ = ("conversation", "task", "output", "refused", "over", "commitment", "open", "reveal", "fetch", "data")
+    __slots__ = ("conversation", "task", "output", "refused", "over", "commitment", "open", "reveal", "fetch", "proof", "data")
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class SessionFrame(_message.Message):
     OPEN_FIELD_NUMBER: _ClassVar[int]
     REVEAL_FIELD_NUMBER: _ClassVar[int]
     FETCH_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     conversation: int
     task: Task
@@ -34,20 +35,29 @@ class SessionFrame(_message.Message):
     open: Open
     reveal: Reveal
     fetch: Fetch
+    proof: Proof
     data: bytes
-    def __init__(self, conversation: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., refused: _Optional[_Union[_messages_pb2.Refused, _Mapping]] = ..., over: _Optional[_Union[Over, _Mapping]] = ..., commitment: _Optional[_Union[Commitment, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, conversation: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., refused: _Optional[_Union[_messages_pb2.Refused, _Mapping]] = ..., over: _Optional[_Union[Over, _Mapping]] = ..., commitment: _Optional[_Union[Commitment, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("part", "digest", "tensors", "question")
+    __slots__ = ("part", "digest", "tensors", "question", "prove")
     PART_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
+    PROVE_FIELD_NUMBER: _ClassVar[int]
     part: str
     digest: bytes
     tensors: Tensors
     question: Question
-    def __init__(self, part: _Optional[str] = ..., digest: _Optional[bytes] = ..., tensors: _Optional[_Union[Tensors, _Mapping]] = ..., question: _Optional[_Union[Question, _Mapping]] = ...) -> None: ...
+    prove: Prove
+    def __init__(self, part: _Optional[str] = ..., digest: _Optional[bytes] = ..., tensors: _Optional[_Union[Tensors, _Mapping]] = ..., question: _Optional[_Union[Question, _Mapping]] = ..., prove: _Optional[_Union[Prove, _Mapping]] = ...) -> None: ...
+
+class Prove(_message.Message):
+    __slots__ = ("srs",)
+    SRS_FIELD_NUMBER: _ClassVar[int]
+    srs: bool
+    def __init__(self, srs: _Optional[bool] = ...) -> None: ...
 
 class Question(_message.Message):
     __slots__ = ("task", "nonce", "epoch")
@@ -92,6 +102,12 @@ class Output(_message.Message):
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     tensors: Tensors
     def __init__(self, tensors: _Optional[_Union[Tensors, _Mapping]] = ...) -> None: ...
+
+class Proof(_message.Message):
+    __slots__ = ("total_bytes",)
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    total_bytes: int
+    def __init__(self, total_bytes: _Optional[int] = ...) -> None: ...
 
 class Over(_message.Message):
     __slots__ = ()
