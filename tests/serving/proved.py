@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from decentral.zk.circuit import Chain
 from decentral.zk.setup import Artefacts, setup
 from decentral.zk.srs import SRS
 from decentral.zk.store import Store
+from tests.conftest import children
 from tests.zk.conftest import SMALL, TINY
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(11))
@@ -119,8 +120,7 @@ async def proved_cluster(
     liars: Mapping[str, type[ProvedService]] | None = None,
 ) -> AsyncIterator[ProvedCluster]:
     """`liars`: what serves the circuit at a node (`stage-1-b`) instead of a ProvedService."""
-    from contextlib import AsyncExitStack
-
+    before = children()
     (folder / "client").mkdir(parents=True, mode=0o700)
     client = Identity.open(folder / "client" / "identity.key")
     certify(authority, client).save(folder / "client")
@@ -156,6 +156,9 @@ async def proved_cluster(
         (folder / FILE).parent.mkdir()
         (folder / FILE).write_bytes(material.chain.encoded())
         yield ProvedCluster(folder, material, anchors, services)
+    async with asyncio.timeout(20):  # what was proved for a client that has left ends a moment later
+        while children() - before:  # noqa: ASYNC110  the kernel tells nobody
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
