@@ -35,17 +35,18 @@ from benchmarks.digit_judge import distance, floor, pixels, recognised
 from benchmarks.measure import busy
 from decentral.core.gating import gate
 from decentral.launch.background import start_serving, stop
+from decentral.launch.changes import DIGEST
 from decentral.launch.cluster import LOCK
-from decentral.launch.serving import DIGEST, EXPERT
+from decentral.launch.serving import EXPERT
 from decentral.models.catalogue import build_model
 from decentral.models.experts import Router
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.recipe import Recipe, load_recipe
-from decentral.serving.access import access
+from decentral.serving.access import PIPELINE, access
 from decentral.serving.experts.denoising import Plan, Roster, batches, denoise
 from decentral.serving.experts.ensemble import denoise_remotely, remote_experts
 from decentral.serving.experts.expert import digest_of
-from decentral.serving.experts.generation import PIPELINE, Wish, generate
+from decentral.serving.experts.generation import Wish, generate
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.experts import OF_ROUTER, OF_TRAINING
 

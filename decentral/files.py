@@ -46,16 +46,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for written in [*temporary.rglob("*"), temporary]:
             flush(written)
-        if path.exists():
-            before = path.with_name(f".{path.name}.{secrets.token_hex(6)}.old")
-            path.rename(before)
-            temporary.rename(path)
-            shutil.rmtree(before)
-        else:
-            temporary.rename(path)
+        replace_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Moves a folder that is whole and flushed to `path`, on the same disk. One that was there is gone then."""
+    if path.exists():
+        before = path.with_name(f".{path.name}.{secrets.token_hex(6)}.old")
+        path.rename(before)
+        new.rename(path)
+        shutil.rmtree(before)
+    else:
+        new.rename(path)
     flush(path.parent)
 
 

@@ -3,17 +3,18 @@
     python nodes/expert.py --dir RUN --index 2
 
 It reads the run directory, gets a certificate from the authority if it has none (and another one in time), and answers
-clients until it is told to end. Started again after a crash, it serves the same model. Every launcher starts this file.
+clients until it is told to end, or leaves the cluster and has no client any more. Started again after a crash, it
+serves the same model. Every launcher starts this file.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
 import torch
 
+from decentral.launch.changes import parted
 from decentral.launch.life import entered, live, node_arguments
 from decentral.launch.serving import EXPERT, parts_of
 from decentral.models.experts import load_denoiser
@@ -29,9 +30,9 @@ async def serve(path: Path, index: int) -> None:
         torch.set_num_threads(node.directory.recipe.threads)
         model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
         service = ExpertService(model, parts_of(node.directory)[index].name, served_by(node.clock))
-        async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service):
+        async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service) as transport:
             node.journal.record("serving", part=service.part, digest=service.digest)
-            await asyncio.Event().wait()
+            await parted(node.directory, node.member.name, lambda: transport.sessions)
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from decentral.files import replacing_folder, write_atomic
+from decentral.files import replace_folder, replacing_folder, write_atomic
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -92,3 +92,13 @@ def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), replacing_folder(place):
         raise RuntimeError
     assert (place / "new").read_text() == "new"
+
+
+def test_a_folder_is_moved_into_the_place_of_another(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "new.txt"]
+    replace_folder(tmp_path / "old", tmp_path / "elsewhere")
+    assert [path.name for path in tmp_path.rglob("*")] == ["elsewhere", "new.txt"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from decentral.cli.output import JsonOption, RunArgument, say, say_json
 from decentral.errors import RunDirectoryError, UserError
+
+if TYPE_CHECKING:
+    from decentral.launch.nodes import Part
+    from decentral.run.directory import RunDirectory
 
 
 def add(
@@ -24,24 +28,50 @@ def add(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a node to a finished run of diffusion experts; the next `decentral up` serves it too.
+    """Add a node to a finished run of diffusion experts: now if it is up, or else with the next `decentral up`.
 
-    An expert of another run joins the ensemble with a router that was fitted again. Where two nodes serve the same
-    expert, the second one goes on when the first one dies.
+    An expert of another run joins the ensemble with a router that was fitted again; clients that are at work go on
+    without it. Where two nodes serve the same expert, the second one goes on when the first one dies.
     """
+    from decentral.launch.background import await_change
+    from decentral.launch.changes import changing
     from decentral.launch.guests import add_expert, add_replica
     from decentral.run.directory import RunDirectory
+    from decentral.run.journal import Tail
 
     if (expert is None) == (replica_of is None):
         raise UserError("add: give the folder of an expert, or --replica-of N")
     if expert is None and router is not None:
         raise UserError("add: --router belongs to an expert that is added; a replica changes nothing for the router")
-    opened = RunDirectory.open(directory)
-    if opened.in_use:
-        raise RunDirectoryError(f"{directory}: is up; end it with: decentral down {directory}")
-    with opened.hold() as run:
-        part = add_expert(run, expert, router) if expert is not None else add_replica(run, int(replica_of or 0))
+    run = RunDirectory.open(directory)
+
+    def prepare(up: bool) -> Part:
+        if expert is None:
+            return add_replica(run, int(replica_of or 0))
+        return add_expert(run, expert, router, standing=up)
+
+    with changing(run):
+        if up := standing(run):
+            tail = Tail(run.path)
+            tail.poll()
+            part = prepare(up)
+            await_change(run, tail, part.node, "joined")
+        else:
+            with run.hold():
+                part = prepare(up)
     if as_json:
         say_json({"dir": str(directory), "node": part.node, "part": part.name, "digest": part.digest})
     else:
-        say(f"{part.node} of {directory} will serve {part.name}")
+        say(f"{part.node} of {directory} {'serves' if up else 'will serve'} {part.name}")
+
+
+def standing(run: RunDirectory) -> bool:
+    """Whether a launcher has it serve. Raises RunDirectoryError where one is at something else."""
+    if not run.in_use:
+        return False
+    from decentral.trust.anchors import FILE, Anchors
+
+    trust = run.path / FILE
+    if not trust.exists() or not any(peer.part for peer in Anchors.load(trust).peers):
+        raise RunDirectoryError(f"{run.path}: is up, but does not serve; wait, or end it: decentral down {run.path}")
+    return True

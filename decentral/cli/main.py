@@ -27,6 +27,7 @@ COMMANDS = (
     "up",
     "serve",
     "add",
+    "remove",
     "status",
     "logs",
     "down",

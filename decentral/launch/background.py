@@ -130,6 +130,26 @@ def stop(run: AnyDirectory) -> None:
         time.sleep(LOOK)
 
 
+def await_change(run: RunDirectory, tail: Tail, node: str, event: str) -> None:
+    """Returns once the launcher says `event`, joined or left, of a node; `tail` has read what was said before.
+
+    Raises UserError where a node could not join, and DecentralError where the launcher is gone or says nothing.
+    """
+    index, ends = int(node.rpartition("-")[2]), time.monotonic() + STARTING
+    while True:
+        running = run.in_use
+        for told in tail.poll():
+            if told["peer"] is None and told.get("other") == index and told["event"] in ("joined", "left"):
+                if told["event"] == event:
+                    return
+                raise UserError(f"{node} could not serve, and the cluster goes on without: {told['problem']}")
+        if not running:
+            raise DecentralError(f"{run.path}: went down meanwhile; the next `up` takes {node} as it is now")
+        if time.monotonic() > ends:
+            raise DecentralError(f"{run.path}: the launcher did not take note of {node} within {STARTING:.0f} s")
+        time.sleep(LOOK)
+
+
 class LocalCluster:
     """A recipe's peers as processes of this machine, for as long as the `with` block runs.
 

@@ -15,6 +15,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from decentral import locate
 from decentral.algorithms.catalogue import SERVED
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError
+from decentral.launch.changes import router_digest
 from decentral.launch.cluster import Cluster
 from decentral.run.directory import AnyDirectory
 from decentral.run.recipe import Recipe
@@ -139,10 +141,27 @@ class Nodes:
     """The nodes of one run directory, by index. Made by `open_nodes`."""
 
     def __init__(
-        self, directory: AnyDirectory, members: Sequence[Member], authority: Authority, address: str, forks: ForkServer
+        self, directory: AnyDirectory, cluster: Cluster, authority: Authority, forks: ForkServer, held: ExitStack
     ) -> None:
-        self._members, self._directory, self._forks = members, directory, forks
-        self._authority, self._address = authority, address
+        """`held`: keeps the ports of nodes that are admitted later."""
+        self._members, self._directory, self._forks = list(cluster.members), directory, forks
+        self._authority, self._address = authority, cluster.authority
+        self._cluster, self._held = cluster, held
+        cluster.save(directory.path)
+
+    def admit(self, name: str, port: int | None) -> None:
+        """Another node, after all that there are, at that port if nobody has it."""
+        try:
+            taken = reserve_ports(1, port)
+        except UserError:
+            taken = reserve_ports(1, None)
+        self._members.append(_member(self._directory, len(self._members), name, self._held.enter_context(taken[0])))
+        self._cluster = replace(self._cluster, members=tuple(self._members))
+        self._cluster.save(self._directory.path)
+
+    def pin(self, parts: Sequence[Part]) -> None:
+        """Writes down who takes part and what each node serves; `parts` by index."""
+        pin(self._directory, self._authority, self._members, parts)
 
     def invite(self, folder: Path) -> None:
         """Whoever reads that folder may get a certificate, once."""
@@ -175,29 +194,45 @@ async def open_nodes(
 
     `parts`: what each member serves, if they do. What was pinned of the model stays as it is.
     """
-    authority, trust = Authority.open(directory.authority), directory.path / FILE
-    served = [(part.name, part.digest) for part in parts] or [("", "")] * len(members)
-    peers = tuple(Anchor(one.name, one.id, one.address, *part) for one, part in zip(members, served, strict=True))
-    pinned = Anchors.load(trust) if trust.exists() else Anchors(authority.pem, ())
-    replace(pinned, authority=authority.pem, peers=peers).save(trust)
+    authority = Authority.open(directory.authority)
+    pin(directory, authority, members, parts)
     async with (
         ForkServer.open(directory.log_file("launcher"), preloaded_for(directory.recipe)) as forks,
         authority.serve(f"{HOST}:0") as address,  # until the last node has ended: they renew their certificates
     ):
-        Cluster(members, epoch, plugins, address).save(directory.path)
-        yield Nodes(directory, members, authority, address, forks)
+        with ExitStack() as held:
+            yield Nodes(directory, Cluster(members, epoch, plugins, address), authority, forks, held)
+
+
+def pin(directory: AnyDirectory, authority: Authority, members: Sequence[Member], parts: Sequence[Part]) -> None:
+    """Writes the trust file. Its epoch is another one if what experts' clients choose from was another before."""
+    trust = directory.path / FILE
+    served = [(part.name, part.digest) for part in parts] or [("", "")] * len(members)
+    peers = tuple(Anchor(one.name, one.id, one.address, *part) for one, part in zip(members, served, strict=True))
+    before = Anchors.load(trust) if trust.exists() else Anchors(authority.pem, ())
+    now = replace(before, authority=authority.pem, peers=peers, router=router_digest(directory.path))
+    if not before.parts and _choice(before) and _choice(now) != _choice(before):
+        now = replace(now, epoch=before.epoch + 1)
+    now.save(trust)
+
+
+def _choice(anchors: Anchors) -> set[tuple[str, str]]:
+    served = {(peer.part, peer.digest) for peer in anchors.peers if peer.part}
+    return served | {("router", anchors.router)} if served else set()
 
 
 @contextlib.contextmanager
 def introduced(directory: AnyDirectory, names: Sequence[str], port: int | None) -> Iterator[tuple[Member, ...]]:
     """Members with identities, made where there are none yet, and with ports that are held while the body runs."""
-    with contextlib.ExitStack() as held:
+    with ExitStack() as held:
         ports = [held.enter_context(taken) for taken in reserve_ports(len(names), port)]
-        members = []
-        for index, (name, taken) in enumerate(zip(names, ports, strict=True)):
-            identity = Identity.open(directory.node(name) / "identity.key")
-            members.append(Member(index, name, identity.id, f"{HOST}:{taken.getsockname()[1]}"))
-        yield tuple(members)
+        pairs = enumerate(zip(names, ports, strict=True))
+        yield tuple(_member(directory, index, name, taken) for index, (name, taken) in pairs)
+
+
+def _member(directory: AnyDirectory, index: int, name: str, taken: socket.socket) -> Member:
+    identity = Identity.open(directory.node(name) / "identity.key")
+    return Member(index, name, identity.id, f"{HOST}:{taken.getsockname()[1]}")
 
 
 def settle(future: asyncio.Future[int], value: int) -> None:

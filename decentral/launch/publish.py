@@ -18,16 +18,15 @@ from torch import Tensor
 
 from decentral.data.clusters import ASSIGNMENT
 from decentral.files import replacing_folder
-from decentral.launch.serving import DIGEST, EXPERT
+from decentral.launch.changes import DIGEST, ROUTER
+from decentral.launch.serving import EXPERT
 from decentral.models.experts import load_denoiser
 from decentral.models.graphs import saved_state
+from decentral.serving.access import PIPELINE
 from decentral.serving.experts.expert import digest_of
-from decentral.serving.experts.generation import PIPELINE
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.diffusion import NoisedTraining
 from decentral.training.router import RouterLearner
-
-ROUTER = "router"
 
 
 class EnsemblePublisher:
@@ -60,5 +59,6 @@ class EnsemblePublisher:
             decoder = cast(Any, router.autoencoder)
             ensemble = DecentralizedDiffusionPipeline(router=cast(Any, model), vae=decoder, **cast(Any, experts))
             ensemble.save_pretrained(folder)
+            (folder / ROUTER / DIGEST).write_text(digest_of(load_denoiser(folder / ROUTER)) + "\n")
             if router.assignment is not None:
                 router.assignment.save(folder / ASSIGNMENT)

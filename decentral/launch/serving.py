@@ -2,7 +2,7 @@
 
 Each node is a peer of a finished run and serves the part of the model that it has, or it was added to such a run
 (`guests`), or it is a replica of a stage. A node that crashes is started again a few times, each time after a longer
-pause; its clients go on with the others meanwhile.
+pause; its clients go on with the others meanwhile. Nodes of experts come and go while the cluster stands.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from collections.abc import Sequence
 
 from decentral.algorithms.catalogue import SERVED
 from decentral.errors import DecentralError, UserError, leading
+from decentral.launch.changes import DIGEST, LOOK, adopt, forget, has_left, leave
 from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
 from decentral.run.directory import AnyDirectory, RunDirectory, ServingDirectory, peer_name
 from decentral.run.journal import Journal, Observer, Tail
 from decentral.trust.anchors import FILE, Anchors
 
-EXPERT, DIGEST = "expert", "digest"
-"""A node's folder of the expert that it has trained, and the file there with the digest of that model."""
+EXPERT = "expert"
+"""A node's folder of the expert that it has trained; the file `DIGEST` there names that model."""
 PART = "part"
 """The file in the folder of a node that was added, with the name of what it serves."""
 POLL = 0.05
@@ -45,11 +46,14 @@ class ServingRun:
         port: int | None = None,
         observe: Observer = lambda event: None,
     ) -> None:
-        self.directory, self.parts = directory, parts
+        self.directory, self.parts = directory, list(parts)
         self._plugins, self._restarts, self._port, self._observe = plugins, restarts, port, observe
         self._tail = Tail(directory.path)
         self._tail.poll()  # what the run wrote is known
         self._failed: dict[int, str] = {}
+        self._serving: set[int] = set()
+        self._newcomers: set[int] = set()
+        """Added while the cluster stands, and not yet part of it."""
 
     async def run(self) -> None:
         """Serves until it is cancelled or SIGTERM comes.
@@ -61,6 +65,9 @@ class ServingRun:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         epoch = time.time() - last_time(self.directory.path)
         names = [part.node for part in self.parts]
+        if isinstance(self.directory, RunDirectory):
+            for name in names:
+                adopt(self.directory, name)  # of a node that was added when the cluster went down
         with (
             introduced(self.directory, names, self._port) as members,
             Journal(self.directory.journal_file("launcher"), None, lambda: time.time() - epoch) as self._journal,
@@ -74,7 +81,9 @@ class ServingRun:
                             for index, part in enumerate(self.parts):
                                 if part.script:
                                     lives.create_task(self._keep(nodes, index, part))
+                            changing = tasks.create_task(self._change(nodes, lives))
                         following.cancel()
+                        changing.cancel()
                 except BaseExceptionGroup as group:
                     raise leading(group) or group from None
         raise DecentralError(f"no node is left; their logs are under {self.directory.nodes}")
@@ -88,10 +97,59 @@ class ServingRun:
             began = time.monotonic()
             code = await (await nodes.start(index, part.script))
             self._drain()
+            if not self.parts[index].script:
+                return  # it has left
+            if index in self._newcomers:
+                self._turn_away(index, self._failed.get(index, f"ended with exit code {code} before it served"))
+                return
             if index in self._failed:
                 raise UserError(f"{part.node}: {self._failed[index]}")
             self._journal.record("crashed", other=index, code=code)
             crashes = 1 if time.monotonic() - began > SETTLED else crashes + 1
+
+    async def _change(self, nodes: Nodes, lives: asyncio.TaskGroup) -> None:
+        """Takes in experts' nodes that are added, once they serve, and lets go of those that leave."""
+        while isinstance(run := self.directory, RunDirectory):
+            await asyncio.sleep(LOOK)
+            self._drain()
+            for index, part in enumerate(parts_of(run)):
+                if index == len(self.parts):
+                    nodes.admit(part.node, None if self._port is None else self._port + index)
+                    self.parts.append(part)
+                    if part.script:
+                        self._newcomers.add(index)
+                        lives.create_task(self._keep(nodes, index, part))
+                elif self.parts[index].script and not part.script:
+                    await self._let_go(nodes, run, index)
+            for index in self._newcomers & self._serving:
+                await asyncio.to_thread(adopt, run, self.parts[index].node)
+                self._newcomers.remove(index)
+                nodes.pin(self._settled)
+                self._journal.record("joined", other=index)
+
+    @property
+    def _settled(self) -> list[Part]:
+        """What clients may ask for."""
+        return [Part(part.node) if index in self._newcomers else part for index, part in enumerate(self.parts)]
+
+    async def _let_go(self, nodes: Nodes, run: RunDirectory, index: int) -> None:
+        """Nobody is told of it any more; the node ends by itself when its clients have gone."""
+        part = self.parts[index]
+        self.parts[index] = Part(part.node)
+        self._newcomers.discard(index)
+        nodes.pin(self._settled)
+        if all(other.name != part.name for other in self.parts):
+            await asyncio.to_thread(forget, run, part.name)
+        self._journal.record("left", other=index)
+
+    def _turn_away(self, index: int, problem: str) -> None:
+        """A newcomer that cannot serve: the cluster goes on as it was."""
+        assert isinstance(self.directory, RunDirectory), "others have no newcomers"
+        node = self.parts[index].node
+        leave(self.directory, node)
+        self.parts[index] = Part(node)
+        self._newcomers.remove(index)
+        self._journal.record("left", other=index, problem=problem)
 
     async def _follow(self) -> None:
         while True:
@@ -101,6 +159,8 @@ class ServingRun:
     def _drain(self) -> None:
         for event in self._tail.poll():
             self._observe(event)
+            if event["event"] == "serving":
+                self._serving.add(event["peer"])
             if event["event"] == "failed" and event["user"] and event["peer"] is not None:
                 self._failed[event["peer"]] = event["problem"]
 
@@ -133,6 +193,8 @@ def _experts(run: RunDirectory) -> list[Part]:
 
 def _expert(run: RunDirectory, index: int, name: str) -> Part:
     node = peer_name(index)
+    if has_left(run, node):
+        return Part(node)
     file = run.nodes / node / EXPERT / DIGEST
     if not file.is_file():
         raise UserError(f"{file}: is not there: this run did not come to its end; go on with it by --resume")

@@ -20,6 +20,8 @@ from decentral.wire.enrolment import credentials_for
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
 
+PIPELINE = "pipeline"
+"""The folder of an ensemble of experts, in that of the cluster."""
 CLIENT = "client"
 """The folder of this client's keys, in that of the cluster."""
 

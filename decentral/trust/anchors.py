@@ -78,13 +78,17 @@ class Anchors:
     peers: tuple[Anchor, ...]
     epoch: int = 1
     parts: tuple[Part, ...] = ()
+    router: str = ""
+    """Digest (hexadecimal) of the network by which clients choose among experts; empty: there is none, or any."""
 
     def replicas(self, part: str) -> tuple[Anchor, ...]:
         """The peers that serve a part, in the order of the file."""
         return tuple(peer for peer in self.peers if peer.part == part)
 
     def save(self, file: Path) -> None:
-        lines = [HEADER, f'authority = """\n{self.authority.decode()}"""', f"epoch = {self.epoch}", ""]
+        lines = [HEADER, f'authority = """\n{self.authority.decode()}"""', f"epoch = {self.epoch}"]
+        lines += [f"router = {json.dumps(self.router)}"] if self.router else []
+        lines.append("")
         for part in self.parts:
             said = {key: value for key, value in asdict(part).items() if key != "circuit" or value}
             lines += ["[[parts]]", *(f"{key} = {json.dumps(value)}" for key, value in said.items()), ""]
@@ -103,10 +107,13 @@ class Anchors:
         except ValueError as error:  # also what is no UTF-8
             raise UserError(f"{file}: is no trust file ({error})") from error
         authority, epoch = content.pop("authority", None), content.pop("epoch", 1)
+        router = content.pop("router", "")
         if not isinstance(authority, str) or CERTIFICATE not in authority:
             raise UserError(f"{file}: authority: must be a certificate in PEM")
         if type(epoch) is not int or not 0 < epoch < 2**63:
             raise UserError(f"{file}: epoch: must be a whole number from 1 on, not {epoch!r}")
+        if not isinstance(router, str) or not re.fullmatch(FORMS["digest"], router):
+            raise UserError(f"{file}: router: must be a digest, not {router!r}")
         peers, parts = _tables(file, content, "peers", _anchor), _tables(file, content, "parts", _part)
         if content:
             raise UserError(f"{file}: {min(content)}: not a key of a trust file")
@@ -120,7 +127,7 @@ class Anchors:
             if part is None or part.at != "peers" or part.digest != peer.digest:
                 problem = f"{peer.name} does not serve, with that digest, a part that peers compute"
                 raise UserError(f"{file}: peers[{place}].part: {problem}")
-        return cls(authority.encode(), peers, epoch, parts)
+        return cls(authority.encode(), peers, epoch, parts, router)
 
 
 FORMS = {

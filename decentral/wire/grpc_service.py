@@ -52,6 +52,11 @@ class PeerService:
         self._calls: Counter[bytes] = Counter()
         self._pushing: Counter[PeerId] = Counter()
 
+    @property
+    def sessions(self) -> int:
+        """That clients have open."""
+        return 0 if self._serving is None else self._serving.open
+
     def handlers(self) -> tuple[grpc.GenericRpcHandler[Any, Any], ...]:
         """Everything that this peer serves."""
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler

@@ -55,8 +55,8 @@ class GrpcTransport:
         self._mailbox = Mailbox(limits.pending)
         self._links = Links(credentials)
         self._server = grpc.aio.server(options=rpc.PEER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-        service = PeerService(self._mailbox, self.traffic, limits, members, patience=call_deadline, serve=serve)
-        self._server.add_generic_rpc_handlers(service.handlers())
+        self._service = PeerService(self._mailbox, self.traffic, limits, members, patience=call_deadline, serve=serve)
+        self._server.add_generic_rpc_handlers(self._service.handlers())
 
     @classmethod
     @asynccontextmanager
@@ -90,6 +90,11 @@ class GrpcTransport:
             yield transport
         finally:
             await transport.close()
+
+    @property
+    def sessions(self) -> int:
+        """That clients have open."""
+        return self._service.sessions
 
     def introduce(self, peer: PeerId, address: str) -> None:
         self._links.introduce(peer, address)

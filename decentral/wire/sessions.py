@@ -237,6 +237,8 @@ class Service:
     def __init__(self, serve: Serve, limits: Limits) -> None:
         self._serve, self._limits = serve, limits
         self._room = Room(limits.held)
+        self.open = 0
+        """Sessions that there are now."""
 
     async def session(
         self, incoming: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[Any]], sender: PeerId
@@ -244,6 +246,7 @@ class Service:
         """One session, until the client ends it. Raises Malformed where what comes is none."""
         stream = Stream(write, self._limits)
         arriving = _Arriving(stream, self._room, sender, self._limits)
+        self.open += 1
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(stream.writing())
@@ -268,6 +271,7 @@ class Service:
                     task.cancel()
                 stream.finish()
         finally:
+            self.open -= 1
             arriving.drop()
 
     async def _answer(self, task: Task, client: Client) -> None:

@@ -39,4 +39,4 @@ def test_a_cluster_that_is_up_is_left_alone(run: Path) -> None:
     with RunDirectory.open(run).hold():
         result = CliRunner().invoke(app, ["add", str(run), "--replica-of", "0"])
     assert result.exit_code == 2
-    assert "is up; end it with: decentral down" in " ".join(result.output.split())
+    assert "is up, but does not serve; wait, or end it: decentral down" in " ".join(result.output.split())

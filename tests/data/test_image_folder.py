@@ -43,6 +43,13 @@ def test_grey_images_become_three_channels(pets: Path) -> None:
     assert dataset.test_images()[:, :, 0, 0].tolist() == [[20, 0, 255], [7, 7, 7]]
 
 
+def test_test_images_are_decoded_alone_where_only_some_are_asked_for(pets: Path) -> None:
+    dataset = load_dataset("image-folder", root=pets, folder="pets", size=4)
+    assert np.array_equal(dataset.some_test_images(np.array([1, 0])), dataset.test_images()[[1, 0]])
+    (pets / "pets" / "val" / "cat" / "0.png").write_bytes(b"damaged")
+    assert dataset.some_test_images(np.array([1])).shape == (1, 3, 4, 4)
+
+
 def test_a_class_without_training_images_is_refused(pets: Path) -> None:
     (pets / "pets" / "val" / "bird").mkdir()
     with pytest.raises(UserError, match="bird"):

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from decentral.data.clusters import ASSIGNMENT
-from decentral.launch.serving import DIGEST, EXPERT
+from decentral.launch.changes import DIGEST
+from decentral.launch.serving import EXPERT
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.recipe import load_recipe
+from decentral.serving.access import PIPELINE
 from decentral.serving.experts.expert import digest_of
-from decentral.serving.experts.generation import PIPELINE
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from tests.launch.experts import EXPERTS, small
 

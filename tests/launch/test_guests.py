@@ -15,11 +15,12 @@ from decentral.data.clusters import ASSIGNMENT
 from decentral.errors import UserError
 from decentral.launch.background import start_serving, stop
 from decentral.launch.cluster import LOCK
-from decentral.launch.guests import add_expert, add_replica
+from decentral.launch.guests import add_expert, add_replica, remove
 from decentral.launch.serving import EXPERT, PART, parts_of
 from decentral.run.directory import RunDirectory, peer_name
+from decentral.serving.access import PIPELINE
 from decentral.serving.experts.expert import digest_of
-from decentral.serving.experts.generation import PIPELINE, Wish, generate
+from decentral.serving.experts.generation import Wish, generate
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.router import with_clusters
 from tests.launch.experts import EXPERTS, small
@@ -87,6 +88,36 @@ def test_a_replica_of_a_model_that_is_not_what_its_digest_says_is_refused(run):
     with pytest.raises(UserError, match="not the model that its digest names"):
         add_replica(run, 1)
     assert served(run) == OWN and not (run.nodes / "peer-3" / PART).exists()
+
+
+def test_an_expert_that_goes_leaves_its_number_free_for_one_that_the_router_knows(run, saved):
+    gone = remove(run, "expert-0")
+    assert [part.node for part in gone] == ["peer-0"] and served(run) == [OWN[1]]
+    pipeline = DecentralizedDiffusionPipeline.from_pretrained(run.path / PIPELINE)
+    assert sorted(pipeline.experts) == [1] and pipeline.router.config.out_channels == EXPERTS
+    added = add_expert(run, saved(small(5), "other"))
+    assert (added.node, added.name) == ("peer-3", "expert-0")
+    assert sorted(DecentralizedDiffusionPipeline.from_pretrained(run.path / PIPELINE).experts) == [0, 1]
+    router = with_clusters(small(9, EXPERTS), [0, 1, None])
+    assert add_expert(run, saved(small(6), "third"), saved(router, "router")).name == "expert-2"
+
+
+def test_one_of_two_nodes_goes_and_the_expert_stays(run):
+    added = add_replica(run, 1)
+    remove(run, "peer-1")
+    assert served(run) == [OWN[0], (added.node, "expert-1")]
+    assert sorted(DecentralizedDiffusionPipeline.from_pretrained(run.path / PIPELINE).experts) == [0, 1]
+
+
+def test_nobody_and_the_last_one_cannot_go(run):
+    with pytest.raises(UserError, match="nobody there serves, or is called, expert-7"):
+        remove(run, "expert-7")
+    remove(run, "expert-1")
+    with pytest.raises(UserError, match="expert-0 is all that is served"):
+        remove(run, "expert-0")
+    with pytest.raises(UserError, match="nobody serves expert-1"):
+        add_replica(run, 1)
+    assert served(run) == [OWN[0]]
 
 
 @pytest.mark.slow

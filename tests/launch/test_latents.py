@@ -16,7 +16,8 @@ from decentral.launch.latents import seen
 from decentral.models.autoencoders import encoded
 from decentral.models.experts import load_denoiser
 from decentral.run.recipe import Recipe, Vae, load_recipe
-from decentral.serving.experts.generation import PIPELINE, Wish, generate
+from decentral.serving.access import PIPELINE
+from decentral.serving.experts.generation import Wish, generate
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from tests.autoencoder import tiny
 

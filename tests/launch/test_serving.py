@@ -17,8 +17,9 @@ import pytest
 from decentral.errors import RunDirectoryError, Unreachable, UserError
 from decentral.launch import serving
 from decentral.launch.background import launcher_pid, start_serving, stop
+from decentral.launch.changes import DIGEST
 from decentral.launch.cluster import LOCK, is_running
-from decentral.launch.serving import DIGEST, EXPERT, parts_of
+from decentral.launch.serving import EXPERT, parts_of
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.journal import Journal, Tail
 from decentral.run.recipe import load_recipe

@@ -57,6 +57,17 @@ def test_parts_and_epoch_come_back_as_they_were_written(
     assert Anchors.load(file) == written
 
 
+def test_the_router_by_which_experts_are_chosen_is_pinned_by_its_digest(tmp_path: Path) -> None:
+    pinned = Anchors(PEM, (), 3, router=DIGEST)
+    pinned.save(tmp_path / FILE)
+    assert Anchors.load(tmp_path / FILE) == pinned
+    for wrong in ('"ab"', "3", '"' + "AB" * 32 + '"'):
+        text = f'authority = """\n{PEM.decode()}"""\nrouter = {wrong}\n'
+        (tmp_path / FILE).write_text(text)
+        with pytest.raises(UserError, match="router: must be a digest"):
+            Anchors.load(tmp_path / FILE)
+
+
 def test_a_file_from_before_there_were_parts_still_tells_who_serves(tmp_path: Path) -> None:
     expert = Anchor("peer-0", Identity.from_seed(b"0").id, "h:1", "expert-0", DIGEST)
     fields = "\n".join(f'{key} = "{getattr(expert, key)}"' for key in ("name", "id", "address", "part", "digest"))

@@ -73,6 +73,21 @@ async def test_an_answer_comes_to_the_conversation_that_asked(serving: Any) -> N
     assert session.received > 0
 
 
+async def test_a_server_knows_how_many_sessions_it_has(
+    serving: Any, authority: Authority, certify: Callable[..., Credentials]
+) -> None:
+    transport, session = await serving(double)
+    await session.ask(task(1.0), 20.0)
+    links = Links(certify(authority, Identity.generate()))
+    links.introduce(transport.id, transport.address)
+    async with open_session(links, transport.id) as another:
+        await another.ask(task(1.0), 20.0)
+        assert transport.sessions == 2
+    while transport.sessions > 1:  # noqa: ASYNC110  one that stays is found by the test's own deadline
+        await asyncio.sleep(0.01)
+    await links.close()
+
+
 async def test_a_slow_conversation_does_not_hold_up_a_fast_one(serving: Any) -> None:
     gate = asyncio.Event()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +14,17 @@ import torch
 from PIL import Image
 
 from decentral.errors import Unreachable, UserError
-from decentral.serving.access import access
+from decentral.serving.access import PIPELINE, Access, access
 from decentral.serving.experts.ensemble import denoise_remotely, remote_experts
+from decentral.serving.experts.expert import digest_of
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
+from decentral.trust.anchors import FILE
 
-PIPELINE = "pipeline"
-"""The folder of the ensemble, in that of the cluster."""
 TILE = 64
 """Pixels that an image of a grid is enlarged to, by a whole factor, if it has fewer."""
 GAP = 2
+SETTLING, PAUSE = 10.0, 0.2
+"""Seconds until the router is the one that the trust file pins, while both are changed, and between looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,8 @@ async def generate(
     directory: Path, wish: Wish, after_step: Callable[[int, int], None] = lambda batch, step: None
 ) -> Generated:
     """Raises UserError for what cannot be asked, and Unreachable when no expert is left."""
-    folder = directory / PIPELINE
-    if not folder.is_dir():
-        raise UserError(f"{directory}: holds no ensemble of experts (there is no {folder})")
     began = time.monotonic()
-    pipeline = DecentralizedDiffusionPipeline.from_pretrained(folder, experts=())
-    async with access(directory) as cluster, remote_experts(cluster) as remote:
+    async with _arriving(directory) as (pipeline, cluster), remote_experts(cluster) as remote:
         experts, unreachable = remote.experts, remote.absent
         if not experts:
             reasons = "; ".join(f"expert-{number}: {why}" for number, why in sorted(unreachable.items()))
@@ -99,6 +99,43 @@ async def generate(
         received=received,
         seconds=time.monotonic() - began,
     )
+
+
+@asynccontextmanager
+async def _arriving(directory: Path) -> AsyncIterator[tuple[DecentralizedDiffusionPipeline, Access]]:
+    """The router, and the way to the experts whom it chooses among: both of one epoch.
+
+    They are in two places, which may be changed while they are read; then they are read again. Raises UserError where
+    they do not come to belong together.
+    """
+    folder = directory / PIPELINE
+    if not folder.is_dir():
+        await asyncio.sleep(PAUSE)  # it may be about to be replaced
+        if not folder.is_dir():
+            raise UserError(f"{directory}: holds no ensemble of experts (there is no {folder})")
+    ends = time.monotonic() + SETTLING
+    while True:
+        late = time.monotonic() > ends
+        async with AsyncExitStack() as stack:
+            cluster = await stack.enter_async_context(access(directory))
+            pipeline, problem = _own_part(folder, cluster.anchors.router)
+            if pipeline is not None:
+                yield pipeline, cluster
+                return
+        if late or not cluster.anchors.router:
+            raise UserError(problem)
+        await asyncio.sleep(PAUSE)
+
+
+def _own_part(folder: Path, router: str) -> tuple[DecentralizedDiffusionPipeline | None, str]:
+    """What the client computes itself, or what is wrong with it. `router`: its digest; empty: any."""
+    try:
+        pipeline = DecentralizedDiffusionPipeline.from_pretrained(folder, experts=())
+    except (UserError, OSError) as error:
+        return None, str(error)
+    if router and (pipeline.router is None or digest_of(pipeline.router) != router):
+        return None, f"{folder}: has another router than the one that {folder.parent / FILE} pins"
+    return pipeline, ""
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
