@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from decentral.errors import UserError
+from decentral.models.stages import Stage
+from decentral.serving.stages.model import digest_of, load_stages
 from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire.enrolment import credentials_for
 from decentral.wire.identity import Identity
@@ -77,3 +79,16 @@ async def access(directory: Path) -> AsyncIterator[Access]:
         yield Access(identity, links, anchors)
     finally:
         await links.close()
+
+
+def held_in(folder: Path, anchors: Anchors, given: Mapping[str, Stage] | None = None) -> dict[str, Stage]:
+    """The stages that a client has, by part, each the one that is pinned. Blocking. Raises UserError."""
+    if given is None:
+        found = load_stages(folder) if folder.is_dir() else {}
+        given = {anchors.parts[place].name: stage for place, stage in found.items() if place < len(anchors.parts)}
+    for part in anchors.parts:
+        if part.name not in given and part.at == "client":
+            raise UserError(f"{folder}: {part.name} is the client's own to compute, and is not there")
+        if part.name in given and digest_of(given[part.name]) != part.digest:
+            raise UserError(f"{folder}: {part.name} is not the one that is pinned")
+    return dict(given)

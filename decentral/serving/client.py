@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,13 +24,13 @@ from typing import Any
 from torch import Tensor
 
 from decentral.core.agreement import certified, end_to_end
-from decentral.core.budget import Budget
 from decentral.errors import UserError
 from decentral.models.stages import Stage
-from decentral.serving.access import CLIENT, Access, access
+from decentral.serving.access import CLIENT, Access, access, held_in
 from decentral.serving.asking.chain import LIMITS, Chain, Course, Tensors, check_inputs, digest_of, through
 from decentral.serving.asking.circuits import Circuits, classes, numbers
-from decentral.serving.asking.noise import Noise
+from decentral.serving.asking.completing import course_of
+from decentral.serving.asking.noise import Noise, noise_of
 from decentral.serving.asking.prediction import Cost, Prediction, Unverified
 from decentral.serving.asking.proving import Proven, Provers, Say
 from decentral.serving.asking.replicas import Patience, Replicas
@@ -41,10 +42,7 @@ from decentral.serving.selection.notebook import Notebook
 from decentral.serving.selection.probation import Probation
 from decentral.serving.selection.reputation import Reputations
 from decentral.serving.selection.routing import Router
-from decentral.serving.stages.model import FILE as NETWORK
-from decentral.serving.stages.model import Network, load_stages
-from decentral.serving.stages.model import digest_of as digest_of_stage
-from decentral.trust.anchors import Anchors, Part
+from decentral.trust.anchors import Part
 from decentral.trust.evidence import Fault, Kind
 from decentral.trust.examination import Examination, examine
 from decentral.trust.leakage import Measurement
@@ -65,27 +63,6 @@ ATTEMPTS = 3
 def policy_of(folder: Path) -> Policy:
     """What an answer of a cluster needs if its client says nothing else. Raises UserError."""
     return Policy.load(folder / POLICY) if (folder / POLICY).exists() else Policy()
-
-
-def noise_of(stages: Path) -> Noise | None:
-    """What the recipe of a cluster has its clients add to the tensors that leave them. Raises UserError."""
-    said = Network.load(stages).noise if (stages / NETWORK).exists() else None
-    return (
-        None if said is None else Noise(Budget.of(said, lambda problem, key: UserError(f"{stages}: noise: {problem}")))
-    )
-
-
-def held_in(folder: Path, anchors: Anchors, given: Mapping[str, Stage] | None = None) -> dict[str, Stage]:
-    """The stages that a client has, by part, each the one that is pinned. Blocking. Raises UserError."""
-    if given is None:
-        found = load_stages(folder) if folder.is_dir() else {}
-        given = {anchors.parts[place].name: stage for place, stage in found.items() if place < len(anchors.parts)}
-    for part in anchors.parts:
-        if part.name not in given and part.at == "client":
-            raise UserError(f"{folder}: {part.name} is the client's own to compute, and is not there")
-        if part.name in given and digest_of_stage(given[part.name]) != part.digest:
-            raise UserError(f"{folder}: {part.name} is not the one that is pinned")
-    return dict(given)
 
 
 class Connecting:
@@ -211,12 +188,18 @@ class Client:
     # ---- asking ---------------------------------------------------------------------------------------------------
 
     async def predict(
-        self, batch: Tensor | Tensors, policy: Policy | None = None, *, say: Say = lambda proving: None
+        self,
+        batch: Tensor | Tensors,
+        policy: Policy | None = None,
+        *,
+        prove: bool = True,
+        say: Say = lambda proving: None,
     ) -> Prediction:
         """What the model says of a batch (n, ...), or of named tensors where it takes several.
 
         Where the policy requires proofs, it is what the model's circuits say, and `say` hears of each proof that is
-        waited for.
+        waited for. Without `prove` nobody is asked for one yet: the answer is all else that the policy wants, and its
+        receipt not valid until it is completed (`complete`).
 
         Raises UserError for what cannot be asked and a policy that this cluster cannot meet, before anybody is asked;
         Unverified where no answer is accepted.
@@ -236,9 +219,13 @@ class Client:
         faults, problems, asked = list[Fault](), dict[PeerId, str](), 0
         for _ in range(ATTEMPTS):
             order = self._order(digest, wanted, {fault.node for fault in faults})
-            proven = await self._proven(await self._chain.run(order, inputs, wanted), say)
+            course = await self._chain.run(order, inputs, wanted)
+            pending = wanted.proves(order.seed) and not prove
+            proven = Proven(course) if pending else await self._proven(course, say)
             course = proven.course
-            found = await self._examined(course, wanted)
+            found = told = await self._examined(course, wanted)
+            if pending:
+                found = await self._examined(course, replace(wanted, proofs=0.0))
             asked += sum(len(exchange.asked) for exchange in course.transcript.exchanges)
             faults += found.faults
             problems |= course.problems
@@ -247,18 +234,17 @@ class Client:
                 break
             if self._exhausted(proven.lacking, faults):
                 break
-        receipt = Receipt.signed(course.transcript, found, self._cluster.identity)
+        receipt = Receipt.signed(course.transcript, told, self._cluster.identity)
         if not found.verdict.valid or found.output is None:
             raise Unverified(found.verdict.reasons, faults, receipt, problems)
         sent, received = (now - then for now, then in zip(self.traffic, before, strict=True))
-        outputs, proved = found.output, None
+        proved = None
         if wanted.proved and self.circuits is not None:
             floats = await self._floats(leaving)
-            proved = self.circuits.read(found.output, proven.provers, floats)
-            outputs = numbers(found.output, proved.scale)
+            proved = replace(self.circuits.read(found.output, proven.provers, floats), pending=pending)
         return Prediction(
-            outputs=outputs,
-            labels=self._labels(outputs) if proved is None else classes(proved.integers),
+            outputs=found.output if proved is None else numbers(found.output, proved.scale),
+            labels=self._labels(found.output) if proved is None else classes(found.output),
             verdict=found.verdict,
             findings=found.findings,
             faults=tuple(faults),
@@ -266,6 +252,36 @@ class Client:
             receipt=receipt,
             cost=Cost(asked, sent, received, time.monotonic() - began),
             noise=None if self._noise is None else self._noise.budget,
+            proved=proved,
+        )
+
+    async def complete(self, receipt: Receipt, *, say: Say = lambda proving: None) -> Prediction:
+        """The answer of a receipt of this client that was taken without its proofs (`predict`), with them.
+
+        Who gave the answer and does not prove it is remembered for that. Raises UserError where there is nothing to
+        prove, or no longer; Unverified where it is not proved, with a receipt that can be completed still.
+        """
+        before, began, identity = self.traffic, time.monotonic(), self._cluster.identity
+        course = await asyncio.to_thread(course_of, receipt, self.anchors, identity.id)
+        if self.circuits is None or self._provers is None:
+            raise UserError("it cannot be completed: this cluster pins no circuits")
+        proven = await self._provers.prove(course, say)
+        found = await self._examined(proven.course, receipt.transcript.order.policy)
+        await asyncio.to_thread(self.reputations.record, proven.faults)
+        completed = Receipt.signed(proven.course.transcript, found, identity)
+        if not found.verdict.valid or found.output is None:
+            raise Unverified(found.verdict.reasons, proven.faults, completed, proven.course.problems)
+        proved = self.circuits.read(found.output, proven.provers)
+        sent, received = (now - then for now, then in zip(self.traffic, before, strict=True))
+        return Prediction(
+            outputs=numbers(found.output, proved.scale),
+            labels=classes(found.output),
+            verdict=found.verdict,
+            findings=found.findings,
+            faults=proven.faults,
+            problems=proven.course.problems,
+            receipt=completed,
+            cost=Cost(0, sent, received, time.monotonic() - began),
             proved=proved,
         )
 
@@ -323,10 +339,9 @@ class Client:
     async def _proven(self, course: Course, say: Say) -> Proven:
         """With proofs, if the order's seed draws any and all parts have answered."""
         order = course.transcript.order
-        drawn = any(order.policy.proves(order.seed, step.part) for step in order.steps)
         answered = len(course.judgements) == len(order.steps) and course.judgements[-1].answer is not None
-        if self._provers is None or not drawn or not answered:
-            return Proven(course, frozenset(), {})
+        if self._provers is None or not order.policy.proves(order.seed) or not answered:
+            return Proven(course)
         return await self._provers.prove(course, say)
 
     async def _examined(self, course: Course, policy: Policy) -> Examination:

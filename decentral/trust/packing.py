@@ -63,8 +63,8 @@ def read_tensors(plain: Any) -> dict[str, Tensor]:
 
 def transcript(said: Transcript) -> dict[str, Any]:
     """With the tensors that a verifier needs: what the last part came to; of a part that is disputed, what it was given
-    and what its replicas came to; and where answers are proved, what was asked. Raises ValueError where other parts
-    were asked than ordered.
+    and what its replicas came to; and where answers are proved, what was asked, and of a part that is yet to be proved
+    both. Raises ValueError where other parts were asked than ordered.
     """
     order = said.order
     if [exchange.step for exchange in said.exchanges] != list(order.steps[: len(said.exchanges)]):
@@ -84,9 +84,10 @@ def transcript(said: Transcript) -> dict[str, Any]:
             elif digest is not None:
                 kept[digest] = outputs[digest]
             replies.append(_reply(node, reply, digest))
-        if (exchange.disputed or (place == 1 and order.policy.proved)) and exchange.inputs in before:
+        whole = exchange.disputed or (order.policy.proves(order.seed) and Kind.ZK not in exchange.evidence)
+        if (whole or (place == 1 and order.policy.proved)) and exchange.inputs in before:
             kept[exchange.inputs] = before[exchange.inputs]
-        if exchange.disputed or place == len(said.exchanges):
+        if whole or place == len(said.exchanges):
             kept |= outputs
         before = outputs
         evidence = {kind.value: canonical.text(data) for kind, data in exchange.evidence.items()}

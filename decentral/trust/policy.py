@@ -6,7 +6,7 @@
     tolerance = 1e-4     # how far answers may be apart, see `decentral.core.agreement.distance`
     require = ["consensus", "zk", "attestation"]
     audits = "always"    # or the probability with which a part is computed by the others too
-    proofs = "always"    # or the probability with which a part has to be proved
+    proofs = "always"    # or the probability with which an answer has to be proved, with all its parts
     allow_simulated = false
     leakage = 0.5        # what the tensors that leave the client may tell of its inputs, at most
 
@@ -127,9 +127,12 @@ class Policy:
         """Whether answers are those of circuits: whole numbers, which all who are honest come to alike."""
         return Kind.ZK in self.require
 
-    def proves(self, seed: bytes, part: str) -> bool:
-        """Whether a part has to be proved in the task with this seed: nobody else knows before it has answered."""
-        return Kind.ZK in self.require and chosen(seed, f"proof/{part}", self.proofs)
+    def proves(self, seed: bytes) -> bool:
+        """Whether the answer to the task with this seed has to be proved: nobody else knows before it is there.
+
+        All of its parts or none: proofs of a part are worth something with those of all the others alone.
+        """
+        return Kind.ZK in self.require and chosen(seed, "proof", self.proofs)
 
     def sizes(self, seed: bytes, part: str) -> Sizes:
         """How many replicas of a part answer in the task with this seed: all that are wanted, or the serving one alone.
@@ -164,7 +167,7 @@ class Policy:
             reasons.append(f"{', '.join(rest)}: {'was' if len(rest) == 1 else 'were'} not asked{why}")
         for part in asked or parts:
             needed = [*NEEDED, *(kind for kind in REQUIRABLE.values() if kind in self.require and kind is not Kind.ZK)]
-            needed += [Kind.ZK] if self.proves(seed, part) else []
+            needed += [Kind.ZK] if self.proves(seed) else []
             needed += [Kind.LEAKAGE] if self.leakage is not None else []
             for kind in needed:
                 passed = [each for each in findings if (each.kind, each.part) == (kind, part) and each.passed]

@@ -96,18 +96,19 @@ def test_what_is_simulated_counts_where_the_policy_says_so() -> None:
     assert replace(STRICT, allow_simulated=True).judge(NONCE, PARTS, found).valid
 
 
-def test_proofs_are_needed_of_those_parts_that_the_nonce_draws() -> None:
+def test_proofs_are_needed_of_all_parts_of_those_answers_that_the_seed_draws() -> None:
     policy = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}), proofs=0.3)
+    bare = [each for each in evidence() if each.kind is not Kind.ZK]
     drawn = 0
     for number in range(300):
-        nonce = number.to_bytes(32, "big")
-        needed = [part for part in PARTS if policy.proves(nonce, part)]
-        drawn += len(needed)
-        found = [each for each in evidence() if each.kind is not Kind.ZK or each.part in needed]
-        assert policy.judge(nonce, PARTS, found).valid
-        assert policy.judge(nonce, PARTS, [each for each in found if each.kind is not Kind.ZK]).valid == (not needed)
-    assert 200 < drawn < 340, "of 900, at 0.3: five standard deviations"
-    assert not Policy().proves(NONCE, "stage-1")
+        seed = number.to_bytes(32, "big")
+        drawn += policy.proves(seed)
+        assert policy.judge(seed, PARTS, evidence()).valid
+        assert policy.judge(seed, PARTS, bare).valid != policy.proves(seed)
+        one = [each for each in evidence() if each.kind is not Kind.ZK or each.part == PARTS[0]]
+        assert policy.judge(seed, PARTS, one).valid != policy.proves(seed), "a part alone is no proof of the answer"
+    assert 50 < drawn < 130, "of 300, at 0.3: five standard deviations"
+    assert not Policy().proves(NONCE)
 
 
 def test_whether_others_answer_too_is_drawn_from_the_seed() -> None:

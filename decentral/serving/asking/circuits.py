@@ -19,9 +19,10 @@ from decentral.serving.asking.prediction import UNDECIDED, Proved
 from decentral.serving.stages.twin import quantised
 from decentral.trust.anchors import Anchors
 from decentral.wire.messages import PeerId
+from decentral.zk.circuit import FILE as PINNED
 from decentral.zk.circuit import Chain, Circuit
 
-FILE = Path("zk", "circuits.json")
+FILE = Path("zk", PINNED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from decentral.core.budget import Budget
 from decentral.core.noise import noised
+from decentral.errors import UserError
+from decentral.serving.stages.model import FILE as NETWORK
+from decentral.serving.stages.model import Network
 
 
 class Noise:
@@ -31,3 +35,11 @@ class Noise:
     def spent(self) -> tuple[float, float]:
         """Epsilon and delta of an input that was in every answer so far: the worst case."""
         return self.budget.after(self.answers)
+
+
+def noise_of(stages: Path) -> Noise | None:
+    """What the recipe of a cluster has its clients add to the tensors that leave them. Raises UserError."""
+    said = Network.load(stages).noise if (stages / NETWORK).exists() else None
+    return (
+        None if said is None else Noise(Budget.of(said, lambda problem, key: UserError(f"{stages}: noise: {problem}")))
+    )

@@ -32,8 +32,9 @@ class Cost:
 class Proved:
     """What circuits have come to: `integers` at `scale` stand for the numbers integers / 2^scale.
 
-    `provers`: whose proofs they are and the seconds that each took, by part; none where no proof was drawn. `floats`:
-    what the model says in floats, if the client holds it, and `difference`: how far at most any number is from that.
+    `provers`: whose proofs they are and the seconds that each took, by part; none where no proof was drawn, or where it
+    is `pending`: the answer is to be proved, and was taken before it was. `floats`: what the model says in floats, if
+    the client holds it, and `difference`: how far at most any number is from that.
     """
 
     integers: Tensors
@@ -41,6 +42,7 @@ class Proved:
     provers: Mapping[str, tuple[PeerId, float]]
     floats: Tensors | None = None
     difference: float | None = None
+    pending: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

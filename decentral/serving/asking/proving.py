@@ -54,14 +54,16 @@ Say = Callable[[Proving], None]
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """`course`: with the proofs of all parts and who failed to give one; `lacking`: the parts that nobody proved.
+    """`course`: with the proofs of all parts, and with the faults of those who failed to give one, which are `faults`;
+    `lacking`: the parts that nobody proved.
 
     `provers`: whose proofs they are, and the seconds that each took, by part.
     """
 
     course: Course
-    lacking: frozenset[str]
-    provers: Mapping[str, tuple[PeerId, float]]
+    lacking: frozenset[str] = frozenset()
+    provers: Mapping[str, tuple[PeerId, float]] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ class Provers:
             for exchange, each in zip(exchanges, found, strict=True)
             if each.prover is not None
         }
-        return Proven(Course(proved, tuple(judgements), problems), frozenset(lacking), provers)
+        faults = tuple(fault for each in found for fault in each.faults)
+        return Proven(Course(proved, tuple(judgements), problems), frozenset(lacking), provers, faults)
 
     def _case(self, course: Course, place: int) -> _Case:
         transcript = course.transcript
