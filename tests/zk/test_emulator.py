@@ -15,6 +15,7 @@ from decentral.data.datasets import load_dataset
 from decentral.errors import Unproven
 from decentral.models.catalogue import build_model
 from decentral.models.folding import fold_batchnorm
+from decentral.models.stages import split
 from decentral.zk.arguments import Arguments
 from decentral.zk.convolution import PatchConvolution
 from decentral.zk.emulator import Emulator, Scales, accuracy, quantised, through
@@ -82,6 +83,15 @@ NETWORKS = {
     "pooled over four": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (2, 2, 2)),
     "pooled over nine": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (2, 3, 3)),
 }
+
+
+def overwriting() -> nn.Module:
+    """A stage that copies what it was given, since it computes in its place."""
+    whole = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3)).eval()
+    return split(whole, ["0"], torch.randn(1, 4))[1].network
+
+
+NETWORKS["overwrites its input"] = (overwriting, (5,))
 ARGUMENTS = {
     "rescaled after each layer": Arguments(base=16, legs=8),
     "other scales": Arguments(input_scale=8, parameter_scale=6, base=16, legs=8),

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from decentral.errors import TransportError, UserError
+from decentral.errors import TransportError, Unproven, UserError
 from decentral.serving.asking.prediction import Prediction, Unverified
 from decentral.serving.client import Client
 from decentral.serving.gateway.bodies import BASE64, MEDIA, Body, read_body
@@ -232,6 +232,8 @@ class Gateway:
             raise Problem(HTTPStatus.BAD_GATEWAY, detail, faults=faults, receipt=kept) from None
         except TransportError as error:
             raise Problem(HTTPStatus.BAD_GATEWAY, f"the cluster does not answer ({error})") from None
+        except Unproven as error:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"proofs cannot be verified here ({error})") from None
         except TimeoutError:
             detail = f"the cluster did not answer within {self.bounds.answering:g} s"
             raise Problem(HTTPStatus.GATEWAY_TIMEOUT, detail) from None

@@ -99,6 +99,7 @@ PROBLEMS = {
     "422": "The model does not take this, or the cluster cannot meet the policy.",
     "429": "Too much is under way: come back after Retry-After seconds.",
     "502": "There is no answer that the policy accepts, or the cluster does not answer.",
+    "503": "Proofs cannot be verified here.",
     "504": "The cluster did not answer in time.",
 }
 
@@ -128,7 +129,7 @@ def document(most_bytes: int) -> dict[str, Any]:
                     "summary": "Ask the model about a batch.",
                     "parameters": [policy, receipt],
                     "requestBody": request,
-                    "responses": {"200": _answer("Answer"), **_problems("400 401 408 413 415 422 429 502 504")},
+                    "responses": {"200": _answer("Answer"), **_problems("400 401 408 413 415 422 429 502 503 504")},
                 }
             },
             "/v1/receipts/{id}": {

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from decentral.errors import Unreachable
+from decentral.errors import Unproven, Unreachable
 from decentral.serving.asking.replicas import Patience
 from decentral.serving.client import Client
 from decentral.serving.gateway.app import PROBLEM, Bounds, Gateway, Receipts
@@ -259,6 +259,24 @@ async def test_who_does_not_send_or_does_not_answer_in_time_is_told(cluster: Any
 
         client.predict = gone  # type: ignore[method-assign]
         assert "nobody" in problem(await http.post("/v1/predict", json={"inputs": X.tolist()}), 502)["detail"]
+
+
+async def test_an_answer_may_be_asked_to_be_proved(proved: Any) -> None:
+    made = await proved()
+    body = {"inputs": [[0.5, -1.0, 0.25, 2.0]], "policy": {"require": ["consensus", "zk"], "allow_simulated": True}}
+    async with gateway(made) as (http, client):
+        found = await http.post("/v1/predict", json=body)
+        assert found.status_code == 200, found.text
+        answer = found.json()
+        assert sorted(each["part"] for each in answer["findings"] if each["kind"] == "zk") == ["stage-0", "stage-1"]
+        expected = made.floats(torch.tensor(body["inputs"]))
+        assert torch.allclose(torch.tensor(answer["output"]), expected, atol=0.1)
+
+        async def nowhere(*args: Any) -> Any:
+            raise Unproven("there is no ezkl")
+
+        client.predict = nowhere  # type: ignore[method-assign]
+        assert "there is no ezkl" in problem(await http.post("/v1/predict", json=body), 503)["detail"]
 
 
 async def test_a_mistake_of_ours_is_told_to_the_log_alone(cluster: Any) -> None:
