@@ -3,9 +3,10 @@
     python nodes/stage.py --dir DIR --index 2
 
 It builds the network that the directory names, cuts it, loads the parameters of its stage and compares what it has with
-what clients pin. Then it answers clients until it is told to end. Started again after a crash, it serves the same
-stage. One that is told to misbehave, by the recipe or with --behaviour, says so in its log and in its journal: its lies
-are simulated. Every launcher starts this file.
+what clients pin. Then it answers clients until it is told to end, and proves its answers to who asks for that where a
+circuit of its stage is pinned. Started again after a crash, it serves the same stage. One that is told to misbehave, by
+the recipe or with --behaviour, says so in its log and in its journal: its lies are simulated. Every launcher starts
+this file.
 """
 
 from __future__ import annotations
@@ -13,33 +14,65 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from decentral.errors import UserError
+from decentral.errors import DecentralError, UserError
 from decentral.launch.life import entered, live, node_arguments
+from decentral.launch.proofs import limits_of, proving_of
 from decentral.models.stages import Stage
 from decentral.run.choice import Choice
 from decentral.run.directory import ServingDirectory
 from decentral.serving.adversaries.catalogue import BEHAVIOURS
 from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.serving.stages.model import digest_of, load_stages
+from decentral.serving.stages.proved import PROVING, Either, ProvedService, Prover
 from decentral.serving.stages.stage import StageService
+from decentral.serving.stages.twin import Twin
 from decentral.training.loop import choose_device
-from decentral.trust.anchors import FILE, Anchors
+from decentral.trust.anchors import FILE, Anchors, Part
 from decentral.wire.limits import Limits
+from decentral.wire.sessions import Serve
+from decentral.zk.store import Store
+
+NICE = 5
+"""Proofs take all cores for long, and answers come first."""
 
 
-def loaded(directory: ServingDirectory, place: int, pinned: str, device: torch.device) -> Stage:
-    """A stage on its device, for this thread. Raises UserError where it is not the one that clients have pinned."""
+def loaded(directory: ServingDirectory, place: int, wanted: str) -> Stage:
+    """A stage, for this thread. Raises UserError where it is not the one that clients have pinned."""
     torch.set_num_threads(directory.recipe.threads)
     stage = load_stages(directory.stages, [place])[place]
-    if (digest := digest_of(stage)) != pinned:
-        raise UserError(f"{directory.path / FILE} pins stage {place} as {pinned}, but {directory.stages} has {digest}")
+    if (digest := digest_of(stage)) != wanted:
+        raise UserError(f"{directory.path / FILE} pins stage {place} as {wanted}, but {directory.stages} has {digest}")
     torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would be a disagreement
-    return stage.to(device)
+    return stage
+
+
+def pinned(anchors: Anchors, name: str, path: Path) -> Part:
+    """A part as clients know it. Raises UserError."""
+    for part in anchors.parts:
+        if part.name == name:
+            return part
+    raise UserError(f"{path / FILE}: parts: there is no {name}")
+
+
+def proof_of(directory: ServingDirectory, part: Part, stage: Stage) -> tuple[Twin, Prover] | None:
+    """What answers in the whole numbers of the part's circuit, and proves it; None where no circuit is pinned.
+
+    Raises UserError where it is not here, or is not the stage's.
+    """
+    if (found := proving_of(directory.path, part, Store())) is None:
+        return None
+    proofs = directory.recipe.proofs
+    limits = replace(PROVING if proofs is None else limits_of(proofs), nice=NICE)
+    try:
+        return Twin(stage, found[0].circuit), Prover(*found, limits)
+    except DecentralError as error:
+        raise UserError(f"{part.name}: its circuit is not that of the stage: {error}") from error
 
 
 async def serve(path: Path, index: int, told: str | None) -> None:
@@ -47,24 +80,32 @@ async def serve(path: Path, index: int, told: str | None) -> None:
     async with entered(path, index, ServingDirectory) as node:
         recipe = node.directory.recipe
         replica = recipe.nodes[index]
-        part = recipe.parts[replica.stage]
         anchors, device = Anchors.load(path / FILE), choose_device(recipe.device)
-        digest = next((each.digest for each in anchors.parts if each.name == part), "")
+        part = pinned(anchors, recipe.parts[replica.stage], path)
         torch.set_num_threads(recipe.threads)  # of this thread too, which computes what is quick
-        stage = await node.clock.work(lambda: loaded(node.directory, replica.stage, digest, device), 0.0)
+        stage = await node.clock.work(lambda: loaded(node.directory, replica.stage, part.digest), 0.0)
+        proof = await node.clock.work(lambda: proof_of(node.directory, part, stage), 0.0)
         serving: Callable[..., StageService] = StageService
+        proving: Callable[..., ProvedService] = ProvedService
         options: dict[str, Any] = {}
         if (behaviour := recipe.liars.get(replica.node) if told is None else Choice(name=told)) is not None:
-            serving, options = BEHAVIOURS.resolve(behaviour.name), behaviour.options
+            liar: Any = BEHAVIOURS.resolve(behaviour.name)
+            serving, proving = liar, type(f"Proved{liar.__name__}", (liar, ProvedService), {})
+            options = behaviour.options
             node.journal.record("misbehaves", behaviour=behaviour.name, options=options, simulated=True)
             print(f"{replica.node} is told to misbehave: {behaviour.name} (simulated)")
-        work = served_by(node.clock)
+        work, options = served_by(node.clock), {"epoch": anchors.epoch, **options}
         try:
-            service = serving(stage, part, digest, node.identity, work, epoch=anchors.epoch, device=device, **options)
+            plain = serving(stage.to(device), part.name, part.digest, node.identity, work, device=device, **options)
+            service: Serve = plain
+            if proof is not None:
+                twin, prover = proof
+                proved = proving(twin, part.name, twin.digest, node.identity, work, prover=prover, **options)
+                service = Either(plain, proved)
         except TypeError as error:  # of options that a behaviour does not have
             raise UserError(f"liars.{replica.node}: {error}") from error
         async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service):
-            node.journal.record("serving", part=part, digest=digest)
+            node.journal.record("serving", part=part.name, digest=part.digest, circuit=part.circuit)
             await asyncio.Event().wait()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decentral.cli.output import JsonOption, SimulatedOption, note, say, say_json, say_table
+from decentral.cli.proving import ProofProgress, plain_proof, proof_words
 from decentral.cli.zk_words import proved_lines
 from decentral.errors import UserError
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 MOST = 1024
 """Inputs of one batch, which has one receipt."""
 SHOWN = 20
+TOO_CLOSE = "undecided: too close for what honest machines differ by"
+TIED = "undecided: two classes have the same number"
+"""In floats, and in the whole numbers of circuits."""
 
 
 def predict(
@@ -111,7 +115,7 @@ async def _ask(
         raise UserError(f"{len(batch)} inputs; at most {MOST} are asked about at once")
     client = await Client.connect(directory, policy=policy)
     try:
-        tell(await client.predict(batch), asked)
+        tell(await client.predict(batch, say=ProofProgress(_names(directory))), asked)
     finally:
         try:
             await client.close()
@@ -152,12 +156,14 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
                     "received": cost.received,
                     "seconds": round(cost.waited, 4),
                 },
+                "proved": plain_proof(prediction.proved, _names(directory)),
                 "noise": None if prediction.noise is None else asdict(prediction.noise),
                 "receipt": None if receipt is None else str(receipt),
             }
         )
         return
-    say_table(("input", "answer", "true"), [_row(each) for each in answers[:SHOWN]])
+    undecided = TIED if prediction.proved is not None else TOO_CLOSE
+    say_table(("input", "answer", "true"), [_row(each, undecided) for each in answers[:SHOWN]])
     if len(answers) > SHOWN:
         told = Counter("undecided" if each["label"] is None else "decided" for each in answers)
         say(f"... {len(answers)} in all: {', '.join(f'{count} {word}' for word, count in sorted(told.items()))}")
@@ -169,6 +175,9 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
     say(f"verified: {'; '.join(agreed) or 'nothing was compared'}")
     for line in proved_lines(prediction.findings):
         say(line)
+    if prediction.proved is not None:
+        for line in proof_words(prediction.proved, _names(directory)):
+            say(line)
     if prediction.noise is not None:
         say(f"added to what left this machine: {prediction.noise}")
     for fault in _faults(directory, prediction.faults):
@@ -217,8 +226,8 @@ def _answer(place: int, asked: Asked, prediction: Prediction, classes: Sequence[
     }
 
 
-def _row(answer: dict[str, Any]) -> tuple[str, ...]:
-    said = answer["class"] or "undecided: too close for what honest machines differ by"
+def _row(answer: dict[str, Any], undecided: str) -> tuple[str, ...]:
+    said = answer["class"] or undecided
     return answer["input"], said, "" if answer["truth"] is None else str(answer["truth"])
 
 

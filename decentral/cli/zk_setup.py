@@ -73,7 +73,7 @@ def setup(
     """Make the circuits of a model, their keys, and what its verifiers pin.
 
     Without --out, of a cluster that serves a model in stages: of the parts that its peers compute; their identities are
-    pinned in DIR/trust.toml.
+    pinned in DIR/trust.toml, and its nodes prove what they answer once they have started again.
 
     With --check, exit code 1: the model does not come to these circuits.
     """

@@ -101,6 +101,8 @@ def say_pinned(cluster: ServingDirectory, chain: Chain, seconds: float, as_json:
     _say_stages("part", parts, chain)
     _say_standing(chain)
     say(f"pinned in {cluster.path / 'trust.toml'} in {seconds:.1f} s; clients that copied it copy it again")
+    down = f"decentral down {cluster.path}; " if cluster.in_use else ""
+    say(f"nodes prove once they have started again: {down}decentral up {cluster.recipe_file} --dir {cluster.path}")
 
 
 def say_card(signed: SignedCard, maker: str, wrong: Sequence[str], as_json: bool) -> None:

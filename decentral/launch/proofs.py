@@ -25,6 +25,7 @@ from decentral.models.stages import Stage
 from decentral.run.directory import CIRCUITS, STAGES
 from decentral.run.proving import LOCAL_TEST, Proving
 from decentral.serving.stages.model import Network, digest_of, load_stages
+from decentral.serving.stages.twin import Twin, quantised
 from decentral.trust.anchors import FILE, Anchors, Part
 from decentral.zk.arguments import Visibility
 from decentral.zk.circuit import Chain
@@ -40,6 +41,7 @@ class Served:
     """What peers compute, as it is proved: parts, networks without BatchNorm, and samples of what the first takes."""
 
     parts: tuple[Part, ...]
+    stages: tuple[Stage, ...]
     networks: tuple[nn.Module, ...]
     samples: tuple[Tensor, ...]
 
@@ -97,9 +99,8 @@ def served(folder: Path, scales: Scales) -> Served:
         if [port.name for port in before.outputs] != [port.name for port in after.inputs]:
             raise UserError(f"{part.name}: cannot become a circuit: it takes other tensors than the part before gives")
     networks = tuple(_proved(part, stage, scales) for part, stage in theirs)
-    return Served(
-        tuple(part for part, _ in theirs), networks, tuple(tensors[port.name] for port in theirs[0][1].inputs)
-    )
+    samples = tuple(tensors[port.name] for port in theirs[0][1].inputs)
+    return Served(tuple(part for part, _ in theirs), tuple(stage for _, stage in theirs), networks, samples)
 
 
 def _proved(part: Part, stage: Stage, scales: Scales) -> nn.Module:
@@ -133,9 +134,25 @@ async def set_up(
     chain, artefacts, used = await setup(
         found.networks, found.samples, srs, store, options, names=found.names, limits=limits, say=say
     )
+    await asyncio.to_thread(check_numbers, found, chain)
     save_circuits(folder / CIRCUITS, chain, artefacts, used)
     pin(folder, chain)
     return chain
+
+
+def check_numbers(found: Served, chain: Chain) -> None:
+    """That what nodes pass on fits into 64 bits, as far as the samples tell. Raises UserError that names the part."""
+    names = [port.name for port in found.stages[0].inputs]
+    scales, name = chain.circuits[0].settings.input_scales, found.parts[0].name
+    try:
+        tensors: Mapping[str, Tensor] = {
+            port: quantised(sample, scale) for port, sample, scale in zip(names, found.samples, scales, strict=True)
+        }
+        for part, stage, circuit in zip(found.parts, found.stages, chain.circuits, strict=True):
+            name = part.name
+            tensors = Twin(stage, circuit).run(tensors)
+    except ValueError as error:
+        raise UserError(f"{name}: cannot be passed on: {error}; have them rescaled (rebase 1)") from error
 
 
 async def check(

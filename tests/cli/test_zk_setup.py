@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     assert done.exit_code == 0, done.stderr
     assert "stage-1: keys" in done.stderr
     assert "local test SRS: whoever made it could forge" in done.stdout
+    assert f"decentral up {place.cluster}/recipe.yaml --dir {place.cluster}" in done.stdout
     return place
 
 
@@ -85,3 +89,60 @@ def test_what_cannot_be_is_said_in_a_paragraph(place: Place, arguments: tuple[st
 def test_what_is_no_cluster_that_serves_is_said_to_be_none(place: Place, tmp_path: Path) -> None:
     done = place.run("zk", "setup", str(tmp_path), *TINY)
     assert done.exit_code == 2 and "holds no run" in done.stderr
+
+
+# ---- a cluster that is up --------------------------------------------------------------------------------------------
+
+
+def decentral(*arguments: str, folder: Path, store: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "decentral", *arguments]
+    environment = {**os.environ, "DECENTRAL_ZK": str(folder / store)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_proved_answer_is_verified_elsewhere_with_the_trust_file_alone(tmp_path: Path) -> None:
+    """Where nothing of the cluster is: no stages, no circuits, no SRS."""
+    torch.manual_seed(0)
+    torch.save(build_model("mlp", (1, 8, 8), 10, hidden=[12, 8]).state_dict(), tmp_path / "model.pth")
+    model = ("model.file=model.pth", "model.name=mlp", "model.hidden=[12, 8]", "data.name=digits")
+    settings = [part for each in (*model, "proofs={srs: local-test, base: 16, legs: 8}") for part in ("--set", each)]
+    up = decentral("up", "serve-digits", "--dir", "here", *settings, folder=tmp_path, store="store")
+    assert up.returncode == 0, up.stderr
+    assert "stage-2: keys" in up.stderr
+    wanted = ("--require", "consensus,zk")
+    asked = ("predict", "here", "digits:7", *wanted)
+    try:
+        kept = ("--receipt", "receipt.json")
+        done = decentral(*asked, "--allow-simulated", *kept, folder=tmp_path, store="store")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "proved: stage-0, stage-1, stage-2: 3 proofs of 1 samples hold" in done.stdout
+        assert "local test SRS: whoever made it could forge" in done.stdout
+        assert "from the model in floats" in done.stdout and "proving stage-1 (stage-1-" in done.stderr
+        strict = decentral(*asked, folder=tmp_path, store="store")
+        assert strict.returncode == 1 and "is simulated, which the policy does not allow" in strict.stdout
+    finally:
+        decentral("down", "here", folder=tmp_path, store="store")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    receipt = (tmp_path / "receipt.json").read_bytes()
+    (elsewhere / "receipt.json").write_bytes(receipt)
+    (elsewhere / "trust.toml").write_bytes((tmp_path / "here" / "trust.toml").read_bytes())
+
+    def verified(name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return decentral("verify", name, "--trust", "trust.toml", *wanted, *more, folder=elsewhere, store="empty")
+
+    valid = verified("receipt.json", "--allow-simulated")
+    assert valid.returncode == 0, valid.stdout + valid.stderr
+    assert "local test SRS: whoever made it could forge" in valid.stdout
+    refused = verified("receipt.json")
+    assert refused.returncode == 1 and "local test SRS" in refused.stdout and "--allow-simulated" in refused.stdout
+    for place in (len(receipt) // 3, receipt.index(b'"zk"') + 2000, len(receipt) - 200):
+        changed = bytearray(receipt)
+        changed[place] ^= 1
+        (elsewhere / "changed.json").write_bytes(changed)
+        found = verified("changed.json", "--allow-simulated")
+        assert found.returncode in {1, 2} and "Traceback" not in found.stderr, place

@@ -14,7 +14,17 @@ from torch import nn
 from decentral.errors import UserError
 from decentral.launch.circuits import Reference, load_circuits
 from decentral.launch.prepare import prepare
-from decentral.launch.proofs import check, is_pinned, options_of, pin, proving_of, reference_of, served, set_up
+from decentral.launch.proofs import (
+    check,
+    check_numbers,
+    is_pinned,
+    options_of,
+    pin,
+    proving_of,
+    reference_of,
+    served,
+    set_up,
+)
 from decentral.models.catalogue import build_model
 from decentral.run.directory import CIRCUITS
 from decentral.run.proving import Proving
@@ -104,6 +114,14 @@ async def test_circuits_see_what_leaves_a_client_that_computes_the_first_part(tm
     assert [part.circuit for part in parts] == ["", chain.circuits[0].identity.hex()]
     assert chain.circuits[0].public_inputs == ((1, 6),)
     assert Emulator(found.networks[0], Scales(7, 1))(quantised(found.samples[0], 7))[0].shape == (32, 10)
+
+
+def test_numbers_that_no_message_holds_are_found_before_anything_is_pinned(cluster: Path) -> None:
+    found, chain = served(cluster, Scales(7, 1)), load_circuits(cluster / CIRCUITS)
+    check_numbers(found, chain)
+    huge = replace(found, samples=(found.samples[0] * 2.0**60,))
+    with pytest.raises(UserError, match=r"stage-0: cannot be passed on: .*62 bits"):
+        check_numbers(huge, chain)
 
 
 def test_batchnorm_goes_into_the_layer_before_it(tmp_path: Path) -> None:
