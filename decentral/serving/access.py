@@ -12,15 +12,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from decentral.errors import UserError
-from decentral.models.stages import Stage
-from decentral.serving.stages.model import digest_of, load_stages
 from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire.enrolment import credentials_for
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
+
+if TYPE_CHECKING:
+    from decentral.models.stages import Stage
 
 PIPELINE = "pipeline"
 """The folder of an ensemble of experts, in that of the cluster."""
@@ -83,6 +84,8 @@ async def access(directory: Path) -> AsyncIterator[Access]:
 
 def held_in(folder: Path, anchors: Anchors, given: Mapping[str, Stage] | None = None) -> dict[str, Stage]:
     """The stages that a client has, by part, each the one that is pinned. Blocking. Raises UserError."""
+    from decentral.serving.stages.model import digest_of, load_stages  # the launcher reads this file without torch
+
     if given is None:
         found = load_stages(folder) if folder.is_dir() else {}
         given = {anchors.parts[place].name: stage for place, stage in found.items() if place < len(anchors.parts)}
