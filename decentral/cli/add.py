@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,9 @@ def add(
     router: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A router that knows it, its cluster the last one.")
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit the router's head here, on the images of both runs.")
+    ] = False,
     replica_of: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Instead: another node that serves expert-N.")
     ] = None,
@@ -41,14 +45,22 @@ def add(
 
     if (expert is None) == (replica_of is None):
         raise UserError("add: give the folder of an expert, or --replica-of N")
-    if expert is None and router is not None:
-        raise UserError("add: --router belongs to an expert that is added; a replica changes nothing for the router")
+    if expert is None and (refit or router is not None):
+        option = "--refit" if refit else "--router"
+        raise UserError(f"add: {option} belongs to an expert that is added; a replica changes nothing for the router")
+    if refit and router is not None:
+        raise UserError("add: --refit makes the router that --router would name")
     run = RunDirectory.open(directory)
 
     def prepare(up: bool) -> Part:
         if expert is None:
             return add_replica(run, int(replica_of or 0))
-        return add_expert(run, expert, router, standing=up)
+        if not refit:
+            return add_expert(run, expert, router, standing=up)
+        from decentral.launch.refit import refit as fit
+
+        with tempfile.TemporaryDirectory(prefix="decentral-") as place:
+            return add_expert(run, expert, fit(run, expert, Path(place)), standing=up)
 
     with changing(run):
         if up := standing(run):

@@ -26,13 +26,12 @@ from decentral.core.encodings import ENCODINGS, Encoding
 from decentral.core.outer import OUTERS, Outer
 from decentral.core.rules import RULES
 from decentral.core.seeds import derive_seed
-from decentral.data.datasets import load_dataset
 from decentral.data.partition import subset, with_proxy
 from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.launch.latents import seen
 from decentral.launch.plan import Plan
-from decentral.launch.shares import holding
+from decentral.launch.shares import data_of, holding
 from decentral.models.catalogue import build_model
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.recipe import Recipe
@@ -92,15 +91,7 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
     if getattr(make, "without_data", False):
         alone: Learner = make(index, recipe.seed, **recipe.learner.options)
         return alone
-    source = recipe.data
-    data = load_dataset(
-        source.name,
-        root=source.root,
-        download=source.download,
-        verify=source.verify,
-        channels=source.channels,
-        **source.options,
-    )
+    source, data = recipe.data, data_of(recipe)
     labels, proxy = data.train_labels, None
     if recipe.matching.data == "proxy":
         chosen, proxy = with_proxy(labels, source.subset, recipe.matching.samples, recipe.seed)

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from decentral.algorithms.catalogue import SERVED, SPLIT
 from decentral.data.clusters import Assignment, nearest
-from decentral.data.datasets import Indices, LabelledImages
+from decentral.data.datasets import Indices, LabelledImages, load_dataset
 from decentral.data.partition import partition
 from decentral.errors import UserError
 from decentral.run.recipe import Recipe
@@ -26,6 +26,19 @@ class Holding:
     share: Indices
     assignment: Assignment | None = None
     clusters: Int64[np.ndarray, " n"] | None = None
+
+
+def data_of(recipe: Recipe) -> LabelledImages:
+    """The dataset of a recipe. Raises DatasetNotFound and UserError."""
+    source = recipe.data
+    return load_dataset(
+        source.name,
+        root=source.root,
+        download=source.download,
+        verify=source.verify,
+        channels=source.channels,
+        **source.options,
+    )
 
 
 def holding(recipe: Recipe, data: LabelledImages, chosen: Indices, index: int) -> Holding:

@@ -24,6 +24,8 @@ def run(tmp_path: Path) -> Path:
         ((), "the folder of an expert, or --replica-of N"),
         (("expert", "--replica-of", "1"), "the folder of an expert, or --replica-of N"),
         (("--replica-of", "1", "--router", "router"), "changes nothing for the router"),
+        (("--replica-of", "1", "--refit"), "--refit belongs to an expert"),
+        (("expert", "--router", "router", "--refit"), "makes the router that --router would name"),
         (("--replica-of", "-1"), "--replica-of"),
         (("--replica-of", "0"), "did not come to its end"),
     ],
