@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +20,11 @@ from decentral.errors import UserError
 if TYPE_CHECKING:
     from decentral.serving.asking.inputs import Asked
     from decentral.serving.asking.prediction import Prediction, Unverified
+    from decentral.serving.client import Client
     from decentral.trust.evidence import Fault
     from decentral.trust.policy import Policy
+
+    Tell = Callable[[Prediction, tuple[Asked, ...]], None]
 
 MOST = 1024
 """Inputs of one batch, which has one receipt."""
@@ -33,25 +37,48 @@ TIED = "undecided: two classes have the same number"
 def predict(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a cluster that is up.")],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="A picture, .npy, .safetensors, digits:7 or digits:0-31.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="A picture, .npy, .safetensors, digits:7 or digits:0-31."),
+    ] = None,
     policy: Annotated[Path | None, typer.Option(metavar="FILE", help="What an answer needs, in TOML.")] = None,
     require: Annotated[
         str | None, typer.Option(metavar="KIND,...", help="Evidence that it needs: consensus, zk, attestation.")
     ] = None,
     simulated: SimulatedOption = False,
     receipt: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to keep the evidence.")] = None,
+    later: Annotated[
+        bool, typer.Option("--no-wait-proof", help="Take the answer before it is proved; --receipt is completed later.")
+    ] = False,
+    waiting: Annotated[
+        Path | None,
+        typer.Option("--wait-proof", metavar="RECEIPT", help="Complete one that was taken so, instead of asking."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model that peers serve; say what was verified, how, and who failed.
 
-    Exit code 1: there is no answer that the policy accepts.
+    Where the policy wants proofs, they are waited for. With --no-wait-proof the answer is there at once, by consensus
+    on the same whole numbers, and its receipt is valid once --wait-proof has completed it; whoever then does not prove
+    what it has answered is remembered for that.
+
+    Exit code 1: there is no answer that the policy accepts, or it was not proved.
     """
+    if waiting is not None and (inputs or policy or require or simulated or later):
+        raise UserError(
+            "--wait-proof: a receipt has its inputs and its policy; only DIR, --receipt and --json go with it"
+        )
+    if waiting is None and not inputs:
+        raise UserError("there is no INPUT to ask about")
+    if later and receipt is None:
+        raise UserError("--no-wait-proof: without --receipt FILE there is nothing that could be completed later")
+    receipt = receipt or waiting
     if receipt is not None and not receipt.resolve().parent.is_dir():
         raise UserError(f"--receipt {receipt}: there is no folder {receipt.parent}")
     if receipt is not None and receipt.exists() and not receipt.is_file():
         raise UserError(f"--receipt {receipt}: is no ordinary file, and is not replaced by one")
-    wanted = _policy(directory, policy, require, simulated)
+    wanted = None if waiting is not None else _policy(directory, policy, require, simulated)
+    if later and (wanted is None or not wanted.proved):
+        raise UserError("--no-wait-proof: the policy wants no proofs; --require zk does")
     from decentral.serving.asking.prediction import Unverified
 
     def tell(prediction: Prediction, asked: tuple[Asked, ...]) -> None:
@@ -63,7 +90,10 @@ def predict(
             _say(directory, prediction, asked, kept, as_json)
 
     try:
-        asyncio.run(_ask(directory, inputs, wanted, tell))
+        if waiting is not None:
+            asyncio.run(_complete(directory, waiting, tell))
+        else:
+            asyncio.run(_ask(directory, inputs or (), wanted, tell, prove=not later))
     except Unverified as refused:
         _say_refused(directory, refused, as_json)
         _keep(receipt, refused.receipt.encode())
@@ -98,12 +128,7 @@ def check_proved(directory: Path) -> None:
         )
 
 
-async def _ask(
-    directory: Path,
-    words: Sequence[str],
-    policy: Policy | None,
-    tell: Callable[[Prediction, tuple[Asked, ...]], None],
-) -> None:
+async def _ask(directory: Path, words: Sequence[str], policy: Policy | None, tell: Tell, *, prove: bool = True) -> None:
     """Tells the answer as soon as it is there: what is learned of the peers may take longer."""
     from decentral.serving.asking.inputs import read_inputs
     from decentral.serving.client import STAGES, Client
@@ -113,13 +138,31 @@ async def _ask(
     batch, asked = await asyncio.to_thread(read_inputs, words, network)
     if len(batch) > MOST:
         raise UserError(f"{len(batch)} inputs; at most {MOST} are asked about at once")
-    client = await Client.connect(directory, policy=policy)
+    async with _closing(await Client.connect(directory, policy=policy)) as client:
+        tell(await client.predict(batch, prove=prove, say=ProofProgress(_names(directory))), asked)
+
+
+async def _complete(directory: Path, file: Path, tell: Tell) -> None:
+    """An answer that was taken before it was proved, with its proofs. Raises UserError, Unverified."""
+    from decentral.serving.asking.inputs import Asked
+    from decentral.serving.client import Client
+    from decentral.trust.receipt import Receipt
+
+    receipt = await asyncio.to_thread(Receipt.load, file)
+    async with _closing(await Client.connect(directory)) as client:
+        prediction = await client.complete(receipt, say=ProofProgress(_names(directory)))
+        tell(prediction, tuple(Asked(f"input {place}", None) for place in range(len(prediction.output))))
+
+
+@asynccontextmanager
+async def _closing(client: Client) -> AsyncIterator[Client]:
+    """An answer is as good as it was, whether or not what was learned of the peers can be kept."""
     try:
-        tell(await client.predict(batch, say=ProofProgress(_names(directory))), asked)
+        yield client
     finally:
         try:
             await client.close()
-        except UserError as error:  # the answer is as good as it was
+        except UserError as error:
             note(f"warning: what was learned of the peers is not kept: {error}")
 
 
@@ -187,6 +230,9 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
     sent, received = readable_bytes(cost.sent), readable_bytes(cost.received)
     say(f"cost: {cost.asked} answers of replicas, {sent} sent, {received} received, {cost.waited:.2f} s")
     if receipt is not None:
+        if prediction.proved is not None and prediction.proved.pending:
+            say(f"receipt: {receipt}; not valid before: decentral predict {directory} --wait-proof {receipt}")
+            return
         say(f"receipt: {receipt}; check it anywhere: decentral verify {receipt} --trust {directory / 'trust.toml'}")
 
 

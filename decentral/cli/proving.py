@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from decentral.serving.asking.prediction import Proved
     from decentral.serving.asking.proving import Proving
 
+NOT_YET = "not proved yet: its replicas agree on these numbers, and have proved nothing"
+NOT_DRAWN = "not proved: the policy wants proofs of some answers, and this was none of them"
 QUIET = 10.0
 """Seconds between two lines about one proof."""
 
@@ -36,9 +38,7 @@ class ProofProgress:
 def proof_words(proved: Proved, names: Mapping[Any, str]) -> list[str]:
     """Who proved an answer of circuits, and how far it is from what the model says in floats."""
     who = ", ".join(f"{part} by {names.get(node, node)} in {took:.1f} s" for part, (node, took) in provers(proved))
-    lines = [
-        f"proofs: {who}" if who else "not proved: the policy wants proofs of some answers, and this was none of them"
-    ]
+    lines = [f"proofs: {who}" if who else NOT_YET if proved.pending else NOT_DRAWN]
     if proved.difference is not None:
         lines.append(f"in whole numbers of 2^-{proved.scale}, at most {proved.difference:.2g} from the model in floats")
     return lines
@@ -60,4 +60,5 @@ def plain_proof(proved: Proved | None, names: Mapping[Any, str]) -> dict[str, An
             part: {"node": names.get(node, node), "seconds": round(took, 3)} for part, (node, took) in provers(proved)
         },
         "difference": proved.difference,
+        "pending": proved.pending,
     }

@@ -117,12 +117,17 @@ async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):
             ("digits:7", "--require", "zk"),
             "pins no circuit of stage-0, stage-1, stage-2: make them with `decentral zk setup",
         ),
+        ((), "no INPUT to ask about"),
+        (("digits:7", "--no-wait-proof"), "without --receipt FILE"),
+        (("digits:7", "--no-wait-proof", "--receipt", "r.json"), "the policy wants no proofs"),
+        (("digits:7", "--wait-proof", "r.json"), "a receipt has its inputs"),
+        (("--wait-proof", "absent.json"), "absent.json"),
         (("digits:7", "--require", "faith"), "unknown requirement"),
         (("digits:7", "--receipt", "absent/folder/r.json"), "there is no folder"),
         (("digits:7", "--receipt", "."), "is no ordinary file"),
         (("digits:7", "--receipt", "/dev/null"), "is no ordinary file"),
     ],
-    ids=lambda value: str(value[-1])[:20],
+    ids=lambda value: str(value[-1:])[:20],
 )
 async def test_what_cannot_be_asked_ends_with_one_line(cluster, arguments, said):
     made = await cluster()

@@ -43,10 +43,13 @@ def test_who_proved_and_how_far_it_is_from_the_floats_is_told() -> None:
             "stage-1": {"node": "stage-0-a", "seconds": 2.0},
         },
         "difference": 0.01,
+        "pending": False,
     }
     assert plain_proof(None, NAMES) is None
 
 
 def test_an_answer_of_which_no_proof_was_drawn_says_so() -> None:
     (only,) = proof_words(Proved({}, 7, {}), NAMES)
-    assert only.startswith("not proved")
+    assert only.startswith("not proved: the policy")
+    (only,) = proof_words(Proved({}, 7, {}, pending=True), NAMES)
+    assert only.startswith("not proved yet")

@@ -122,6 +122,15 @@ def test_a_proved_answer_is_verified_elsewhere_with_the_trust_file_alone(tmp_pat
         assert "proved: stage-0, stage-1, stage-2: 3 proofs of 1 samples hold" in done.stdout
         assert "local test SRS: whoever made it could forge" in done.stdout
         assert "from the model in floats" in done.stdout and "proving stage-1 (stage-1-" in done.stderr
+        kept = ("--no-wait-proof", "--receipt", "later.json")
+        early = decentral(*asked, "--allow-simulated", *kept, folder=tmp_path, store="store")
+        assert early.returncode == 0 and "not proved yet" in early.stdout, early.stdout + early.stderr
+        assert "--wait-proof later.json" in early.stdout and "proving" not in early.stderr
+        checked = ("--trust", "here/trust.toml", *wanted, "--allow-simulated")
+        assert decentral("verify", "later.json", *checked, folder=tmp_path, store="store").returncode == 1
+        late = decentral("predict", "here", "--wait-proof", "later.json", folder=tmp_path, store="store")
+        assert late.returncode == 0 and "proofs: stage-0 by stage-0-" in late.stdout, late.stdout + late.stderr
+        assert decentral("verify", "later.json", *checked, folder=tmp_path, store="store").returncode == 0
         strict = decentral(*asked, folder=tmp_path, store="store")
         assert strict.returncode == 1 and "is simulated, which the policy does not allow" in strict.stdout
     finally:
