@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -100,8 +101,14 @@ def children() -> set[int]:
     return found
 
 
+@pytest.fixture(scope="session", autouse=True)
+def python_s_own_process() -> None:
+    """The tracker of multiprocessing starts with the first pool and stays: it is there before any test."""
+    resource_tracker.ensure_running()
+
+
 @pytest.fixture(autouse=True)
-def no_process_outlives_its_test() -> Iterator[None]:
+def no_process_outlives_its_test(python_s_own_process: None) -> Iterator[None]:
     """Ours are peers with open ports and models in memory."""
     before = children()
     yield

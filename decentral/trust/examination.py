@@ -189,7 +189,7 @@ def judged(
     part = exchange.step.part
     calibrated = [each.tolerance for each in anchors.parts if each.name == part]
     tolerance = min(policy.tolerance, order.policy.tolerance, *calibrated)
-    if order.policy.proved or policy.proved:
+    if order.policy.proved:
         tolerance, reference = 0.0, None  # a circuit's numbers, of which what was computed in floats tells nothing
     sizes = _stricter(order.policy.sizes(order.seed, part), policy.sizes(order.seed, part))
     judgement = rule(heard or hear_part(transcript, place), sizes, tolerance, reference)

@@ -134,6 +134,12 @@ def test_where_the_policies_differ_the_stricter_counts() -> None:
     assert not examined(World(), policy=required).verdict.valid
 
 
+def test_who_wants_proofs_of_what_was_answered_in_floats_has_none_and_blames_nobody_for_rounding() -> None:
+    found = examined(World(rounding=True), policy=Policy().requiring("consensus", "zk"))
+    assert not found.verdict.valid
+    assert not found.faults
+
+
 def test_two_of_many_are_no_quorum_for_who_wants_two_of_three() -> None:
     two_of_five = Policy(replicas=5, quorum=2, faulty=1)
     world = World(replicas=5, policy=two_of_five)
