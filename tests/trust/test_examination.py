@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
-from decentral.trust.evidence import FaultKind, Kind
+from decentral.trust.consensus import Tensors
+from decentral.trust.evidence import FaultKind, Kind, Question
 from decentral.trust.examination import Examination, examine, hear_part, judged
 from decentral.trust.policy import Policy
 from decentral.trust.transcript import Transcript
+from decentral.wire.messages import PeerId
 from tests.trust.world import Acts, World
 
 QUORUM_3_OF_4 = Policy(replicas=4, quorum=3, faulty=1)
@@ -134,8 +137,18 @@ def test_where_the_policies_differ_the_stricter_counts() -> None:
     assert not examined(World(), policy=required).verdict.valid
 
 
+class TwoOfAKind(World):
+    """Of three machines one rounds differently."""
+
+    def computed(self, question: Question, given: Tensors, node: PeerId) -> dict[str, Tensor]:
+        odd = min(anchor.id for anchor in self.anchors.replicas(question.part))
+        return super().computed(question, given, node) if node == odd else self.stages[question.part].run(given)
+
+
 def test_who_wants_proofs_of_what_was_answered_in_floats_has_none_and_blames_nobody_for_rounding() -> None:
-    found = examined(World(rounding=True), policy=Policy().requiring("consensus", "zk"))
+    world = TwoOfAKind(rounding=True)
+    assert examined(world).verdict.valid
+    found = examined(world, policy=world.policy.requiring("consensus", "zk"))
     assert not found.verdict.valid
     assert not found.faults
 
