@@ -79,7 +79,7 @@ def _through(stages: Sequence[Stage], tensors: Tensors) -> Tensors:
 
 
 def _size(tensor: Tensor) -> Tensor:
-    """Of each sample, what `distance` measures it by; 1 where there is nothing."""
+    """Of each sample, what `distance` measures it by, unless it is next to nothing; 1 where there is nothing."""
     size = tensor.abs().flatten(1).amax(1) if tensor.ndim > 1 else tensor.abs().amax().expand(len(tensor))
     size = size.where(size > 0, torch.ones_like(size))
     return size.reshape(-1, *[1] * (tensor.ndim - 1))

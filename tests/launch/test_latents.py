@@ -20,17 +20,7 @@ from decentral.serving.access import PIPELINE
 from decentral.serving.experts.generation import Wish, generate
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from tests.autoencoder import tiny
-
-TINY = (
-    "model={name: unet, channels: [8, 16]}",
-    "learner={name: diffusion, draws: 1, router: {name: unet, channels: [8, 16]}}",
-    "peers=3",
-    "rounds=2",
-    "training.steps=2",
-    "data.subset=200",
-    "evaluation={every: 2, samples: 20}",
-    "deadlines={round: 60.0, probe: 0.3, call: 30.0}",
-)
+from tests.launch.test_publish import TINY
 
 
 @pytest.fixture(scope="module")
