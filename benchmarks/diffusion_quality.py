@@ -69,9 +69,11 @@ class Ensemble:
     facts: dict[str, float]
 
 
-def recipe_of(seed: int, count: int, steps: int, random: bool = False, split: str = "steps") -> Recipe:
+def recipe_of(
+    seed: int, count: int, steps: int, random: bool = False, split: str = "steps", changes: Sequence[str] = ()
+) -> Recipe:
     """Of `count` experts, or with one of the monolith, whose `steps` are all its own. The router's batch is whole."""
-    common = [f"seed={seed}", "rounds=1", "checkpoint.every=1"]
+    common = [f"seed={seed}", "rounds=1", "checkpoint.every=1", *changes]
     if count == 1:
         alone = ["algorithm=isolated", "peers=1", "data.partition=iid", f"training.steps={steps}"]
         return load_recipe("diffusion-digits", [*common, *alone])
