@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from decentral.run.choice import Attack, Choice
 
 keys = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=8).filter(
-    lambda key: key not in ("name", "options")
+    lambda key: key not in Attack.model_fields
 )
 values = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
