@@ -84,16 +84,20 @@ TORCH_FREE = [
     *(module_of(p) for p in MODULES if p.parent in (HOUSE / "run", HOUSE / "cli")),
 ]
 
-WITHOUT_TORCH = """
+SLIM = ["nodes.peer", "nodes.stage", "decentral.launch.assembly"]
+"""What every process of a cluster imports before it knows its recipe: diffusers alone would double the wait."""
+
+WITHOUT = """
 import importlib, sys
 
-class NoTorch:
+class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision"):
-            raise ImportError(f"torch is imported by way of {name}")
+        if name.split(".")[0] in absent:
+            raise ImportError(f"is imported by way of {name}")
 
-sys.meta_path.insert(0, NoTorch())
-for name in sys.argv[1:]:
+absent = sys.argv[1].split(",")
+sys.meta_path.insert(0, Absent())
+for name in sys.argv[2:]:
     try:
         importlib.import_module(name)
     except ImportError as error:
@@ -101,18 +105,22 @@ for name in sys.argv[1:]:
 """
 
 
-def imports_that_fail_without_torch(*modules: str) -> list[str]:
-    command = [sys.executable, "-c", WITHOUT_TORCH, *modules]
+def imports_that_fail_without(absent: str, modules: list[str]) -> list[str]:
+    command = [sys.executable, "-c", WITHOUT, absent, *modules]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.splitlines()
 
 
-def test_the_command_line_recipes_and_launcher_need_no_torch() -> None:
-    assert imports_that_fail_without_torch(*TORCH_FREE) == []
+@pytest.mark.parametrize(("absent", "modules"), [("torch,torchvision", TORCH_FREE), ("diffusers,torchvision", SLIM)])
+def test_what_has_to_start_fast_does_not_import_what_is_slow(absent: str, modules: list[str]) -> None:
+    assert imports_that_fail_without(absent, modules) == []
 
 
-def test_the_search_for_torch_sees_a_module_that_needs_it() -> None:
-    assert imports_that_fail_without_torch("decentral.training.learner") != []
+@pytest.mark.parametrize(
+    ("absent", "module"), [("torch", "decentral.training.learner"), ("diffusers", "decentral.models.experts")]
+)
+def test_the_search_for_an_import_sees_a_module_that_needs_it(absent: str, module: str) -> None:
+    assert imports_that_fail_without(absent, [module]) != []
 
 
 def test_every_exported_name_resolves() -> None:

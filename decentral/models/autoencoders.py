@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import AutoencoderKL
-from diffusers.utils import is_accelerate_available
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from decentral.errors import UserError
 from decentral.models.autoencoder_folder import CONFIG, WEIGHTS, autoencoder_digest
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 BATCH = 16
 """Images that are encoded or decoded together: what lies between them and latents is large."""
@@ -28,6 +29,9 @@ def load_autoencoder(folder: Path, digest: str | None = None) -> AutoencoderKL:
 
     Raises UserError naming the folder, or the first parameter that is wrong.
     """
+    from diffusers import AutoencoderKL
+    from diffusers.utils import is_accelerate_available
+
     found = autoencoder_digest(folder)
     if digest not in (None, found):
         raise UserError(f"{folder}: is another autoencoder ({found[:16]}...) than the one agreed on ({digest:.16}...)")
