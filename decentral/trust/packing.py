@@ -63,12 +63,13 @@ def read_tensors(plain: Any) -> dict[str, Tensor]:
 
 def transcript(said: Transcript) -> dict[str, Any]:
     """With the tensors that a verifier needs: what the last part came to; of a part that is disputed, what it was given
-    and what its replicas came to; and where answers are proved, what was asked, and of a part that is yet to be proved
-    both. Raises ValueError where other parts were asked than ordered.
+    and what its replicas came to; and where answers are proved, what was asked, what the first part that is proved was
+    given, and of a part that is yet to be proved both. Raises ValueError where other parts were asked than ordered.
     """
     order = said.order
     if [exchange.step for exchange in said.exchanges] != list(order.steps[: len(said.exchanges)]):
         raise ValueError("other parts were asked than ordered")
+    to_prove = order.policy.to_prove(order.seed, [step.part for step in order.steps])
     kept: dict[bytes, Tensors] = {}
     before = {} if said.inputs is None else {order.inputs: said.inputs}
     exchanges = []
@@ -84,8 +85,9 @@ def transcript(said: Transcript) -> dict[str, Any]:
             elif digest is not None:
                 kept[digest] = outputs[digest]
             replies.append(_reply(node, reply, digest))
-        whole = exchange.disputed or (order.policy.proves(order.seed) and Kind.ZK not in exchange.evidence)
-        if (whole or (place == 1 and order.policy.proved)) and exchange.inputs in before:
+        whole = exchange.disputed or (exchange.step.part in to_prove and Kind.ZK not in exchange.evidence)
+        opens = order.policy.proved and (place == 1 or exchange.step.part in to_prove[:1])
+        if (whole or opens) and exchange.inputs in before:
             kept[exchange.inputs] = before[exchange.inputs]
         if whole or place == len(said.exchanges):
             kept |= outputs

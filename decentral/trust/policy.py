@@ -6,7 +6,8 @@
     tolerance = 1e-4     # how far answers may be apart, see `decentral.core.agreement.distance`
     require = ["consensus", "zk", "attestation"]
     audits = "always"    # or the probability with which a part is computed by the others too
-    proofs = "always"    # or the probability with which an answer has to be proved, with all its parts
+    proofs = "always"    # or the probability with which an answer has to be proved ...
+    proof_parts = "all"  # in all its parts, or its last one alone ("head"), where consensus speaks for the others
     allow_simulated = false
     leakage = 0.5        # what the tensors that leave the client may tell of its inputs, at most
 
@@ -34,6 +35,7 @@ from decentral.trust.evidence import Finding, Kind
 FILE = "policy.toml"
 """Of what the clients of a cluster ask for if they say nothing else, beside its trust file."""
 ALWAYS = "always"
+ALL, HEAD = PROOF_PARTS = ("all", "head")
 REQUIRABLE = {kind.value: kind for kind in (Kind.CONSENSUS, Kind.ZK, Kind.ATTESTATION)}
 NEEDED = (Kind.MODEL, Kind.LINK, Kind.FRESH)
 """Of every part, whatever a policy says."""
@@ -53,6 +55,7 @@ class Policy:
     require: frozenset[Kind] = frozenset({Kind.CONSENSUS})
     audits: float = 1.0
     proofs: float = 1.0
+    proof_parts: str = ALL
     allow_simulated: bool = False
     leakage: float | None = None
 
@@ -69,6 +72,8 @@ class Policy:
             except ValueError as error:
                 raise refuse(str(error), (key,)) from None
         policy = cls(**given)
+        if (problem := policy._unspoken()) is not None:
+            raise refuse(problem, ("proof_parts",))
         if not 0 <= policy.faulty < policy.quorum:
             raise refuse(
                 f"a quorum of {policy.quorum} may be {policy.faulty} faulty replicas alone: it has to be more",
@@ -113,9 +118,12 @@ class Policy:
     def requiring(self, *names: str) -> Policy:
         """With these requirements instead (`--require`). Raises UserError."""
         try:
-            return replace(self, require=_required(list(names)))
+            wanted = replace(self, require=_required(list(names)))
         except ValueError as error:
             raise UserError(f"require: {error}") from None
+        if (problem := wanted._unspoken()) is not None:
+            raise UserError(f"proof_parts: {problem}")
+        return wanted
 
     def plain(self) -> dict[str, Any]:
         """What `of` reads, every key with its value."""
@@ -128,11 +136,20 @@ class Policy:
         return Kind.ZK in self.require
 
     def proves(self, seed: bytes) -> bool:
-        """Whether the answer to the task with this seed has to be proved: nobody else knows before it is there.
-
-        All of its parts or none: proofs of a part are worth something with those of all the others alone.
-        """
+        """Whether the answer to the task with this seed has to be proved: nobody else knows before it is there."""
         return Kind.ZK in self.require and chosen(seed, "proof", self.proofs)
+
+    def to_prove(self, seed: bytes, parts: Sequence[str]) -> tuple[str, ...]:
+        """Those of an answer's parts that have to be proved: none, all, or the head."""
+        if not self.proves(seed):
+            return ()
+        return tuple(parts[-1:] if self.proof_parts == HEAD else parts)
+
+    def _unspoken(self) -> str | None:
+        """Why nothing would speak for some of the parts."""
+        if self.proof_parts == HEAD and self.proved and Kind.CONSENSUS not in self.require:
+            return "with head alone consensus speaks for the other parts, and has to be required as well"
+        return None
 
     def sizes(self, seed: bytes, part: str) -> Sizes:
         """How many replicas of a part answer in the task with this seed: all that are wanted, or the serving one alone.
@@ -161,13 +178,14 @@ class Policy:
         reasons += [f"{stray}: there are findings about a part that the answer does not have" for stray in strays]
         about = {each.part for each in findings}
         asked = [part for part in parts if part in about]
+        to_prove = self.to_prove(seed, parts)
         if asked and (rest := [part for part in parts if part not in about]):
             failed = [each.part for each in findings if not each.passed]
             why = f": {failed[-1]} failed" if failed else ""
             reasons.append(f"{', '.join(rest)}: {'was' if len(rest) == 1 else 'were'} not asked{why}")
         for part in asked or parts:
             needed = [*NEEDED, *(kind for kind in REQUIRABLE.values() if kind in self.require and kind is not Kind.ZK)]
-            needed += [Kind.ZK] if self.proves(seed) else []
+            needed += [Kind.ZK] if part in to_prove else []
             needed += [Kind.LEAKAGE] if self.leakage is not None else []
             for kind in needed:
                 passed = [each for each in findings if (each.kind, each.part) == (kind, part) and each.passed]
@@ -221,6 +239,12 @@ def _truth(value: object) -> bool:
     return value
 
 
+def _one_of(value: object, words: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"must be {' or '.join(words)}, not {value!r}")
+    return value
+
+
 def _required(value: object) -> frozenset[Kind]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"must be a list of {', '.join(REQUIRABLE)}, not {value!r}")
@@ -238,6 +262,7 @@ _READ: dict[str, Callable[[Any], object]] = {
     "require": _required,
     "audits": lambda value: 1.0 if value == ALWAYS else _number(value, 1.0),
     "proofs": lambda value: 1.0 if value == ALWAYS else _number(value, 1.0),
+    "proof_parts": lambda value: _one_of(value, PROOF_PARTS),
     "allow_simulated": _truth,
     "leakage": lambda value: None if value is None else _number(value, 1.0),
 }

@@ -2,8 +2,10 @@
 
 Each part of an answer brings proofs of its own, one for each sample, with the word of the replica that made them. They
 count together or not at all: the inputs of the first and the outputs of the last are those of the receipt, and every
-commitment between them is compared with that of the part before. What a verifier needs for that travels along and is
-worth nothing of itself: the trust file pins the identity of each circuit, and that covers its key, settings and SRS.
+commitment between them is compared with that of the part before. Where the head alone is to be proved, what it was
+given stands in the receipt, as a quorum has said it, and is committed to again. What a verifier needs for that travels
+along and is worth nothing of itself: the trust file pins the identity of each circuit, and that covers its key,
+settings and SRS.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from torch import Tensor
 from decentral import canonical
 from decentral.errors import Malformed, Refusal
 from decentral.trust.evidence import Finding, Kind, Question
+from decentral.trust.policy import HEAD
 from decentral.wire.identity import Identity
 from decentral.wire.messages import PeerId
 from decentral.zk.binding import Binding, bind
@@ -44,6 +47,7 @@ MOST_SAMPLES = 64
 MOST_SRS = (1 << 24) + (1 << 10)
 """Bytes of an SRS that travels along, of 2^17 rows; a larger one has to be in the verifier's store."""
 VERIFYING = Limits(seconds=600)
+T = TypeVar("T")
 Integers = tuple[tuple[int, ...], ...]
 """Tensors of one sample, flat."""
 
@@ -107,6 +111,11 @@ async def check_part(
         _check_sent(own, question, node, len(inputs))
     except _Wrong as wrong:
         return str(wrong)
+    return await _each_holds(own, inputs, outputs)
+
+
+async def _each_holds(own: Proofs, inputs: Sequence[Integers], outputs: Sequence[Integers]) -> str | None:
+    """Why the proof of a sample is not of these numbers, at both ends of its part; None if all are."""
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
         reference = await asyncio.to_thread(_placed, Path(scratch), own.circuit.srs, own.srs)
         async with worker(VERIFYING) as alone:
@@ -141,7 +150,7 @@ def verify_proofs(evidence: bytes, case: Case) -> Finding:
     own = Proofs.decode(evidence)
     try:
         _check_own(own, case)
-        found = _together(case)
+        found = _alone(own, case) if _by_itself(case) else _together(case)
     except _Wrong as wrong:
         return Finding(Kind.ZK, case.question.part, False, str(wrong), None, own.circuit.local)
     return Finding(Kind.ZK, case.question.part, found.passed, found.detail, None, found.simulated)
@@ -166,6 +175,37 @@ def _check_own(own: Proofs, case: Case) -> None:
         reveal = case.exchange.replies[signer].reveal if signer in case.exchange.replies else None
         if signer not in case.exchange.asked or reveal is None or reveal.output != output:
             raise _Wrong(f"proof {sample} is signed by one who did not give this answer")
+
+
+def _by_itself(case: Case) -> bool:
+    """Whether the order wants a proof of the head alone, of several parts. Raises _Wrong for those of another part."""
+    order = case.transcript.order
+    parts = [step.part for step in order.steps]
+    if order.policy.proof_parts != HEAD or len(parts) == 1:
+        return False
+    if case.question.part != parts[-1]:
+        raise _Wrong("the order wants a proof of the head alone")
+    return True
+
+
+def _alone(own: Proofs, case: Case) -> Verified:
+    """What the head's proofs say of what it was given, which the replicas of the part before agree on."""
+    part, exchanges = case.question.part, case.transcript.exchanges
+    pinned = {each.name: each for each in case.anchors.parts}
+    if part not in pinned or pinned[part].circuit != own.circuit.identity.hex():
+        raise _Wrong("foreign: the circuit is not the one that is pinned")
+    if (given := case.transcript.given(len(exchanges) - 1)) is None:
+        raise _Wrong("what the head was given is not in the receipt")
+    came = case.answer.tensors if case.answer is not None else None
+    if came is None:
+        raise _Wrong("what the head came to is not in the receipt")
+    inputs = samples(given, pinned[part].inputs or tuple(sorted(given)))
+    outputs = samples(came, tuple(sorted(came)))
+    if not len(own.bundle.proofs) == len(inputs) == len(outputs):
+        raise _Wrong(f"missing: there have to be {len(inputs)} proofs, one for each sample")
+    if own.srs and hashlib.sha256(own.srs).hexdigest() != own.circuit.srs:
+        raise _Wrong("foreign: the SRS that came with them is not the one that is pinned")
+    return _found_alone(own, inputs, outputs)
 
 
 def _together(case: Case) -> Verified:
@@ -219,13 +259,25 @@ def samples(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Intege
 
 
 @lru_cache(maxsize=16)
-def _found(chain: Chain, srs: bytes, bundles: tuple[Bundle, ...], inputs: tuple[Integers, ...]) -> Verified:
-    """Of all samples. It is asked once for each part, and by each policy, and computed once.
+def _found_alone(own: Proofs, inputs: tuple[Integers, ...], outputs: tuple[Integers, ...]) -> Verified:
+    """As `_found`, of one part with the numbers at both of its ends."""
+    if (problem := _apart(lambda: _each_holds(own, inputs, outputs))) is not None:
+        return Verified(False, problem, own.circuit.local)
+    count = len(inputs)
+    detail = f"{count} {'proof' if count == 1 else 'proofs'} of the head hold ({own.circuit.words})"
+    return Verified(True, detail, own.circuit.local)
 
-    In a thread with an event loop of its own, since whoever asks may be in one.
-    """
+
+@lru_cache(maxsize=16)
+def _found(chain: Chain, srs: bytes, bundles: tuple[Bundle, ...], inputs: tuple[Integers, ...]) -> Verified:
+    """Of all samples. It is asked once for each part, and by each policy, and computed once."""
+    return _apart(lambda: _hold(chain, srs, bundles, inputs))
+
+
+def _apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """In a thread with an event loop of its own, since whoever asks may be in one."""
     with ThreadPoolExecutor(1) as apart:
-        return apart.submit(lambda: asyncio.run(_hold(chain, srs, bundles, inputs))).result()
+        return apart.submit(lambda: asyncio.run(work())).result()
 
 
 async def _hold(chain: Chain, srs: bytes, bundles: Sequence[Bundle], inputs: Sequence[Integers]) -> Verified:

@@ -101,6 +101,11 @@ class Circuit:
         return self.srs not in CEREMONY.values()
 
     @property
+    def words(self) -> str:
+        """What its proofs stand on."""
+        return LOCAL if self.local else f"perpetual powers of tau, 2^{self.settings.logrows}"
+
+    @property
     def public_inputs(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the inputs that stand in the proof."""
         own = self.settings.visibilities[0] is Visibility.PUBLIC
@@ -199,7 +204,7 @@ class Chain:
 
     @property
     def local(self) -> bool:
-        return any(circuit.local for circuit in self.circuits)
+        return self.circuits[0].local
 
     @property
     def srs(self) -> str:
@@ -212,7 +217,7 @@ class Chain:
     @property
     def words(self) -> str:
         """What its proofs stand on."""
-        return LOCAL if self.local else f"perpetual powers of tau, 2^{self.logrows}"
+        return self.circuits[0].words
 
     def encoded(self) -> bytes:
         return canonical.encode(

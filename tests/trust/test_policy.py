@@ -111,6 +111,23 @@ def test_proofs_are_needed_of_all_parts_of_those_answers_that_the_seed_draws() -
     assert not Policy().proves(NONCE)
 
 
+def test_of_the_head_alone_a_proof_is_needed_where_the_policy_says_so() -> None:
+    policy = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}), proof_parts="head")
+    bare = [each for each in evidence() if each.kind is not Kind.ZK]
+    head = [each for each in evidence() if each.kind is Kind.ZK and each.part == PARTS[-1]]
+    other = [each for each in evidence() if each.kind is Kind.ZK and each.part != PARTS[-1]]
+    assert policy.to_prove(NONCE, PARTS) == tuple(PARTS[-1:])
+    assert policy.judge(NONCE, PARTS, [*bare, *head]).valid
+    assert not policy.judge(NONCE, PARTS, [*bare, *other]).valid
+    assert not replace(policy, proof_parts="all").judge(NONCE, PARTS, [*bare, *head]).valid
+    assert replace(policy, proofs=0.0).to_prove(NONCE, PARTS) == ()
+    alone = [each for each in [*bare, *head] if each.kind is not Kind.CONSENSUS or each.part == PARTS[-1]]
+    assert not policy.judge(NONCE, PARTS, alone).valid, "nothing speaks for the others"
+    with pytest.raises(UserError, match="proof_parts: with head alone consensus speaks for the other parts"):
+        policy.requiring("zk")
+    assert Policy(proof_parts="head").requiring("consensus", "zk") == policy
+
+
 def test_whether_others_answer_too_is_drawn_from_the_seed() -> None:
     policy = Policy(audits=0.3)
     drawn = [policy.sizes(number.to_bytes(32, "big"), "stage-1").replicas for number in range(300)]
@@ -125,9 +142,11 @@ def test_whether_others_answer_too_is_drawn_from_the_seed() -> None:
     assert Policy(require=frozenset({Kind.ZK})).sizes(NONCE, "stage-1").replicas == 1
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1)))
-def test_a_policy_is_read_from_what_it_says_of_itself(audits: float, proofs: float, leakage: float | None) -> None:
-    policy = replace(STRICT, audits=audits, proofs=proofs, leakage=leakage)
+@given(st.floats(0, 1), st.floats(0, 1), st.sampled_from(["all", "head"]), st.one_of(st.none(), st.floats(0, 1)))
+def test_a_policy_is_read_from_what_it_says_of_itself(
+    audits: float, proofs: float, proof_parts: str, leakage: float | None
+) -> None:
+    policy = replace(STRICT, audits=audits, proofs=proofs, proof_parts=proof_parts, leakage=leakage)
     assert Policy.of(policy.plain(), lambda problem, key: ValueError(problem)) == policy
 
 
@@ -138,9 +157,10 @@ def test_a_policy_is_read_from_toml(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(
         'replicas = 4\nquorum = 3\nfaulty = 1\ntolerance = 1e-5\nrequire = ["consensus", "zk"]\n'
-        'proofs = "always"\nallow_simulated = true\nleakage = 0.25\n'
+        'proofs = "always"\nproof_parts = "head"\nallow_simulated = true\nleakage = 0.25\n'
     )
-    assert Policy.load(file) == Policy(4, 3, 1, 1e-5, frozenset({Kind.CONSENSUS, Kind.ZK}), 1.0, 1.0, True, 0.25)
+    wanted = frozenset({Kind.CONSENSUS, Kind.ZK})
+    assert Policy.load(file) == Policy(4, 3, 1, 1e-5, wanted, 1.0, 1.0, "head", True, 0.25)
     file.write_text("")
     assert Policy.load(file) == Policy()
 
@@ -176,6 +196,9 @@ def test_a_policy_is_read_from_yaml_by_the_reader_of_recipes(tmp_path: Path) -> 
         ("require = []", "require", "must be a list"),
         ("require = [3]", "require", "unknown requirement 3"),
         ("proofs = 'often'", "proofs", "number from 0 to 1"),
+        ("proof_parts = 'tail'", "proof_parts", "must be all or head, not 'tail'"),
+        ("proof_parts = 1", "proof_parts", "must be all or head, not 1"),
+        ("proof_parts = 'head'\nrequire = ['zk']", "proof_parts", "consensus speaks for the other parts"),
         ("proofs = 1.5", "proofs", "number from 0 to 1"),
         ("allow_simulated = 1", "allow_simulated", "true or false"),
         ("leakage = -0.5", "leakage", "number from 0 to 1"),

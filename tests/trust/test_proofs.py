@@ -18,7 +18,7 @@ from decentral.trust.anchors import FILE, Anchors
 from decentral.trust.consensus import Tensors
 from decentral.trust.evidence import Kind, Question, tensors_digest
 from decentral.trust.order import Order
-from decentral.trust.policy import Policy
+from decentral.trust.policy import HEAD, Policy
 from decentral.trust.proofs import Proofs, sign_proof
 from decentral.trust.receipt import Receipt, Transcript, check, verify
 from decentral.wire.messages import PeerId
@@ -36,6 +36,7 @@ from tests.zk.conftest import SMALL, TINY, Second
 
 PROVED = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}), allow_simulated=True)
 TRUSTING, STRICT = PROVED, replace(PROVED, allow_simulated=False)
+OF_HEAD = replace(PROVED, proof_parts=HEAD)
 NAMES = {"stage-0": ("x",), "stage-1": ("hidden", "more")}
 OUTPUTS = {"stage-0": ("hidden", "more"), "stage-1": ("logits",)}
 SAMPLES = 2
@@ -55,7 +56,7 @@ class First(nn.Module):
 
 
 def stages() -> list[nn.Module]:
-    torch.manual_seed(3)
+    torch.manual_seed(21)  # with which the first samples differ in what is hidden
     return [First().eval(), Second().eval()]
 
 
@@ -124,13 +125,17 @@ class ProvedWorld(World):
 
     def evidence(self, transcript: Transcript, bundles: list[Bundle] | None = None) -> Transcript:
         """With proofs that the first who was asked has signed."""
-        exchanges = []
+        exchanges, order = [], transcript.order
+        to_prove = order.policy.to_prove(order.seed, list(NAMES))
         for place, exchange in enumerate(transcript.exchanges):
-            question = transcript.order.question(exchange.step, exchange.inputs)
+            if exchange.step.part not in to_prove:
+                exchanges.append(exchange)
+                continue
+            question = order.question(exchange.step, exchange.inputs)
             proofs = tuple(each.proofs[place] for each in bundles or self.made.proofs[self.batch])
             signer = self.peers[exchange.asked[0]]
             bound = tuple(sign_proof(signer, question, sample, each) for sample, each in enumerate(proofs))
-            srs = self.made.srs.path.read_bytes() if place == 0 else b""
+            srs = self.made.srs.path.read_bytes() if exchange.step.part == to_prove[0] else b""
             own = Proofs(self.made.chain.circuits[place], Bundle(proofs, bound), srs)
             exchanges.append(replace(exchange, evidence={Kind.ZK: own.encoded()}))
         return replace(transcript, exchanges=tuple(exchanges))
@@ -164,7 +169,7 @@ def changed(transcript: Transcript, place: int, change: Callable[[Proofs], Proof
 def refused(world: ProvedWorld, transcript: Transcript, reason: str) -> None:
     """By the client at once, and by whoever reads what a dishonest client has signed."""
     receipt = world.signed(transcript)
-    for verdict in (receipt.verdict, verify(receipt.encode(), world.anchors, TRUSTING)):
+    for verdict in (receipt.verdict, verify(receipt.encode(), world.anchors, world.policy)):
         assert not verdict.valid
         assert any(reason in each for each in verdict.reasons), verdict.reasons
 
@@ -231,11 +236,8 @@ def test_proofs_of_another_input_are_refused(world: ProvedWorld) -> None:
 
 
 def test_proofs_of_two_samples_do_not_change_places(world: ProvedWorld) -> None:
-    refused(
-        world,
-        world.evidence(world.transcript(), world.made.proofs[0][::-1]),
-        "sample 0: stage 0: is about another input",
-    )
+    swapped = world.evidence(world.transcript(), world.made.proofs[0][::-1])
+    refused(world, swapped, "proof 0 is about another output")
 
 
 def test_a_proof_that_was_moved_to_another_answer_is_refused(world: ProvedWorld, honest: Receipt) -> None:
@@ -308,6 +310,67 @@ def test_an_answer_in_floats_is_not_one_of_circuits(world: ProvedWorld) -> None:
     verdict = verify(plain.receipt(), world.anchors, TRUSTING)
     assert not verdict.valid
     assert any("the order is not for the parts that are pinned" in each for each in verdict.reasons)
+
+
+# The head alone
+
+
+@pytest.fixture(scope="module")
+def headed(material: Material) -> ProvedWorld:
+    return ProvedWorld(parts=2, policy=OF_HEAD, material=material)
+
+
+def test_a_proved_head_is_enough_where_both_policies_say_so(
+    headed: ProvedWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DECENTRAL_ZK", str(tmp_path / "empty"))
+    receipt = headed.signed(headed.evidence(headed.transcript()))
+    verdict = verify(receipt.encode(), headed.anchors, OF_HEAD)
+    assert verdict.valid, verdict.reasons
+    (proved,) = [each for each in verdict.findings if each.kind is Kind.ZK]
+    assert (proved.part, proved.simulated) == ("stage-1", True)
+    assert proved.detail == f"{SAMPLES} proofs of the head hold (local test SRS)"
+    everything = verify(receipt.encode(), headed.anchors, PROVED)
+    assert everything.reasons == ("stage-0: zk: there is no evidence that passed",)
+    assert not verify(receipt, headed.anchors, replace(OF_HEAD, allow_simulated=False)).valid
+
+
+def test_who_wants_the_head_alone_takes_proofs_of_all_parts(world: ProvedWorld, honest: Receipt) -> None:
+    verdict = verify(honest.encode(), world.anchors, OF_HEAD)
+    assert verdict.valid, verdict.reasons
+
+
+def test_a_head_of_another_input_or_output_is_refused(headed: ProvedWorld) -> None:
+    other = headed.made.proofs[1]
+    refused(headed, headed.evidence(headed.transcript(), other), "proof 0 is about another input")
+    refused(headed, headed.evidence(headed.transcript(), headed.made.proofs[0][::-1]), "is about another input")
+    refused(headed, headed.evidence(headed.transcript(), headed.made.proofs[0][:1]), "there have to be 2 proofs")
+    conspired = headed.transcript({("stage-1", place): "lies" for place in range(3)})
+    refused(headed, headed.evidence(conspired), "proof 0 is about another output")
+
+
+def test_the_head_is_proved_of_what_a_quorum_gave_it(headed: ProvedWorld) -> None:
+    conspired = headed.transcript({("stage-0", place): "lies" for place in range(3)})
+    refused(headed, headed.evidence(conspired), "proof 0 is about another input")
+    dissent = headed.evidence(headed.transcript({("stage-0", 2): "lies"}))
+    assert verify(headed.signed(dissent).encode(), headed.anchors, OF_HEAD).valid
+
+
+def test_what_the_head_was_given_has_to_be_shown(headed: ProvedWorld) -> None:
+    whole_receipt = headed.evidence(headed.transcript())
+    first, last = whole_receipt.exchanges
+    hidden = {node: replace(reply, tensors=None) for node, reply in first.replies.items()}
+    exchanges = (replace(first, replies=hidden), last)
+    refused(headed, replace(whole_receipt, exchanges=exchanges), "what the head was given is not in the receipt")
+
+
+def test_proofs_of_other_parts_than_the_head_are_refused(headed: ProvedWorld, honest: Receipt) -> None:
+    first, last = headed.evidence(headed.transcript()).exchanges
+    more = replace(first, evidence=honest.transcript.exchanges[0].evidence)
+    both = replace(headed.evidence(headed.transcript()), exchanges=(more, last))
+    verdict = verify(headed.signed(both).encode(), headed.anchors, OF_HEAD)
+    assert not verdict.valid
+    assert any("stage-0: zk:" in each for each in verdict.reasons)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"circuit":1,"proofs":"","srs":""}'])

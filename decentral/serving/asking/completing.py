@@ -23,9 +23,11 @@ def course_of(receipt: Receipt, anchors: Anchors, client: PeerId) -> Course:
         raise UserError("it cannot be completed: another client has signed it, and has to sign what comes of it")
     if order.epoch != anchors.epoch:
         raise UserError(f"it cannot be completed: it is of epoch {order.epoch}, and it is {anchors.epoch} now")
-    if not order.policy.proves(order.seed):
+    to_prove = order.policy.to_prove(order.seed, [step.part for step in order.steps])
+    if not to_prove:
         raise UserError("it cannot be completed: no proof was asked for")
-    if transcript.exchanges and all(Kind.ZK in exchange.evidence for exchange in transcript.exchanges):
+    proved = [exchange.step.part for exchange in transcript.exchanges if Kind.ZK in exchange.evidence]
+    if set(to_prove) <= set(proved):
         raise UserError("it is complete: it has all its proofs")
     judgements = tuple(judged(transcript, place, anchors, order.policy) for place, _ in enumerate(transcript.exchanges))
     answers = [judgement.answer for judgement in judgements]

@@ -110,38 +110,38 @@ class Provers:
         """The SRS itself; empty: it is in the store, and too large to travel; None: it is not here."""
 
     async def prove(self, course: Course, say: Say = lambda proving: None) -> Proven:
-        """The same course with proofs of all parts, as far as they come: without one of them the others are worth
-        nothing, and are not waited for.
+        """The same course with proofs of all parts that are to be proved, as far as they come: without one of them the
+        others are worth nothing, and are not waited for.
 
         Raises UserError where honest replicas refuse to prove these numbers, or there is no SRS to verify proofs by;
         Unproven where they cannot be verified here.
         """
         if self._reference is None:
             self._reference = await asyncio.to_thread(self._stored)
-        transcript = course.transcript
+        transcript, order = course.transcript, course.transcript.order
+        to_prove = order.policy.to_prove(order.seed, [step.part for step in order.steps])
         found = [_Found() for _ in transcript.exchanges]
         try:
             async with asyncio.TaskGroup() as group:
                 for place, each in enumerate(found):
-                    group.create_task(self._part(self._case(course, place), each, transcript.order.policy.faulty, say))
+                    if transcript.exchanges[place].step.part in to_prove:
+                        group.create_task(self._part(self._case(course, place), each, order.policy.faulty, say))
         except BaseExceptionGroup as failed:
             _, others = failed.split(_Lacking)
             if others is not None:
                 raise others.exceptions[0] from None
         exchanges, judgements, lacking = [], [], set[str]()
-        for place, (exchange, judgement, each) in enumerate(
-            zip(transcript.exchanges, course.judgements, found, strict=True)
-        ):
-            evidence = dict(exchange.evidence)
-            if each.proofs is None:
-                lacking.add(exchange.step.part)
-            else:
-                first = replace(each.proofs, srs=(self._reference or b"") if place == 0 else b"")
-                evidence[Kind.ZK] = first.encoded()
+        for exchange, judgement, each in zip(transcript.exchanges, course.judgements, found, strict=True):
+            evidence, part = dict(exchange.evidence), exchange.step.part
+            if each.proofs is not None:
+                carried = (self._reference or b"") if part == to_prove[0] else b""
+                evidence[Kind.ZK] = replace(each.proofs, srs=carried).encoded()
+            elif part in to_prove:
+                lacking.add(part)
             exchanges.append(replace(exchange, evidence=evidence))
             judgements.append(replace(judgement, faults=(*judgement.faults, *each.faults)))
         problems = {**course.problems, **{peer: why for each in found for peer, why in each.problems.items()}}
-        proved = Transcript(transcript.order, tuple(exchanges), transcript.inputs)
+        proved = Transcript(order, tuple(exchanges), transcript.inputs)
         provers = {
             exchange.step.part: each.prover
             for exchange, each in zip(exchanges, found, strict=True)

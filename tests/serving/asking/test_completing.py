@@ -43,6 +43,19 @@ async def test_an_answer_is_taken_at_once_and_its_receipt_is_valid_once_it_is_co
     assert completed.receipt.transcript.order == taken.receipt.transcript.order
 
 
+async def test_a_head_is_proved_later_too(proved: Any) -> None:
+    made: ProvedCluster = await proved()
+    policy = replace(PROVED, proof_parts="head")
+    async with Client.connect(made.folder, policy=policy) as client:
+        taken = await client.predict(X[:1], prove=False)
+        completed = await client.complete(Receipt.decode(taken.receipt.encode()))
+        assert completed.proved is not None
+        assert set(completed.proved.provers) == {"stage-1"}
+        assert verify(completed.receipt.encode(), made.folder / "trust.toml", policy).valid
+        with pytest.raises(UserError, match="it is complete"):
+            await client.complete(Receipt.decode(completed.receipt.encode()))
+
+
 async def test_what_is_hidden_stays_in_a_receipt_only_until_it_is_proved(proved: Any) -> None:
     made: ProvedCluster = await proved()
     async with Client.connect(made.folder, policy=PROVED) as client:

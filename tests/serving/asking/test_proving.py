@@ -18,7 +18,7 @@ from decentral.serving.client import Client
 from decentral.serving.selection.routing import Router
 from decentral.serving.stages.proved import ProvedService, Prover
 from decentral.trust.evidence import FaultKind, Kind, Question
-from decentral.trust.policy import Policy
+from decentral.trust.policy import HEAD, Policy
 from decentral.trust.proofs import Integers, Proofs, sign_proof
 from decentral.trust.receipt import verify
 from decentral.wire.conversation import Output, Proof
@@ -52,6 +52,19 @@ async def test_an_answer_is_proved_and_its_receipt_valid_to_whom_has_the_trust_f
     found = verify(told, trust, PROVED)
     assert found.valid, found.reasons
     assert not verify(told, trust, replace(PROVED, allow_simulated=False)).valid, "its SRS is for tests"
+
+
+async def test_the_head_alone_is_proved_where_consensus_speaks_for_the_rest(proved: Any) -> None:
+    made: ProvedCluster = await proved(liars={"stage-0-c": WrongIntegers})
+    policy = replace(PROVED, proof_parts=HEAD)
+    async with Client.connect(made.folder, policy=policy) as client:
+        prediction = await client.predict(TWO)
+    assert prediction.proved is not None
+    assert set(prediction.proved.provers) == {"stage-1"}
+    assert [made.node(fault.node) for fault in prediction.faults] == ["stage-0-c"]
+    told, trust = prediction.receipt.encode(), made.folder / "trust.toml"
+    assert verify(told, trust, policy).valid
+    assert not verify(told, trust, PROVED).valid, "no proof of the other part"
 
 
 async def test_the_srs_travels_once(proved: Any) -> None:
@@ -211,9 +224,11 @@ async def test_who_proves_something_else_is_blamed_and_another_proves_the_answer
     served_by_the_first(monkeypatch)
     made: ProvedCluster = await proved(liars={"stage-1-a": liar_of(proved_material, lie, 1)})
     # The first part's proof waits, so that the liar's own SRS is the one that is looked at.
-    monkeypatch.setattr(made.services["stage-0-a"].proved, "proofs", later(made.services["stage-0-a"].proved))
+    found = asyncio.Event()
+    honest = made.services["stage-0-a"].proved
+    monkeypatch.setattr(honest, "proofs", after(found, honest.proofs))
     async with Client.connect(made.folder, policy=PROVED) as client:
-        prediction = await client.predict(X[:1])
+        prediction = await client.predict(X[:1], say=lambda each: found.set() if each.state is State.FAILED else None)
     assert [(made.node(fault.node), fault.kind) for fault in prediction.faults] == [("stage-1-a", LIES[lie][1])]
     assert LIES[lie][2] in prediction.faults[0].detail
     assert prediction.proved is not None
@@ -247,11 +262,9 @@ async def test_who_is_too_busy_to_prove_is_blamed_for_nothing_while_another_prov
     assert made.node(prediction.proved.provers["stage-1"][0]) != "stage-1-a"
 
 
-def later(service: ProvedService) -> Any:
-    right = service.proofs
-
+def after(event: asyncio.Event, right: Any) -> Any:
     async def proofs(*arguments: Any) -> Proofs:
-        await asyncio.sleep(1.0)
+        await event.wait()
         return await right(*arguments)
 
     return proofs
