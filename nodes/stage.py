@@ -15,6 +15,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def proof_of(directory: ServingDirectory, part: Part, stage: Stage) -> tuple[Twi
         raise UserError(f"{part.name}: its circuit is not that of the stage: {error}") from error
 
 
+def services(behaviour: Choice | None) -> tuple[Callable[..., StageService], Callable[..., ProvedService]]:
+    """What answers in floats, and what in a circuit's numbers: the same lie in both, or one about proofs alone."""
+    if behaviour is None:
+        return StageService, ProvedService
+    liar: Any = BEHAVIOURS.resolve(behaviour.name)
+    if issubclass(liar, ProvedService):
+        return StageService, partial(liar, **behaviour.options)
+    proved = type(f"Proved{liar.__name__}", (liar, ProvedService), {})
+    return partial(liar, **behaviour.options), partial(proved, **behaviour.options)
+
+
 async def serve(path: Path, index: int, told: str | None) -> None:
     """From the directory until it is cancelled. `told`: a behaviour instead of what the recipe says."""
     async with entered(path, index, ServingDirectory) as node:
@@ -85,22 +97,18 @@ async def serve(path: Path, index: int, told: str | None) -> None:
         torch.set_num_threads(recipe.threads)  # of this thread too, which computes what is quick
         stage = await node.clock.work(lambda: loaded(node.directory, replica.stage, part.digest), 0.0)
         proof = await node.clock.work(lambda: proof_of(node.directory, part, stage), 0.0)
-        serving: Callable[..., StageService] = StageService
-        proving: Callable[..., ProvedService] = ProvedService
-        options: dict[str, Any] = {}
-        if (behaviour := recipe.liars.get(replica.node) if told is None else Choice(name=told)) is not None:
-            liar: Any = BEHAVIOURS.resolve(behaviour.name)
-            serving, proving = liar, type(f"Proved{liar.__name__}", (liar, ProvedService), {})
-            options = behaviour.options
-            node.journal.record("misbehaves", behaviour=behaviour.name, options=options, simulated=True)
+        behaviour = recipe.liars.get(replica.node) if told is None else Choice(name=told)
+        if behaviour is not None:
+            node.journal.record("misbehaves", behaviour=behaviour.name, options=behaviour.options, simulated=True)
             print(f"{replica.node} is told to misbehave: {behaviour.name} (simulated)")
-        work, options = served_by(node.clock), {"epoch": anchors.epoch, **options}
+        serving, proving = services(behaviour)
+        who = node.identity, served_by(node.clock)
         try:
-            plain = serving(stage.to(device), part.name, part.digest, node.identity, work, device=device, **options)
+            plain = serving(stage.to(device), part.name, part.digest, *who, device=device, epoch=anchors.epoch)
             service: Serve = plain
             if proof is not None:
                 twin, prover = proof
-                proved = proving(twin, part.name, twin.digest, node.identity, work, prover=prover, **options)
+                proved = proving(twin, part.name, twin.digest, *who, prover=prover, epoch=anchors.epoch)
                 service = Either(plain, proved)
         except TypeError as error:  # of options that a behaviour does not have
             raise UserError(f"liars.{replica.node}: {error}") from error

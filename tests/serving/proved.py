@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from decentral.models.folding import fold_batchnorm
 from decentral.models.stages import Stage, split
 from decentral.serving.asking.circuits import FILE
+from decentral.serving.selection.routing import Router
 from decentral.serving.stages.model import digest_of
 from decentral.serving.stages.proved import Either, ProvedService, Prover
 from decentral.serving.stages.stage import StageService
 from decentral.serving.stages.twin import Twin
 from decentral.trust.anchors import Anchor, Anchors, Part
+from decentral.trust.proofs import Proofs
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
 from decentral.wire.grpc_transport import GrpcTransport
@@ -176,3 +179,18 @@ async def session_with(
                 yield session
         finally:
             await links.close()
+
+
+def served_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each part, so that a test knows who is asked to prove first."""
+    monkeypatch.setattr(Router, "serves", lambda self, part, candidates: candidates[0])
+
+
+def after(event: asyncio.Event, right: Any) -> Any:
+    """The same proofs, once something has happened."""
+
+    async def proofs(*arguments: Any) -> Proofs:
+        await event.wait()
+        return await right(*arguments)
+
+    return proofs

@@ -8,6 +8,15 @@ from __future__ import annotations
 from decentral.registry import Registry
 
 _HERE = "decentral.serving.adversaries.behaviours"
+_PROVERS = "decentral.serving.adversaries.provers"
+OF_PROOFS = {
+    "proof-of-another-input": f"{_PROVERS}:ProofOfAnotherInput",
+    "damaged-proof": f"{_PROVERS}:DamagedProof",
+    "stale-proof": f"{_PROVERS}:StaleProof",
+    "foreign-srs": f"{_PROVERS}:ForeignSrs",
+    "withheld-proof": f"{_PROVERS}:WithheldProof",
+}
+"""Of those who answer as they should, and do not prove it: constructors as that of `serving.stages.proved`."""
 BEHAVIOURS = Registry(
     "behaviour",
     {
@@ -25,6 +34,7 @@ BEHAVIOURS = Registry(
         "crash": f"{_HERE}:Crash",
         "defection": f"{_HERE}:Defection",
         "slow": f"{_HERE}:Slow",
+        **OF_PROOFS,
     },
 )
 """Constructors as that of `serving.stages.stage.StageService`, with options of their own beside what it takes."""

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from decentral.errors import UserError
-from decentral.serving.adversaries import behaviours
+from decentral.serving.adversaries import behaviours, provers
 from decentral.serving.adversaries.behaviours import Adversary
-from decentral.serving.adversaries.catalogue import BEHAVIOURS
+from decentral.serving.adversaries.catalogue import BEHAVIOURS, OF_PROOFS
+from decentral.serving.stages.proved import ProvedService
 from decentral.trust.evidence import FaultKind
 
 
@@ -18,7 +19,7 @@ from decentral.trust.evidence import FaultKind
 def test_a_behaviour_says_in_a_line_what_it_does_and_what_it_earns(name: str) -> None:
     kind = BEHAVIOURS.resolve(name)
     assert isinstance(kind, type)
-    assert issubclass(kind, Adversary)
+    assert issubclass(kind, ProvedService if name in OF_PROOFS else Adversary)
     assert kind.__doc__
     assert len(kind.__doc__.splitlines()) == 1
     assert kind.earns is None or kind.earns in FaultKind
@@ -26,8 +27,9 @@ def test_a_behaviour_says_in_a_line_what_it_does_and_what_it_earns(name: str) ->
 
 def test_every_adversary_has_a_name() -> None:
     named = {BEHAVIOURS.resolve(name) for name in BEHAVIOURS.names()}
-    made = {value for value in vars(behaviours).values() if isinstance(value, type) and issubclass(value, Adversary)}
-    assert named == made - {Adversary}
+    known = [*vars(behaviours).values(), *vars(provers).values()]
+    made = {value for value in known if isinstance(value, type) and issubclass(value, Adversary | ProvedService)}
+    assert named == made - {Adversary, ProvedService}
 
 
 def test_a_name_that_is_not_known_is_answered_with_the_nearest() -> None:

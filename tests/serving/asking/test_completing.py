@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from decentral.errors import UserError
+from decentral.serving.adversaries.provers import ProofOfAnotherInput
 from decentral.serving.asking.prediction import Unverified
 from decentral.serving.client import Client
 from decentral.trust.evidence import FaultKind, Kind
 from decentral.trust.policy import Policy
 from decentral.trust.receipt import Receipt, verify
-from tests.serving.asking.test_proving import AnotherInput
 from tests.serving.proved import ProvedCluster, X
 
 PROVED = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}), allow_simulated=True)
@@ -68,7 +68,7 @@ async def test_what_is_hidden_stays_in_a_receipt_only_until_it_is_proved(proved:
 
 
 async def test_who_gave_an_answer_and_does_not_prove_it_is_remembered(proved: Any) -> None:
-    made: ProvedCluster = await proved(liars={f"stage-1-{letter}": AnotherInput for letter in "abc"})
+    made: ProvedCluster = await proved(liars={f"stage-1-{letter}": ProofOfAnotherInput for letter in "abc"})
     async with Client.connect(made.folder, policy=PROVED) as client:
         taken = await client.predict(X[:1], prove=False)
         assert taken.verdict.valid

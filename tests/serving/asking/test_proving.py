@@ -11,19 +11,17 @@ import pytest
 import torch
 
 from decentral.errors import Malformed, Refusal, UserError
+from decentral.serving.adversaries.provers import ProofOfAnotherInput
 from decentral.serving.asking.prediction import Unverified
 from decentral.serving.asking.proving import Proving, State
-from decentral.serving.asking.replicas import Patience
 from decentral.serving.client import Client
-from decentral.serving.selection.routing import Router
 from decentral.serving.stages.proved import ProvedService, Prover
 from decentral.trust.evidence import FaultKind, Kind, Question
 from decentral.trust.policy import HEAD, Policy
-from decentral.trust.proofs import Integers, Proofs, sign_proof
+from decentral.trust.proofs import Integers, Proofs
 from decentral.trust.receipt import verify
 from decentral.wire.conversation import Output, Proof
-from decentral.zk.bundle import Bundle
-from tests.serving.proved import Material, ProvedCluster, X
+from tests.serving.proved import Material, ProvedCluster, X, after, served_by_the_first
 from tests.zk.conftest import SMALL
 
 PROVED = Policy(require=frozenset({Kind.CONSENSUS, Kind.ZK}), allow_simulated=True)
@@ -103,20 +101,6 @@ class WrongIntegers(ProvedService):
         return {name: tensor + 1 for name, tensor in super().answer(inputs, client).items()}
 
 
-class AnotherInput(ProvedService):
-    """Proves what it was not asked."""
-
-    async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
-        other = [tuple(tuple(value + 1 for value in tensor) for tensor in sample) for sample in inputs]
-        return await super().proofs(question, other, srs, client)
-
-
-class NeverProves(ProvedService):
-    async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
-        await asyncio.Event().wait()
-        raise AssertionError("an event that nobody sets")
-
-
 class RefusesToProve(ProvedService):
     async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
         raise Malformed(Refusal.UNSPECIFIED, "not today")
@@ -125,23 +109,6 @@ class RefusesToProve(ProvedService):
 class AlwaysBusy(ProvedService):
     async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
         raise Malformed(Refusal.BUSY, "too many answers wait to be proved")
-
-
-class Unsigned(ProvedService):
-    """Signs for another question."""
-
-    async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
-        return await super().proofs(replace(question, task=bytes(16)), inputs, srs, client)
-
-
-class Damaged(ProvedService):
-    """Its proof has one other byte."""
-
-    async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
-        own = await super().proofs(question, inputs, srs, client)
-        changed = [replace(each, proof=each.proof[:-1] + bytes([each.proof[-1] ^ 1])) for each in own.bundle.proofs]
-        signed = [sign_proof(self.identity, question, sample, each) for sample, each in enumerate(changed)]
-        return replace(own, bundle=Bundle(tuple(changed), tuple(signed)))
 
 
 class Garbage(ProvedService):
@@ -159,11 +126,6 @@ class OutputInstead(ProvedService):
 class WithoutSrs(ProvedService):
     async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
         return await super().proofs(question, inputs, b"", client)
-
-
-class OtherSrs(ProvedService):
-    async def proofs(self, question: Question, inputs: Sequence[Integers], srs: bytes, client: Any) -> Proofs:
-        return await super().proofs(question, inputs, srs[:-1] + b"\1", client)
 
 
 def another_model(made: Material, part: int) -> type[ProvedService]:
@@ -190,16 +152,12 @@ def dressed_up(made: Material, part: int) -> type[ProvedService]:
 
 
 LIES: dict[str, tuple[Any, FaultKind, str]] = {
-    "another input": (AnotherInput, FaultKind.INVALID, "is about another input"),
     "refuses": (RefusesToProve, FaultKind.UNRESPONSIVE, "not today"),
-    "another task": (Unsigned, FaultKind.INVALID, "not signed for this task"),
-    "damaged": (Damaged, FaultKind.INVALID, "does not hold"),
     "garbage": (Garbage, FaultKind.INVALID, "cannot be read"),
     "an output": (OutputInstead, FaultKind.INVALID, "sent something else"),
     "another model": (another_model, FaultKind.INVALID, "another circuit"),
     "another model, dressed up": (dressed_up, FaultKind.INVALID, "is about another output"),
     "no srs": (WithoutSrs, FaultKind.UNRESPONSIVE, "sent no SRS"),
-    "another srs": (OtherSrs, FaultKind.INVALID, "SRS that came with them"),
 }
 
 
@@ -210,11 +168,6 @@ ALIKE = ("refuses", "garbage", "another model", "no srs")
 def liar_of(made: Material, lie: str, part: int) -> type[ProvedService]:
     kind = LIES[lie][0]
     return kind if isinstance(kind, type) else kind(made, part)
-
-
-def served_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each part, so that a test knows who is asked to prove first."""
-    monkeypatch.setattr(Router, "serves", lambda self, part, candidates: candidates[0])
 
 
 @pytest.mark.parametrize("lie", [pytest.param(lie, marks=[pytest.mark.slow] if lie in ALIKE else []) for lie in LIES])
@@ -236,19 +189,6 @@ async def test_who_proves_something_else_is_blamed_and_another_proves_the_answer
     assert verify(prediction.receipt.encode(), made.folder / "trust.toml", PROVED).valid
 
 
-@pytest.mark.slow
-async def test_who_never_proves_is_unresponsive_and_another_proves_the_answer(
-    proved: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served_by_the_first(monkeypatch)
-    made: ProvedCluster = await proved(liars={"stage-1-a": NeverProves})
-    async with Client.connect(made.folder, policy=PROVED, patience=Patience(prove=10.0)) as client:
-        prediction = await client.predict(X[:1])
-    assert [(made.node(f.node), f.kind) for f in prediction.faults] == [("stage-1-a", FaultKind.UNRESPONSIVE)]
-    assert prediction.faults[0].detail == "gave this answer, and sent no proof of it in time"
-    assert verify(prediction.receipt.encode(), made.folder / "trust.toml", PROVED).valid
-
-
 async def test_who_is_too_busy_to_prove_is_blamed_for_nothing_while_another_proves_the_answer(
     proved: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,17 +202,9 @@ async def test_who_is_too_busy_to_prove_is_blamed_for_nothing_while_another_prov
     assert made.node(prediction.proved.provers["stage-1"][0]) != "stage-1-a"
 
 
-def after(event: asyncio.Event, right: Any) -> Any:
-    async def proofs(*arguments: Any) -> Proofs:
-        await event.wait()
-        return await right(*arguments)
-
-    return proofs
-
-
 async def test_a_hidden_input_that_was_not_given_is_found_in_the_middle_of_a_model(proved: Any) -> None:
     """Of the first part the output is hidden: a proof of other numbers is told by its commitments."""
-    made: ProvedCluster = await proved(liars={f"stage-0-{letter}": AnotherInput for letter in "abc"})
+    made: ProvedCluster = await proved(liars={f"stage-0-{letter}": ProofOfAnotherInput for letter in "abc"})
     async with Client.connect(made.folder, policy=PROVED) as client:
         with pytest.raises(Unverified) as refused:
             await client.predict(X[:1])
@@ -304,7 +236,7 @@ async def test_one_replica_alone_is_enough_where_its_proof_is_and_another_is_ask
     proved: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served_by_the_first(monkeypatch)
-    made: ProvedCluster = await proved(replicas=2, liars={"stage-1-a": AnotherInput})
+    made: ProvedCluster = await proved(replicas=2, liars={"stage-1-a": ProofOfAnotherInput})
     alone = replace(PROVED, require=frozenset({Kind.ZK}))
     async with Client.connect(made.folder, policy=alone) as client:
         prediction = await client.predict(X[:1])
