@@ -2,7 +2,7 @@
 
     python -m benchmarks.dimat_accuracy [--widths 1 2] [--seeds 3] [--rounds 10] [--only first-merge|rounds]
                                         [--partitions iid by-class] [--methods DIMAT isolated ...] [--jobs 2]
-                                        [--matching-data own|proxy]
+                                        [--matching-data own|proxy] [--steps 10]
 
 Five peers train a ResNet-20 of ours, each from an initialisation of its own and on its share of a class-balanced
 subset. `first-merge`: their mean test accuracy before and after one merge, on a ring and on a full graph. `rounds`:
@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -103,12 +103,23 @@ class Setting:
     model: str
     precision: str
     matching_data: str
+    steps: int | None
 
     @property
-    def steps(self) -> int:
+    def epoch(self) -> int:
         """Optimiser steps in one epoch of a peer."""
         share = self.subset // PEERS
         return max(1, math.ceil(share / BATCH) - (share % BATCH == 1))  # a last batch of one joins the one before
+
+    @property
+    def a_round(self) -> int:
+        """Optimiser steps of a peer in one round of those that merge."""
+        return self.steps or self.epochs * self.epoch
+
+    @property
+    def words(self) -> str:
+        """What a round is."""
+        return f"{self.epochs} epochs" if self.steps is None else f"{self.steps} batches"
 
     def recipe(self, width: int, seed: int, partition: str, *changes: Overrides) -> Recipe:
         """The recipe of one run; later changes win."""
@@ -158,7 +169,7 @@ class Job:
     seed: int
     recipe: Recipe
     epochs_a_round: float
-    lead: int = 0
+    lead: float = 0.0
 
     @property
     def topology(self) -> str:
@@ -219,15 +230,16 @@ def first_merges(setting: Setting, width: int, seed: int) -> list[Job]:
 
 def rounds(setting: Setting, width: int, seed: int, partition: str) -> list[Job]:
     start = {"training": {"start_from": str(pretrained(setting, width, seed, partition) / "checkpoints")}}
-    steps = setting.epochs * setting.steps
-    whole = {"rounds": setting.rounds, "training": {"epochs": setting.epochs}}
+    steps = setting.a_round
+    trained = {"epochs": setting.epochs} if setting.steps is None else {"steps": steps}
+    whole = {"rounds": setting.rounds, "training": trained}
     single = {"rounds": setting.rounds * steps, "training": {"steps": 1}, "evaluation": {"every": steps}}
     jobs = []
     for method, change in {**ROUNDS, **STEPS}.items():
-        schedule, epochs = (single, setting.epochs / steps) if method in STEPS else (whole, float(setting.epochs))
+        schedule, epochs = (single, 1 / setting.epoch) if method in STEPS else (whole, steps / setting.epoch)
         recipe = setting.recipe(width, seed, partition, start, schedule, change)
         jobs.append(Job("rounds", method, width, partition, seed, recipe, epochs))
-    lead = setting.pretrain // setting.epochs
+    lead = setting.pretrain * setting.epoch // steps  # rounds
     together = {
         "algorithm": "dpsgd",
         "rounds": (lead + setting.rounds) * steps,
@@ -235,7 +247,7 @@ def rounds(setting: Setting, width: int, seed: int, partition: str) -> list[Job]
         "evaluation": {"every": steps},
     }
     recipe = setting.recipe(width, seed, partition, together)
-    jobs.append(Job("rounds", COMMON, width, partition, seed, recipe, setting.epochs / steps, lead * setting.epochs))
+    jobs.append(Job("rounds", COMMON, width, partition, seed, recipe, 1 / setting.epoch, lead * steps / setting.epoch))
     return jobs
 
 
@@ -267,7 +279,7 @@ def kept(
     return content
 
 
-def points_of(events: Iterable[Event], epochs_a_round: float, lead: int) -> list[Point]:
+def points_of(events: Iterable[Event], epochs_a_round: float, lead: float) -> list[Point]:
     """One point for each round that was evaluated when the first `lead` epochs were over."""
     accuracies: dict[int, list[float]] = {}
     sent: dict[int, int] = {}
@@ -302,6 +314,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=2, help="local epochs a round")
+    parser.add_argument(
+        "--steps", type=int, help="batches a round, instead of local epochs: who merges, merges more often"
+    )
     parser.add_argument("--pretrain", type=int, default=20, help="local epochs before the first merge")
     parser.add_argument("--subset", type=int, default=5000, help="class-balanced training images over all peers")
     parser.add_argument("--test", type=int, default=2000, help="class-balanced test images")
@@ -320,11 +335,7 @@ def main() -> int:
     parser.add_argument("--matching-data", choices=MATCHED_ON, default="own", help="images for matching and BatchNorm")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    names = (
-        *("subset", "test", "pretrain", "rounds", "epochs", "learning_rate", "samples"),
-        *("device", "dataset", "model", "precision", "matching_data"),
-    )
-    setting = Setting(**{name: getattr(arguments, name) for name in names})
+    setting = Setting(**{each.name: getattr(arguments, each.name) for each in fields(Setting)})
     widths, only = arguments.widths, arguments.only
     if (missing := no_data(setting.dataset)) is not None:
         print(f"skipped: {missing}")
@@ -332,7 +343,7 @@ def main() -> int:
     print(
         f"{setting.dataset}: {setting.subset} class-balanced training images over {PEERS} peers, {setting.test} test "
         f"images; {setting.model}, trained in {setting.precision}; SGD {setting.learning_rate}, momentum 0.9, batches "
-        f"of {BATCH}; {setting.pretrain} epochs alone, then rounds of {setting.epochs}; {setting.samples} "
+        f"of {BATCH}; {setting.pretrain} epochs alone, then rounds of {setting.words}; {setting.samples} "
         f"{MATCHED_ON[setting.matching_data]} for matching; {arguments.seeds} seeds, mean ± standard deviation"
     )
     wanted = [
@@ -356,7 +367,13 @@ def main() -> int:
     for partition in arguments.partitions if only != "first-merge" else ():
         mine = pick(runs, experiment="rounds", partition=partition)
         show_rounds(mine, partition)
-        shown = partition if setting.matching_data == "own" else f"{partition}-{setting.matching_data}"
+        shown = "-".join(
+            [
+                partition,
+                *([] if setting.matching_data == "own" else [setting.matching_data]),
+                *([] if setting.steps is None else [f"{setting.steps}-batches"]),
+            ]
+        )
         figures.append(draw_rounds(mine, shown, setting.dataset))
         missed += missed_by_rounds(mine, partition)
     print("\n" + "\n".join(f"drawn: {figure.relative_to(ROOT)}" for figure in figures))
