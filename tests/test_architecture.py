@@ -6,7 +6,6 @@ Each search for something forbidden is itself tested on a sample that contains i
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import subprocess
 import sys
@@ -121,13 +120,6 @@ def test_what_has_to_start_fast_does_not_import_what_is_slow(absent: str, module
 )
 def test_the_search_for_an_import_sees_a_module_that_needs_it(absent: str, module: str) -> None:
     assert imports_that_fail_without(absent, [module]) != []
-
-
-def test_every_exported_name_resolves() -> None:
-    package = importlib.import_module("decentral")
-    assert package.__all__
-    for name in package.__all__:
-        assert getattr(package, name) is not None
 
 
 # Every file
@@ -292,6 +284,34 @@ WRITTEN = [*MODULES, *sources("nodes", "benchmarks"), *RECIPES, *PAGES]
 @pytest.mark.parametrize("words", [UNFINISHED, MACHINE], ids=["unfinished", "of one machine"])
 def test_nothing_is_left_unfinished_or_tied_to_one_machine(words: re.Pattern[str]) -> None:
     assert [(name_of(path), found) for path in WRITTEN for found in words.findall(path.read_text())] == []
+
+
+# Pages
+
+
+ROOM = re.compile(r"^\| (?:`(\w+)/`|beside them) \|.*?\n\n", re.MULTILINE | re.DOTALL)
+"""A table of the map: of one room, or of the files that lie beside the rooms."""
+
+
+def test_the_map_names_every_file_in_its_room() -> None:
+    map_of_the_house = (ROOT / "docs" / "architecture.md").read_text()
+    named = {table[1]: set(re.findall(r"`(\w+)`", table[0])) for table in ROOM.finditer(map_of_the_house)}
+    for path in MODULES:
+        room, *rest = path.relative_to(HOUSE).parts
+        if not path.stem.startswith("__"):
+            assert path.stem in named[room if rest else None], name_of(path)
+
+
+def test_every_figure_is_shown_on_a_page() -> None:
+    pages = "".join(page.read_text() for page in PAGES)
+    figures = [figure.name for figure in (ROOT / "docs" / "figures").iterdir()]
+    assert [figure for figure in figures if f"figures/{figure}" not in pages] == []
+
+
+def test_every_claim_that_is_measured_says_where_its_figures_stand() -> None:
+    index = (ROOT / "docs" / "results.md").read_text()
+    claims = [path for path in sources("benchmarks") if '"--json"' in path.read_text()]  # as `make bench` finds them
+    assert [name_of(path) for path in claims if f"`{path.stem}`" not in index] == []
 
 
 # Recipes
