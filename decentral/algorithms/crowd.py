@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from decentral.algorithms.admission import unfit, unlike_ours
 from decentral.algorithms.presence import Deadlines, Member, Roster, Signer, gather
 from decentral.core.membership import View, Word, view_of
 from decentral.core.sampling import drawn
 from decentral.errors import Refusal, Refused, TransportError
 from decentral.wire.clock import Clock
 from decentral.wire.messages import (
-    PROTOCOL_VERSION,
     Join,
     Leave,
     Membership,
@@ -348,15 +348,7 @@ class Crowd:
 
     def _objection(self, sender: PeerId, join: Join) -> Refusal | None:
         """Why a peer cannot join us; None if it can."""
-        if join.protocol_version != PROTOCOL_VERSION:
-            return Refusal.PROTOCOL_VERSION
-        if join.recipe_hash != self._recipe_hash:
-            return Refusal.RECIPE
-        if join.schema_hash != self._schema_hash:
-            return Refusal.SCHEMA
-        if join.record.status is not MembershipStatus.JOIN:
-            return Refusal.MALFORMED
-        return self._check(sender, join.record)
+        return unlike_ours(join, self._recipe_hash, self._schema_hash) or self._check(sender, join.record)
 
     def _part(self, envelope: Envelope, record: MembershipRecord) -> None:
         if (problem := self._check(envelope.sender, record)) is not None:
@@ -365,11 +357,7 @@ class Crowd:
         return envelope.answer(Pong(self.round, self._synced))
 
     def _check(self, sender: PeerId, record: MembershipRecord) -> Refusal | None:
-        """A record must be the sender's own and not outdated."""
-        if record.peer != sender:
-            return Refusal.SIGNATURE
-        known = self._records.get(self._roster.index_of[sender])
-        return Refusal.STALE if known is not None and known != record and record.counter <= known.counter else None
+        return unfit(record, sender, self._records.get(self._roster.index_of[sender]))
 
 
 @lru_cache(maxsize=4)

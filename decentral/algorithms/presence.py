@@ -14,10 +14,10 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from decentral.algorithms.admission import unfit, unlike_ours
 from decentral.errors import Refusal, Refused, TransportError
 from decentral.wire.clock import Clock
 from decentral.wire.messages import (
-    PROTOCOL_VERSION,
     Join,
     Leave,
     Membership,
@@ -255,13 +255,7 @@ class Presence:
 
     def _objection(self, sender: PeerId, join: Join) -> Refusal | None:
         """Why a peer cannot join us; None if it can."""
-        if join.protocol_version != PROTOCOL_VERSION:
-            return Refusal.PROTOCOL_VERSION
-        if join.recipe_hash != self._recipe_hash:
-            return Refusal.RECIPE
-        if join.schema_hash != self._schema_hash:
-            return Refusal.SCHEMA
-        return self._check(sender, join.record)
+        return unlike_ours(join, self._recipe_hash, self._schema_hash) or self._check(sender, join.record)
 
     def _welcome(self, index: int) -> Welcome:
         first = self._from_round[index]
@@ -278,14 +272,9 @@ class Presence:
         return envelope.answer(Pong(self.round))
 
     def _check(self, sender: PeerId, record: MembershipRecord) -> Refusal | None:
-        """A record, whose signature was checked when it was decoded, must be a partner's own and not outdated."""
         if self._index_of.get(sender) not in self.partners:
             return Refusal.NOT_A_MEMBER
-        if record.peer != sender:
-            return Refusal.SIGNATURE
-        known = self._records.get(sender)
-        older = known is not None and record != known and record.counter <= known.counter
-        return Refusal.STALE if older else None
+        return unfit(record, sender, self._records.get(sender))
 
     async def _heal(self) -> None:
         """Looks for lost partners from time to time: what was taken for a crash may have been the network."""
