@@ -106,13 +106,6 @@ def gaussian_deviation(epsilon: float, delta: float, sensitivity: float) -> floa
     return _least(lambda deviation: gaussian_delta(epsilon, deviation, sensitivity) <= delta, sensitivity)
 
 
-def gaussian_epsilon(deviation: float, delta: float, sensitivity: float) -> float:
-    """The smallest epsilon that noise of this deviation keeps with this delta: what an answer costs."""
-    if gaussian_delta(0.0, deviation, sensitivity) <= delta:
-        return 0.0
-    return _least(lambda epsilon: gaussian_delta(epsilon, deviation, sensitivity) <= delta, 1.0)
-
-
 def gaussian_delta(epsilon: float, deviation: float, sensitivity: float) -> float:
     """Theorem 8: Φ(Δ / 2σ - εσ / Δ) - e^ε Φ(-Δ / 2σ - εσ / Δ), the delta with which the noise keeps epsilon."""
     from scipy.special import log_ndtr  # it takes a moment to import

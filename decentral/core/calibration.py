@@ -88,10 +88,6 @@ class Curve:
     false_rejects: Float[np.ndarray, " t"]
     detections: Float[np.ndarray, " t"]
 
-    def detection_at(self, false_reject: float) -> float:
-        """The largest share of lies that is found where at most that share of honest answers is rejected."""
-        return float(self.detections[self.false_rejects <= false_reject].max())
-
 
 def curve(honest: Float[np.ndarray, " n"], lying: Float[np.ndarray, " m"]) -> Curve:
     """Receiver operating characteristic: rates at every tolerance that tells two samples apart, and at none.

@@ -46,7 +46,6 @@ class LocalRun:
         self._tail.poll()  # what an interrupted run wrote is known
         self._finished: set[int] = set()
         self._crashed: set[int] = set()
-        self._rejoined: set[int] = set()
         self._failed: dict[int, str] = {}
 
     async def run(self) -> None:

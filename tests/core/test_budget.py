@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decentral.core.budget import Budget, gaussian_delta, gaussian_deviation, gaussian_epsilon
+from decentral.core.budget import Budget, gaussian_delta, gaussian_deviation
 from decentral.errors import UserError
 
 EPSILONS = st.floats(0.05, 20)
@@ -50,10 +50,10 @@ def test_laplace_noise_keeps_epsilon_at_every_point(epsilon: float, clip: float)
 
 
 @given(EPSILONS, DELTAS, st.floats(0.01, 100))
-def test_deviation_and_epsilon_are_inverse(epsilon: float, delta: float, sensitivity: float) -> None:
+def test_the_deviation_is_the_least_that_keeps_delta(epsilon: float, delta: float, sensitivity: float) -> None:
     deviation = gaussian_deviation(epsilon, delta, sensitivity)
     assert gaussian_delta(epsilon, deviation, sensitivity) <= delta
-    assert gaussian_epsilon(deviation, delta, sensitivity) == pytest.approx(epsilon, rel=1e-6)
+    assert gaussian_delta(epsilon, 0.999 * deviation, sensitivity) > delta
 
 
 @given(st.floats(0.05, 0.99), DELTAS)
@@ -69,8 +69,7 @@ def test_a_tighter_budget_needs_more_noise(epsilon: float, delta: float) -> None
     assert Budget("laplace", epsilon / 2, 1.0).scale > Budget("laplace", epsilon, 1.0).scale
 
 
-def test_so_much_noise_costs_nothing_and_answers_add_up() -> None:
-    assert gaussian_epsilon(1e9, 1e-3, 1.0) == 0.0
+def test_answers_add_up() -> None:
     assert Budget("gaussian", 0.5, 1.0, 0.25).after(3) == (1.5, 0.75)
     assert Budget("gaussian", 0.5, 1.0, 0.25).after(9) == (4.5, 1.0)
     assert Budget("laplace", 0.5, 1.0).after(3) == (1.5, 0.0)

@@ -145,9 +145,3 @@ def test_the_area_below_it_is_that_of_scikit_learn(honest: list[float], lying: l
     labels = [0] * len(honest) + [1] * len(lying)
     area = np.trapezoid(found.detections, found.false_rejects)
     assert area == pytest.approx(roc_auc_score(labels, honest + lying), abs=1e-9)
-
-
-def test_what_is_found_at_a_price_is_read_from_the_curve() -> None:
-    found = curve(np.array([1.0, 2, 3, 4]), np.array([3.5, 5, 6, 7]))
-    assert found.detection_at(0.0) == 0.75
-    assert found.detection_at(0.25) == 1

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,8 +29,6 @@ X = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 TOKEN = "t" * 40
 ALLOWED = {"Authorization": f"Bearer {TOKEN}"}
 QUICK = Patience(opening=5, commit=5, reveal=1)
-
-Asking = Callable[..., Awaitable[httpx2.AsyncClient]]
 
 
 class Lies(StageService):

@@ -69,7 +69,7 @@ def test_a_tolerance_accepts_the_honest_and_finds_the_lies(samples: list[Samples
         assert part.tolerance == pytest.approx(4 * max(part.limit, 1.2e-7), rel=0.01)
         assert part.honest == Rate(0, COUNT)
         assert all(rate == Rate(40, 40) for rate in part.detected.values())
-        assert all(curve.detection_at(0.0) == 1 for curve in part.curves.values())
+        assert all(curve.detections[curve.false_rejects == 0].max() == 1 for curve in part.curves.values())
 
 
 def test_a_margin_and_a_wanted_level_move_the_tolerance(samples: list[Samples]) -> None:
