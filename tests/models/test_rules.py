@@ -14,33 +14,11 @@ from decentral.errors import Untraceable
 from decentral.models.calls import Value
 from decentral.models.rules import FUNCTIONS
 from decentral.models.tracing import permutation_spec
+from tests.models.stemmed import Net, pooled, units
 
 Scramble = Callable[[nn.Module], nn.Module]
 ErrorOf = Callable[[nn.Module, PermutationSpec, Tensor, int], float]
 Lawful = Callable[[nn.Module], PermutationSpec]
-
-
-def units(spec: PermutationSpec) -> dict[str, int]:
-    return {group.name: group.units for group in spec.groups}
-
-
-class Net(nn.Module):
-    """A stem with 6 channels, something in between, and a head of 3 classes."""
-
-    def __init__(self, between: Callable[..., Tensor], *, out: int = 6, **modules: nn.Module):
-        super().__init__()
-        self.stem = nn.Conv2d(2, 6, 3, padding=1)
-        for name, module in modules.items():
-            self.add_module(name, module)
-        self.head = nn.Linear(out, 3)
-        self.between = between
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.between(self, torch.tanh(self.stem(x))))
-
-
-def pooled(x: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
 class Scaled(nn.Module):

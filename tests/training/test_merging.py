@@ -19,27 +19,7 @@ from decentral.models.tracing import permutation_spec
 from decentral.training.activations import NotFinite, ambiguous_units
 from decentral.training.batchnorm import reestimate_batchnorm
 from decentral.training.merging import METHODS, align, match, merge, merge_into, permute
-
-SHAPE = (1, 8, 8)
-
-
-def images(count: int = 200, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
-def network(name: str, seed: int = 0, **options: Any) -> nn.Module:
-    """Untrained, in float64, with statistics of its own; no unit is constant on `images`."""
-    torch.manual_seed(seed)
-    model = build_model(name, SHAPE, 4, **options).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-        elif isinstance(module, nn.Linear):
-            nn.init.ones_(module.bias)
-    reestimate_batchnorm(model, [images()])
-    return model.eval()
-
+from tests.training.untrained import SHAPE, images, network
 
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("mlp", {"hidden": (24, 16)}),

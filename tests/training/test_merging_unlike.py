@@ -9,30 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from decentral.core.permutation import random_permutation
-from decentral.models.catalogue import build_model
 from decentral.models.tracing import permutation_spec
-from decentral.training.batchnorm import reestimate_batchnorm
 from decentral.training.merging import METHODS, match, merge, merge_into, permute
-
-SHAPE = (1, 8, 8)
-
-
-def images(count: int = 200, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
-def network(name: str, seed: int = 0, **options: Any) -> nn.Module:
-    """Untrained, in float64, with statistics of its own; no unit is constant on `images`."""
-    torch.manual_seed(seed)
-    model = build_model(name, SHAPE, 4, **options).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-        elif isinstance(module, nn.Linear):
-            nn.init.ones_(module.bias)
-    reestimate_batchnorm(model, [images()])
-    return model.eval()
+from tests.training.untrained import images, network
 
 
 class Tied(nn.Module):
@@ -107,8 +86,8 @@ def test_what_is_no_tensor_stays_the_references() -> None:
     planted = random_permutation(spec, torch.Generator().manual_seed(1))
     other = permute(model, spec, planted)
     model[1].seen, other[1].seen = "this", "that"
-    for network in (other, other.state_dict()):
-        assert planted.compose(match(model, network, spec, [images()])).is_identity
+    for given in (other, other.state_dict()):
+        assert planted.compose(match(model, given, spec, [images()])).is_identity
     assert merge_into(model, [other.state_dict()], [0.5, 0.5], spec, [images()]) == [planted.invert()]
     assert (model[1].seen, other[1].seen) == ("this", "that")
 
