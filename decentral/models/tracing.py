@@ -320,8 +320,3 @@ def _attribute(module: nn.Module, path: str) -> Any:
     for name in path.split("."):
         module = getattr(module, name)
     return module
-
-
-def _module(node: fx.Node) -> str:
-    """The path of the module in which a node computes; "" for the network itself."""
-    return str(node.target) if node.op == "call_module" else next(reversed(node.meta.get("nn_module_stack") or {}), "")
