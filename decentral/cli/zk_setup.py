@@ -51,6 +51,13 @@ def setup(
     ] = "fixed",
     scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of the input after the point.")] = 7,
     parameter_scale: Annotated[int, typer.Option(min=1, max=20, help="Bits of parameters after the point.")] = 7,
+    rescale: Annotated[
+        bool,
+        typer.Option(
+            "--rescale/--no-rescale",
+            help="Of a folder of `up`: without, numbers keep all their bits, and circuits are cheaper.",
+        ),
+    ] = True,
     rebase: Annotated[int, typer.Option(min=1, help="Tensors are rescaled when this far above the input.")] = 1,
     legs: Annotated[int, typer.Option(min=1, help="Digits of the numbers that are checked to be in range.")] = 2,
     base: Annotated[int, typer.Option(min=2, help="Of those digits; less than 2^logrows.")] = 2**14,
@@ -83,13 +90,18 @@ def setup(
     load_plugins(plugins)
     from decentral.launch.circuits import Reference
     from decentral.zk.setup import Options
+    from decentral.zk.unscaled import unscaled
 
     reference, limits = Reference(srs, local, fetch), limits_of(memory, timeout)
     options = Options(visibility, scale, parameter_scale, rebase, base=base, legs=legs, logrows=logrows)
+    if not rescale and out is not None:
+        raise UserError(
+            "--no-rescale: is for the parts of a cluster; `decentral zk plan` has it for a model of its own"
+        )
     if out is None:
         if stages is not None or overrides or key is not None:
             raise UserError("--stages, --set and --key are for circuits in a folder of their own: give --out DIR")
-        _cluster(Path(source), reference, options, limits, check, as_json)
+        _cluster(Path(source), reference, options if rescale else unscaled(options), limits, check, as_json)
     elif check:
         _check(source, stages, overrides or (), out, reference, limits, as_json)
     else:

@@ -33,6 +33,8 @@ from decentral.zk.emulator import Emulator, Scales
 from decentral.zk.setup import Artefacts, Options, rebuilt, setup
 from decentral.zk.srs import SRS
 from decentral.zk.store import Store
+from decentral.zk.stretches import NEVER
+from decentral.zk.unscaled import as_unscaled, digits_of, unscaled
 from decentral.zk.worker import Limits
 
 
@@ -52,7 +54,7 @@ class Served:
 
 def options_of(proving: Proving) -> Options:
     """Of the circuits that a recipe asks for."""
-    return Options(
+    options = Options(
         Visibility.of_parameters(proving.parameters),
         proving.scale,
         proving.parameter_scale,
@@ -61,6 +63,7 @@ def options_of(proving: Proving) -> Options:
         legs=proving.legs,
         logrows=proving.logrows,
     )
+    return options if proving.rescale else unscaled(options)
 
 
 def limits_of(proving: Proving) -> Limits:
@@ -106,7 +109,7 @@ def served(folder: Path, scales: Scales) -> Served:
 def _proved(part: Part, stage: Stage, scales: Scales) -> nn.Module:
     """A part without BatchNorm, whose every operator can be computed in the whole numbers of a circuit."""
     try:
-        network = fold_batchnorm(stage.network, len(stage.inputs))
+        network = as_unscaled(fold_batchnorm(stage.network, len(stage.inputs)), scales.rebase)
         Emulator(network, scales, inputs=len(stage.inputs))
     except (Unproven, Untraceable, UserError) as error:
         raise UserError(f"{part.name}: cannot become a circuit: {error}") from error
@@ -131,8 +134,12 @@ async def set_up(
         return await reference.get(store, logrows, limits)
 
     found = await asyncio.to_thread(served, folder, Scales(options.parameter_scale, options.rebase))
+    each = [options] * len(found.networks)
+    if options.rebase >= NEVER:
+        say("digits")
+        each = await asyncio.to_thread(digits_of, found.networks, found.samples, options, found.names)
     chain, artefacts, used = await setup(
-        found.networks, found.samples, srs, store, options, names=found.names, limits=limits, say=say
+        found.networks, found.samples, srs, store, each, names=found.names, limits=limits, say=say
     )
     await asyncio.to_thread(check_numbers, found, chain)
     save_circuits(folder / CIRCUITS, chain, artefacts, used)

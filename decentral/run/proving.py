@@ -29,6 +29,8 @@ class Proving(Section):
     """Bits of the inputs after the point."""
     parameter_scale: Bits = 7
     """Bits of the parameters after the point."""
+    rescale: bool = True
+    """False: numbers keep all their bits, for cheaper circuits; `rebase`, `legs` and `base` say nothing then."""
     rebase: Annotated[int, Field(ge=1, le=10**6)] = 1
     """Tensors are rescaled when this far above the input."""
     legs: Annotated[int, Field(ge=1, le=126)] = 2

@@ -77,6 +77,10 @@ class Emulator:
         outputs = tuple(found) if isinstance(found, tuple | list) else (found,)
         return tuple(map(self._rebased, outputs))
 
+    def bits(self, *inputs: Fixed) -> int:
+        """Of the largest number that is met."""
+        return max(value.bits() for value in self.values(*inputs).values() if isinstance(value, Fixed))
+
     @torch.no_grad()
     def values(self, *inputs: Fixed) -> dict[fx.Node, Any]:
         """What every operator gives. Raises ValueError for another number of inputs."""

@@ -40,6 +40,11 @@ SHARES = (1.0, 0.95, 0.9, 0.8)
 Say = Callable[[str], None]
 
 
+def digits_for(bits: int) -> int:
+    """How many a number of so many bits has, with some to spare; two at least."""
+    return max(2, -(-(bits + SPARE_BITS) // BASE_BITS))
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A circuit: `layers` for a person, `channels` where it is a part of a layer."""
@@ -223,7 +228,7 @@ class _Planner:
         return size.plus(Size(logrows, LEG_ROWS * more * self._stretches.activations(start, end), 0))
 
     def _legs(self, start: int, end: int) -> int:
-        return max(2, -(-(self._stretches.bits(start, end) + SPARE_BITS) // BASE_BITS))
+        return digits_for(self._stretches.bits(start, end))
 
     def _check_digits(self, place: int) -> None:
         """Raises UserError where numbers, which nothing rescales here, have grown too large."""

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from decentral.errors import Unproven
 from decentral.models.folding import fold_batchnorm
 from decentral.models.graphs import module_of
-from decentral.zk.convolution import PatchConvolution
+from decentral.zk.convolution import PatchConvolution, with_patches
 from decentral.zk.emulator import Emulator, Scales
 from decentral.zk.fixed import Fixed
 
@@ -43,13 +43,7 @@ class Stretches:
 
     def __init__(self, model: nn.Module, samples: Fixed, parameter_scale: int) -> None:
         """Raises Unproven that names a layer whose circuit is not known here, UserError, Untraceable."""
-        self.graph = fold_batchnorm(model)
-        for name, module in list(self.graph.named_modules()):
-            if isinstance(module, nn.Conv2d):
-                try:
-                    self.graph.set_submodule(name, PatchConvolution(module))
-                except ValueError:
-                    continue  # it stays a convolution, which is dearer
+        self.graph = with_patches(fold_batchnorm(model))
         self.parameter_scale = parameter_scale
         self.values: dict[fx.Node, Fixed] = Emulator(self.graph, Scales(parameter_scale, NEVER)).values(samples)
         nodes = [*self.graph.graph.nodes]

@@ -29,11 +29,15 @@ from decentral.models.catalogue import build_model
 from decentral.run.directory import CIRCUITS
 from decentral.run.proving import Proving
 from decentral.run.serving_recipe import ServingRecipe
+from decentral.serving.stages.twin import Twin
+from decentral.serving.stages.twin import quantised as quantised_whole
 from decentral.trust.anchors import FILE, Anchors
 from decentral.zk.emulator import Emulator, Scales, quantised
 from decentral.zk.setup import Options
 from decentral.zk.srs import open_srs
 from decentral.zk.store import Store
+from decentral.zk.stretches import NEVER
+from decentral.zk.unscaled import unscaled
 from decentral.zk.worker import Limits
 
 SMALL = Limits(memory=2 * 2**30, seconds=100)
@@ -97,6 +101,31 @@ async def test_what_was_calibrated_and_the_epoch_stay_and_a_part_without_circuit
     found = Anchors.load(tmp_path / FILE)
     pinned = tuple(replace(own, circuit=part.circuit) for own, part in zip(bare, anchors.parts, strict=True))
     assert (found.epoch, found.parts) == (4, pinned)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_convolutions_that_never_rescale_are_pinned_and_answered_by_their_twins(
+    tmp_path: Path, store: Store
+) -> None:
+    made = recipe(tmp_path, "strided-cnn", stages=["features.2"])
+    folder = (await asyncio.to_thread(prepare, made, tmp_path / "here")).path
+    options = options_of(Proving.model_validate({"srs": "local-test", "rescale": False}))
+    chain = await set_up(folder, Reference(local=True), store, options)
+    arguments = [circuit.settings.arguments for circuit in chain.circuits]
+    assert [(each.checked, each.rebase) for each in arguments] == [(False, NEVER)] * 2
+    found = served(folder, Scales(7, NEVER))
+    (sample,) = found.samples
+    with torch.no_grad():
+        expected = found.stages[1](found.stages[0](sample))
+    tensors = {found.stages[0].inputs[0].name: quantised_whole(sample, 7)}
+    for stage, circuit in zip(found.stages, chain.circuits, strict=True):
+        tensors = Twin(stage, circuit).run(tensors)
+    (scale,) = chain.circuits[-1].settings.output_scales
+    assert scale == 7 * 4, "the input's bits, and those of three layers"
+    assert torch.allclose(next(iter(tensors.values())).double() / 2.0**scale, expected.double(), atol=0.1)
+    pinned, again = await check(folder, await store.local_srs(chain.logrows))
+    assert pinned.identity == again.identity
 
 
 async def test_the_parts_come_to_the_same_circuits_again(cluster: Path, store: Store) -> None:
@@ -176,6 +205,7 @@ async def test_without_an_srs_nothing_is_pinned_and_it_is_said_how_to_come_by_on
 
 def test_what_a_recipe_says_is_what_circuits_are_made_with() -> None:
     assert options_of(Proving.model_validate(TINY)) == OPTIONS
+    assert options_of(Proving(srs="local-test", rescale=False)) == unscaled(Options())
     assert reference_of(Proving(srs="local-test")) == Reference(local=True)
     assert reference_of(Proving(srs="ceremony")) == Reference()
     assert reference_of(Proving(srs="kzg.srs")) == Reference(Path("kzg.srs"))
