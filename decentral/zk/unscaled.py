@@ -23,8 +23,9 @@ from decentral.zk.stretches import NEVER
 
 
 def unscaled(options: Options) -> Options:
-    """The same, of numbers that are never rescaled."""
-    return replace(options, rebase=NEVER, base=1 << BASE_BITS, checked=False)
+    """The same, of numbers that are never rescaled: nothing is to be calibrated, digits alone need their rows."""
+    logrows = max(options.logrows or 0, BASE_BITS + 1)
+    return replace(options, rebase=NEVER, base=1 << BASE_BITS, logrows=logrows, checked=False)
 
 
 def as_unscaled(network: nn.Module, rebase: int) -> nn.Module:
