@@ -105,6 +105,7 @@ class Arguments:
             "decomp_base": self.base,
             "decomp_legs": self.legs,
             "ignore_range_check_inputs_outputs": not self.checked,
+            "disable_freivalds": True,  # see `Settings.linked`
             "lookup_range": list(self.lookups),
         }
 
@@ -161,8 +162,17 @@ class Settings:
 
     @property
     def products(self) -> int:
-        """Cells in which products of matrices are checked."""
+        """Cells in which products of matrices are checked by Freivalds' method."""
         return int(self._decoded()["einsum_params"]["total_einsum_col_size"])
+
+    @property
+    def linked(self) -> bool:
+        """Whether the numbers that every operator takes are the ones that another gave.
+
+        ezkl's own check by Freivalds' method has cells of its own for a product, and no constraint says that what goes
+        on is the same: whoever proves chooses it. Then a proof says nothing of the layers before.
+        """
+        return self.products == 0
 
     @property
     def tables(self) -> bool:

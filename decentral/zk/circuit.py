@@ -65,6 +65,8 @@ class Circuit:
             raise Malformed(Refusal.MALFORMED, f"a circuit of ezkl {self.version}; this is {VERSION}")
         if not self.settings.unambiguous:
             raise Malformed(Refusal.MALFORMED, "a circuit whose numbers have more digits than its field can tell apart")
+        if not self.settings.linked:
+            raise Malformed(Refusal.MALFORMED, "a circuit with products of matrices that whoever proves may choose")
         inputs, parameters, outputs = self.settings.visibilities
         scales = self.settings.input_scales, self.settings.output_scales
         for visibility, points, own in zip(

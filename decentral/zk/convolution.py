@@ -1,8 +1,7 @@
-"""A convolution as a circuit proves it most cheaply: patches of the image, and one product of matrices.
+"""A convolution as patches of the image and one product of matrices, which is what a circuit constrains either way.
 
-ezkl constrains a convolution by one multiplication for each of its multiply-adds, and a product of matrices by
-Freivalds' check: both sides times a random vector, which costs what the matrices hold and not what multiplying them
-costs. Patches are copies, and copies cost half a row each.
+Each multiply-add is a constraint in both. ezkl could check a product of matrices by Freivalds' method, at the cost of
+what the matrices hold, but ties nothing to the product that it has checked (`Settings.linked`).
 """
 
 from __future__ import annotations

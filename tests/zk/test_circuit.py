@@ -99,6 +99,7 @@ def test_circuits_whose_parts_do_not_go_together_are_refused(made: Made) -> None
         lambda: edited(first, model_instance_shapes=[]),
         lambda: edited(first, run_args={**run_args, "decomp_legs": 64}),
         lambda: edited(first, run_args={**run_args, "decomp_legs": 10**12}),
+        lambda: edited(first, einsum_params={"equations": [], "total_einsum_col_size": 2}),
     ):
         with pytest.raises(Malformed):
             wrong()

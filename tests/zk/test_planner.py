@@ -37,8 +37,8 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-        self.third, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+        self.first, self.second = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.third, self.head = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6 * 196, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first(x))
@@ -47,12 +47,12 @@ class Residual(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("memory", [8e9, 0.49e9, 0.27e9])
+@pytest.mark.parametrize("memory", [8e9, 0.6e9, 0.27e9])
 @pytest.mark.parametrize("model", ["strided-cnn", "residual"])
 async def test_the_circuits_of_every_plan_compute_the_model(prover, model, memory):
     torch.manual_seed(0)
-    whole = Residual().eval() if model == "residual" else network("strided-cnn", 1, 8, 8, channels=[4, 8])
-    images = torch.randn(6, 1, 8, 8)
+    whole = Residual().eval() if model == "residual" else network("strided-cnn", 1, 32, 32, channels=[8, 16])
+    images = torch.randn(6, 1, *((14, 14) if model == "residual" else (32, 32)))
     planned = await plan(whole, images, Budget(memory=memory), prover)
     (found,) = through(emulators(planned), planned.wires, quantised(images, 7))
     (expected,) = Emulator(fold_batchnorm(whole), Scales(7, NEVER))(quantised(images, 7))
@@ -94,7 +94,7 @@ async def wrong(alone: Worker, folder: Path, planned: Plan, image: Tensor) -> in
 
 async def test_witnesses_pass_through_the_parts_of_a_plan_as_planned(prover, tmp_path):
     torch.manual_seed(0)
-    images = torch.randn(4, 1, 8, 8)
+    images = torch.randn(4, 1, 14, 14)
     planned = await plan(Residual().eval(), images, Budget(memory=0.27e9), prover)
     assert any(each.channels is not None for each in planned.circuits)
     assert not await wrong(prover, tmp_path, planned, images[:1])

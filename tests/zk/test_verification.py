@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from decentral import canonical
-from decentral.errors import Malformed, UserError
+from decentral.errors import Malformed, Unproven, UserError
 from decentral.wire.identity import Identity
 from decentral.zk.arguments import Settings
 from decentral.zk.binding import Binding, bind
 from decentral.zk.bundle import Bundle
 from decentral.zk.circuit import Chain
+from decentral.zk.export import export
 from decentral.zk.proof import MODULUS, POINT, Proof
-from decentral.zk.proving import Proven, prove
-from decentral.zk.setup import setup
+from decentral.zk.proving import Proven, prove, prove_stage, witness_of
+from decentral.zk.setup import COMPILED, MODEL, SETTINGS, Artefacts, setup
+from decentral.zk.store import Store
 from decentral.zk.verification import Verified, verify
 from decentral.zk.worker import Worker
 from tests.zk.conftest import SMALL, TINY, Made, stages
@@ -218,8 +224,6 @@ async def test_a_stale_key_is_found(prover: Worker, made: Made) -> None:
 
 
 async def test_a_foreign_srs_is_refused(prover: Worker, made: Made) -> None:
-    from decentral.zk.store import Store
-
     other = await Store(made.store.root.parent / "other").local_srs(made.srs.logrows, SMALL)
     assert other.digest != made.srs.digest
     with pytest.raises(UserError, match="another SRS"):
@@ -227,6 +231,71 @@ async def test_a_foreign_srs_is_refused(prover: Worker, made: Made) -> None:
     foreign = Chain(tuple(replace(circuit, srs=other.digest) for circuit in made.chain.circuits), made.chain.wires)
     assert foreign.identity != made.chain.identity
     assert not (await verify(prover, foreign, other, made.proven.proofs, [made.inputs[0]])).passed
+
+
+# ---- between the operators -----------------------------------------------------------------------------------------
+
+EDGES = ("images", "patches", "product", "bias", "relu", "mean", "answer")
+
+
+class Exchanged(nn.Module):
+    """A small network. Where `edge` names one, its numbers change places there: ezkl writes no constraint for that, so
+    that circuit and key have the same form, and other numbers go on."""
+
+    def __init__(self, edge: str) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.edge, self.bias = edge, nn.Parameter(torch.randn(1, 3, 1))
+        self.weight, self.linear = nn.Parameter(torch.randn(3, 18)), nn.Linear(3, 4)
+
+    def passed(self, edge: str, x: Tensor, dim: int) -> Tensor:
+        count = x.shape[dim]
+        return x if edge != self.edge else x.index_select(dim, torch.tensor([*range(1, count), 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = functional.unfold(self.passed("images", x, 3), 3, padding=1)
+        product = torch.einsum("kc,acn->akn", self.weight, self.passed("patches", patches, 1))
+        hidden = self.passed("bias", self.passed("product", product, 1) + self.bias, 1)
+        hidden = self.passed("relu", torch.relu(hidden), 1).mean(2)
+        return self.passed("answer", self.linear(self.passed("mean", hidden, 1)), 1)
+
+
+async def exchanged(prover: Worker, store: Store, folder: Path, edge: str) -> Verified:
+    """What is found of a proof by who exchanged numbers at an edge and has the honest proving key."""
+    images = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(6))
+    options = replace(TINY, rebase=64, checked=False, logrows=10)
+    chain, (own,), srs = await setup([Exchanged("").eval()], [images], store.local_srs, store, options, limits=SMALL)
+    shutil.copytree(own.folder, folder)
+    export(Exchanged(edge), [images[:1]], folder / MODEL)
+    paths = {"model": folder / MODEL, "compiled": folder / COMPILED, "settings": folder / SETTINGS}
+    await prover.call("compile_circuit", **{name: str(path) for name, path in paths.items()})
+    lie = Artefacts(own.circuit, folder)
+    proven = await prove(chain, [lie], srs, [images[0]], limits=SMALL)
+    said = await verify(prover, chain, srs, proven.proofs, [images[0]])
+    honest = await prove(chain, [own], srs, [images[0]], limits=SMALL)
+    assert (proven.outputs == honest.outputs) == (edge == "nowhere"), "nothing else went on"
+    return said
+
+
+@pytest.mark.parametrize("edge", ["nowhere", *EDGES])
+async def test_no_operator_can_be_given_other_numbers_than_the_one_before_gave(
+    prover: Worker, store: Store, tmp_path: Path, edge: str
+) -> None:
+    said = await exchanged(prover, store, tmp_path / "lie", edge)
+    assert said.passed == (edge == "nowhere"), said.detail
+
+
+@pytest.mark.parametrize("value", [1 << 32, -(1 << 32), 1 << 62, MODULUS // 2, MODULUS // 2 + 1, MODULUS // 3])
+async def test_a_number_that_has_more_digits_than_its_circuit_has_no_proof(
+    made: Made, tmp_path: Path, value: int
+) -> None:
+    """2^32 in eight digits of base 16: the ReLU of the first stage does not take it."""
+    first = made.artefacts[0]
+    assert await witness_of(first, made.srs, [[64, 0, 0, 0]], folder=tmp_path, limits=SMALL)
+    with pytest.raises(Unproven):
+        about = await witness_of(first, made.srs, [[value, 0, 0, 0]], folder=tmp_path, limits=SMALL)
+        await prove_stage(first, made.srs, about, SMALL)
+        raise AssertionError("it has a witness and a proof")
 
 
 # ---- whose, and for which task -------------------------------------------------------------------------------------
