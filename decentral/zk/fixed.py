@@ -108,8 +108,8 @@ class Fixed:
             raise ValueError("numbers in larger steps are other numbers")
         places, left = divmod(left, BITS)
         zero = torch.zeros_like(digits[0])
-        if left:
-            digits = carried(tuple(digit * 2.0**left for digit in digits))
+        for step in (left // 2, left - left // 2):  # at once, a digit and what it carries would exceed 53 bits
+            digits = carried(tuple(digit * 2.0**step for digit in digits))
         return Fixed((zero,) * places + digits, scale)
 
     def rescaled(self, scale: int) -> Fixed:

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from decentral.zk.fixed import Fixed, joined
@@ -34,6 +34,7 @@ def test_integers_come_back_as_they_went(values):
 
 
 @given(PAIRS, st.integers(0, 40), st.integers(0, 40))
+@example([(0, -(2**55) - 1)], 26, 0)
 def test_sums_are_taken_in_the_smaller_steps(pairs, first, second):
     one, two = ([pair[side] for pair in pairs] for side in (0, 1))
     found = fixed(one, first).plus(fixed(two, second))
