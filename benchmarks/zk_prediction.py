@@ -2,12 +2,12 @@
 
     python -m benchmarks.zk_prediction [--memory GIB] [--json FILE]
 
-Twelve circuits, none of which `decentral.zk.cost` was fitted to: linear layers, convolutions as patches and as they
-are, with ReLU and without, over 2^15 and 2^16 rows. Each is made and proved once, each step in a process of its own.
-Two predictions stand beside what was measured. "as shipped": the coefficients of `decentral.zk.cost`, their seconds
-multiplied by one factor, the median over all circuits, as `zk plan --measure` finds it by one proof. "held out": four
-groups of three circuits; coefficients of the same form are fitted to three of the groups, with no coefficient below
-zero and every circuit weighing alike, and predict the fourth.
+Twelve circuits, none of which `decentral.zk.cost` was fitted to: linear layers and convolutions, with ReLU and
+without, over 2^15 and 2^16 rows. Each is made and proved once, each step in a process of its own. Two predictions stand
+beside what was measured. "as shipped": the coefficients of `decentral.zk.cost`, their seconds multiplied by one factor,
+the median over all circuits, as `zk plan --measure` finds it by one proof. "held out": four groups of three circuits;
+coefficients of the same form are fitted to three of the groups, with no coefficient below zero and every circuit
+weighing alike, and predict the fourth.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from scipy.optimize import nnls
 from torch import nn
 
 from decentral.zk.circuit import Chain
-from decentral.zk.convolution import PatchConvolution
 from decentral.zk.cost import GIGABYTE, KEY, MEMORY, PROVE, SETUP, Line, Size
 from decentral.zk.proving import prove
 from decentral.zk.setup import COMPILED, PROVING_KEY, Options, draft, make
@@ -39,7 +38,7 @@ from decentral.zk.stretches import NEVER
 from decentral.zk.worker import Limits, once
 
 GROUPS = 4
-PARTS = ("column", "rows", "products", "operands")
+PARTS = ("column", "rows")
 UNIT = {part: Line(**{other: float(part == other) for other in PARTS}) for part in PARTS}
 
 
@@ -62,9 +61,9 @@ def linear(*sizes: int) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def convolution(inputs: int, outputs: int, *, stride: int = 1, patches: bool = True, relu: bool = True) -> nn.Module:
+def convolution(inputs: int, outputs: int, *, stride: int = 1, relu: bool = True) -> nn.Module:
     layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
-    return nn.Sequential(PatchConvolution(layer) if patches else layer, nn.ReLU() if relu else nn.Identity())
+    return nn.Sequential(layer, nn.ReLU() if relu else nn.Identity())
 
 
 SUBJECTS = (
@@ -77,7 +76,7 @@ SUBJECTS = (
     Subject("conv 24 to 24, 8 x 8, ReLU", lambda: convolution(24, 24), (24, 8, 8)),
     Subject("conv 12 to 12, 20 x 20, ReLU", lambda: convolution(12, 12), (12, 20, 20)),
     Subject("conv 48 to 40, 7 x 7, ReLU", lambda: convolution(48, 40), (48, 7, 7)),
-    Subject("conv 4 to 3, not as patches, 18 x 18, ReLU", lambda: convolution(4, 3, patches=False), (4, 18, 18)),
+    Subject("conv 4 to 3, 18 x 18, ReLU", lambda: convolution(4, 3), (4, 18, 18)),
     Subject("conv 3 to 6, 20 x 20, ReLU", lambda: convolution(3, 6), (3, 20, 20), 16),
     Subject("conv 12 to 12, 20 x 20, ReLU", lambda: convolution(12, 12), (12, 20, 20), 16),
 )
@@ -164,12 +163,12 @@ def errors(predicted: Sequence[float], measured: Sequence[float]) -> list[float]
 
 async def measure_all(memory: float) -> list[Measured]:
     store, limits, every = Store(), Limits(memory=int(memory * 2**30)), list[Measured]()
-    print(f"{'circuit':<44}{'2^k':>4}{'rows':>9}{'cells':>9}{'setup s':>9}{'proof s':>9}{'GB':>7}{'key GB':>8}")
+    print(f"{'circuit':<44}{'2^k':>4}{'rows':>9}{'setup s':>9}{'proof s':>9}{'GB':>7}{'key GB':>8}")
     for subject in SUBJECTS:
         found = await measure(subject, store, limits)
         size = found.size
         print(
-            f"{subject.name:<44}{size.logrows:>4}{size.rows:>9}{size.products:>9}{found.setup:>9.1f}"
+            f"{subject.name:<44}{size.logrows:>4}{size.rows:>9}{found.setup:>9.1f}"
             f"{found.prove:>9.1f}{found.memory:>7.2f}{found.key:>8.3f}",
             flush=True,
         )

@@ -34,7 +34,7 @@ from decentral.zk.setup import Artefacts, Options, rebuilt, setup
 from decentral.zk.srs import SRS
 from decentral.zk.store import Store
 from decentral.zk.stretches import NEVER
-from decentral.zk.unscaled import as_unscaled, digits_of, unscaled
+from decentral.zk.unscaled import digits_of, unscaled
 from decentral.zk.worker import Limits
 
 
@@ -109,7 +109,7 @@ def served(folder: Path, scales: Scales) -> Served:
 def _proved(part: Part, stage: Stage, scales: Scales) -> nn.Module:
     """A part without BatchNorm, whose every operator can be computed in the whole numbers of a circuit."""
     try:
-        network = as_unscaled(fold_batchnorm(stage.network, len(stage.inputs)), scales.rebase)
+        network = fold_batchnorm(stage.network, len(stage.inputs))
         Emulator(network, scales, inputs=len(stage.inputs))
     except (Unproven, Untraceable, UserError) as error:
         raise UserError(f"{part.name}: cannot become a circuit: {error}") from error

@@ -161,18 +161,13 @@ class Settings:
         return tuple(self._decoded()["model_output_scales"])
 
     @property
-    def products(self) -> int:
-        """Cells in which products of matrices are checked by Freivalds' method."""
-        return int(self._decoded()["einsum_params"]["total_einsum_col_size"])
-
-    @property
     def linked(self) -> bool:
         """Whether the numbers that every operator takes are the ones that another gave.
 
         ezkl's own check by Freivalds' method has cells of its own for a product, and no constraint says that what goes
         on is the same: whoever proves chooses it. Then a proof says nothing of the layers before.
         """
-        return self.products == 0
+        return int(self._decoded()["einsum_params"]["total_einsum_col_size"]) == 0
 
     @property
     def tables(self) -> bool:

@@ -1,10 +1,9 @@
-"""What a circuit costs, from numbers that its settings tell at once: rows, products and the size of the SRS.
+"""What a circuit costs, from numbers that its settings tell at once: rows, and the size of the SRS.
 
-A circuit lies in columns of 2^logrows places. Rows fill one block of columns after another, the operands of products of
-matrices, which Freivalds' check needs, other blocks, and a block costs the same whether it is full or not. Time, memory
-and keys are linear in the places of all blocks, and in the operands. The coefficients were fitted to eighteen circuits
-of two inner columns, of 5,642 to 356,352 rows over 2^15 or 2^16: they meet the time of each proof within 11 %, memory
-within 18 %, setup and keys within 21 %. Seconds are of the processors of the machine of
+A circuit lies in columns of 2^logrows places. Rows fill one block of columns after another, and a block costs the same
+whether it is full or not. Time, memory and keys are linear in the places of all blocks. The coefficients were fitted to
+circuits of two inner columns, of 5,642 to 356,352 rows over 2^15 or 2^16; how far they carry is measured by
+`python -m benchmarks.zk_prediction`. Seconds are of the processors of the machine of
 docs/zero-knowledge-planning.md, with which another one is compared by one small proof; memory is that of the process
 that proves, which is larger than that of the setup.
 """
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 from decentral.errors import UserError
 from decentral.zk.arguments import Settings
 
-UNIT, COLUMNS = 2.0**15, 2
-"""Of places, below; inner columns, in which two operands lie beside one another."""
+UNIT = 2.0**15
+"""Of places, below."""
 RESERVED = 10
 """Places of a column that hold no row."""
 GIGABYTE = 1e9
@@ -27,19 +26,14 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Of a quantity, for each 2^15 places: of one column, of blocks of rows, of blocks of products, of operands."""
+    """Of a quantity, for each 2^15 places: of one column, and of blocks of rows."""
 
     column: float
     rows: float
-    products: float
-    operands: float
 
     def at(self, size: Size) -> float:
-        column, operands = 2.0**size.logrows, size.products / COLUMNS
-        usable = column - RESERVED
-        rows, products = (math.ceil(count / usable) * column for count in (size.rows, operands))
-        parts = (self.column * column, self.rows * rows, self.products * products, self.operands * operands)
-        return sum(parts) / UNIT
+        column = 2.0**size.logrows
+        return (self.column * column + self.rows * math.ceil(size.rows / (column - RESERVED)) * column) / UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +42,21 @@ class Size:
 
     logrows: int
     rows: int
-    products: int
 
     @classmethod
     def of(cls, settings: Settings) -> Size:
         """As its settings say."""
-        return cls(settings.logrows, settings.rows, settings.products)
+        return cls(settings.logrows, settings.rows)
 
     def plus(self, other: Size) -> Size:
-        return Size(self.logrows, self.rows + other.rows, self.products + other.products)
+        return Size(self.logrows, self.rows + other.rows)
 
 
-SETUP = Line(0.635, 3.884, 2.856, 11.279)
-PROVE = Line(0.0, 5.987, 6.22, 4.466)
+SETUP = Line(0.635, 3.884)
+PROVE = Line(0.0, 5.987)
 """Processor seconds, over all cores."""
-MEMORY = Line(0.0, 0.263, 0.233, 0.326)
-KEY = Line(0.014, 0.1, 0.056, 0.329)
+MEMORY = Line(0.0, 0.263)
+KEY = Line(0.014, 0.1)
 """Of a proof at its peak, and of the proving key, in gigabytes."""
 
 

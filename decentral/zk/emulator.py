@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from decentral.errors import Unproven
 from decentral.models.graphs import place_of, trace
-from decentral.zk.convolution import PatchConvolution
 from decentral.zk.fixed import Fixed, half_away, joined
 
 
@@ -39,21 +38,12 @@ def quantised(images: Tensor, scale: int) -> Fixed:
     return Fixed.of_real(images, scale)
 
 
-class Leaves(fx.Tracer):
-    """Sees the layers that the emulator knows as one operator each."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PatchConvolution) or super().is_leaf_module(m, module_qualified_name)
-
-
 def traced(network: nn.Module, inputs: int = 1) -> fx.GraphModule:
     """Its operators. Raises Untraceable."""
     if isinstance(network, fx.GraphModule):
         return network
-    if isinstance(network, PatchConvolution) or type(network).__module__.startswith("torch.nn"):
+    if type(network).__module__.startswith("torch.nn"):
         network = nn.Sequential(network)
-    if any(isinstance(module, PatchConvolution) for module in network.modules()):
-        return fx.GraphModule(network, Leaves().trace(network))
     return trace(network, inputs)
 
 
@@ -114,7 +104,6 @@ class Emulator:
 
     def _modules(self) -> dict[type[nn.Module], Callable[[Any, Fixed], Fixed]]:
         return {
-            PatchConvolution: lambda layer, x: self._bias(self._convolution(layer, x), layer.bias),
             nn.Conv2d: self._whole_convolution,
             nn.Linear: lambda layer, x: self._bias(self._product(layer.weight, x), layer.bias, last=True),
             nn.ReLU: lambda _, x: self._rebased(x.relu()),

@@ -70,7 +70,6 @@ class Planned:
             "takes": [list(wire) for wire in self.wires],
             "logrows": self.size.logrows,
             "rows": self.size.rows,
-            "products": self.size.products,
             "digits": self.options.legs,
             **self.cost.encoded(),
         }
@@ -221,11 +220,11 @@ class _Planner:
 
     def _joined(self, logrows: int, start: int, end: int) -> Size:
         """Of a stretch: the sum of its layers, with as many digits as its largest number needs."""
-        size = Size(logrows, 0, 0)
+        size = Size(logrows, 0)
         for own in self._sizes[start:end]:
             size = size.plus(own)
         more = self._legs(start, end) - 2
-        return size.plus(Size(logrows, LEG_ROWS * more * self._stretches.activations(start, end), 0))
+        return size.plus(Size(logrows, LEG_ROWS * more * self._stretches.activations(start, end)))
 
     def _legs(self, start: int, end: int) -> int:
         return digits_for(self._stretches.bits(start, end))
@@ -320,7 +319,7 @@ class _Planner:
         own = self._parts[place, width]
         share = width / self._stretches.channels(place, place + 1)
         more = (self._legs(place, place + 1) - 2) * self._stretches.activations(place, place + 1)
-        return Size(logrows, own.rows + round(LEG_ROWS * more * share), own.products)
+        return Size(logrows, own.rows + round(LEG_ROWS * more * share))
 
     def _too_large(self) -> UserError:
         """Names what does not fit, however it is cut: the smallest stretch of layers between two possible cuts."""

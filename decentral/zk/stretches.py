@@ -18,7 +18,6 @@ from torch import Tensor, fx, nn
 from decentral.errors import Unproven
 from decentral.models.folding import fold_batchnorm
 from decentral.models.graphs import module_of
-from decentral.zk.convolution import PatchConvolution, with_patches
 from decentral.zk.emulator import Emulator, Scales
 from decentral.zk.fixed import Fixed
 
@@ -27,7 +26,7 @@ NEVER = 64
 CHANNELS = 1
 """The dimension along which a layer is cut, and put together again."""
 _ADDS = ("add", "iadd")
-_LAYERS = (nn.Conv2d, nn.Linear, PatchConvolution)
+_LAYERS = (nn.Conv2d, nn.Linear)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +42,32 @@ class Stretches:
 
     def __init__(self, model: nn.Module, samples: Fixed, parameter_scale: int) -> None:
         """Raises Unproven that names a layer whose circuit is not known here, UserError, Untraceable."""
-        self.graph = with_patches(fold_batchnorm(model))
+        self.graph = fold_batchnorm(model)
         self.parameter_scale = parameter_scale
         self.values: dict[fx.Node, Fixed] = Emulator(self.graph, Scales(parameter_scale, NEVER)).values(samples)
-        nodes = [*self.graph.graph.nodes]
-        self._input, self._answer = nodes[0], nodes[-1].args[0]
-        if not isinstance(self._answer, fx.Node):
+        nodes = self._by_depth()
+        self._input, answer = nodes[0], nodes[-1].args[0]
+        if not isinstance(answer, fx.Node):
             raise Unproven("a network that gives several tensors: only one can be proved here")
+        self._answer = answer
         self.layers: list[list[fx.Node]] = []
+        self._place: dict[fx.Node, int] = {}
         for node in nodes[1:-1]:
-            if not self.layers or self._module(node) is not None:
+            before = [self._place[source] for source in node.all_input_nodes if source in self._place]
+            if self._module(node) is not None or not self.layers:
                 self.layers.append([])
-            self.layers[-1].append(node)
-        self._place = {node: place for place, layer in enumerate(self.layers) for node in layer}
+                before = []
+            self._place[node] = max(before, default=len(self.layers) - 1)
+            self.layers[self._place[node]].append(node)
+
+    def _by_depth(self) -> list[fx.Node]:
+        """The operators by how many layers are before them: the convolution of a shortcut comes before the layer to
+        which it is added, so that there can be a cut between the two."""
+        depths = dict[fx.Node, int]()
+        for node in self.graph.graph.nodes:
+            before = max((depths[source] for source in node.all_input_nodes), default=0)
+            depths[node] = before + (self._module(node) is not None)
+        return sorted(depths, key=depths.__getitem__)
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -194,7 +206,7 @@ class Stretches:
                         part = graph.call_function(getitem, (source, (slice(None), channels)))
                     own.replace_input_with(source, part)
 
-    def _module(self, node: fx.Node) -> nn.Conv2d | nn.Linear | PatchConvolution | None:
+    def _module(self, node: fx.Node) -> nn.Conv2d | nn.Linear | None:
         module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         return module if isinstance(module, _LAYERS) else None
 

@@ -1,7 +1,7 @@
 """Circuits that never rescale: cheaper ones, for stages that are cut already.
 
-A number that is rescaled after a layer takes 23 rows, one that is left to grow by 14 bits takes two. So convolutions
-are products of patches, numbers keep all their bits, and each stage has as many digits as its largest number needs.
+A number that is rescaled after a layer takes 23 rows, one that is left to grow by 14 bits takes two. So numbers keep
+all their bits, and each stage has as many digits as its largest number needs.
 `planner` does the same where it may cut as it likes; why nothing is checked at the ends, and when a network's numbers
 grow too large for that, is in docs/zero-knowledge-planning.md.
 """
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from decentral.errors import UserError
 from decentral.zk.arguments import MOST_BITS, unambiguous
-from decentral.zk.convolution import with_patches
 from decentral.zk.emulator import Emulator, Scales, quantised
 from decentral.zk.planner import BASE_BITS, SPARE_BITS, digits_for
 from decentral.zk.setup import Options
@@ -26,13 +25,6 @@ def unscaled(options: Options) -> Options:
     """The same, of numbers that are never rescaled: nothing is to be calibrated, digits alone need their rows."""
     logrows = max(options.logrows or 0, BASE_BITS + 1)
     return replace(options, rebase=NEVER, base=1 << BASE_BITS, logrows=logrows, checked=False)
-
-
-def as_unscaled(network: nn.Module, rebase: int) -> nn.Module:
-    """The network as such a circuit has it, where `rebase` says that it is one. It stays as it is."""
-    if rebase < NEVER:
-        return network
-    return with_patches(nn.Sequential(network) if isinstance(network, nn.Conv2d) else network)
 
 
 def digits_of(

@@ -17,7 +17,6 @@ from decentral.models.catalogue import build_model
 from decentral.models.folding import fold_batchnorm
 from decentral.models.stages import split
 from decentral.zk.arguments import Arguments
-from decentral.zk.convolution import PatchConvolution
 from decentral.zk.emulator import Emulator, Scales, accuracy, quantised, through
 from decentral.zk.export import export
 from decentral.zk.setup import settings_of
@@ -73,9 +72,7 @@ class Residual(nn.Module):
 
 NETWORKS = {
     "convolution": (lambda: nn.Conv2d(2, 3, 3, stride=2, padding=1), (2, 8, 8)),
-    "patches": (lambda: PatchConvolution(nn.Conv2d(2, 3, 3, stride=2, padding=1)), (2, 8, 8)),
     "a 1 x 1 convolution": (lambda: nn.Conv2d(2, 3, 1, stride=2, bias=False), (2, 8, 8)),
-    "patches of one pixel": (lambda: PatchConvolution(nn.Conv2d(2, 3, 1, stride=2)), (2, 8, 8)),
     "linear": (lambda: nn.Linear(8, 5), (8,)),
     "residual": (Residual, (2, 6, 6)),
     "pooled over sixteen": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)), (2, 4, 4)),

@@ -106,7 +106,7 @@ async def test_witnesses_pass_through_the_parts_of_a_plan_as_planned(prover, tmp
 async def test_resnet8_is_a_chain_that_fits(prover, tmp_path, memory):
     images = torch.randn(8, 3, 32, 32)
     planned = await plan(network("resnet8", 3, 32, 32), images, Budget(memory=memory), prover)
-    assert planned.prove < 900 and planned.memory < memory
+    assert planned.prove < 1800 and planned.memory < memory, "half an hour of a core"
     assert not await wrong(prover, tmp_path, planned, images[:1])
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from decentral.errors import Unproven
-from decentral.zk.convolution import PatchConvolution
 from decentral.zk.emulator import quantised
 from decentral.zk.stretches import Stretches
 
@@ -38,7 +37,6 @@ def test_each_layer_has_what_follows_it_and_no_batchnorm(block):
     assert block.activations(0, 1) == 4 * 16 and block.activations(0, 4) == 3 * 4 * 16
     assert [block.channels(place, place + 1) for place in range(4)] == [4, 4, 4, 3]
     assert block.channels(0, 2) == 1
-    assert sum(isinstance(module, PatchConvolution) for module in block.graph.modules()) == 3
 
 
 def test_what_crosses_is_in_one_scale(block):
@@ -85,3 +83,43 @@ def test_a_network_of_several_answers_is_refused():
 
     with pytest.raises(Unproven, match="several"):
         Stretches(Both(), quantised(torch.randn(2, 3), 7), 7)
+
+
+class Shortcut(nn.Module):
+    """Its shortcut has a convolution of its own, which stands before the second one in the code or after it."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.early = early
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.around, self.head = nn.Conv2d(1, 4, 1), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.first(x)
+        if self.early:
+            around = self.around(x)
+            inner = self.second(torch.relu(inner))
+        else:
+            inner = self.second(torch.relu(inner))
+            around = self.around(x)
+        found: Tensor = self.head(torch.relu(inner + around).flatten(1))
+        return found
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_shortcut_with_a_layer_comes_before_what_it_is_added_to(early: bool) -> None:
+    torch.manual_seed(0)
+    stretches = Stretches(Shortcut(early).eval(), quantised(torch.randn(3, 1, 4, 4), 7), 7)
+    assert [stretches.name(place, place + 1) for place in range(4)] == ["first", "around", "second", "head"]
+    takes = stretches.takes(2, 3)
+    assert takes is not None, "there can be a cut before the addition"
+    assert [port.scale for port in takes] == [14, 14]
+    assert stretches.channels(2, 3) == 4, "and the layer can be cut into channels"
+    assert [stretches.activations(place, place + 1) for place in range(4)] == [64, 0, 64, 0], "a ReLU is with its layer"
+    first = stretches.network((0, 1), (), stretches.made(0, 1, takes), {})
+    around = stretches.network((1, 2), (), stretches.made(1, 2, takes), {})
+    whole = stretches.network((2, 4), takes, [stretches.last(4)], {})
+    image = torch.randn(1, 1, 4, 4)
+    given = {name: network(image) for name, network in (("first", first), ("around", around))}
+    inputs = [given["around" if "around" in str(port.node) else "first"] for port in takes]
+    torch.testing.assert_close(whole(*inputs), stretches.graph(image))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from decentral.errors import UserError
 from decentral.zk.arguments import unambiguous
-from decentral.zk.convolution import PatchConvolution
 from decentral.zk.emulator import Emulator, Scales, quantised
 from decentral.zk.setup import Options
 from decentral.zk.stretches import NEVER
-from decentral.zk.unscaled import as_unscaled, digits_of, unscaled
+from decentral.zk.unscaled import digits_of, unscaled
 
 OPTIONS = unscaled(Options())
 
@@ -28,31 +23,9 @@ def stages(channels: int = 4) -> list[nn.Module]:
     ]
 
 
-@given(st.integers(0, 2**31), st.integers(3, 9))
-def test_products_of_patches_come_to_the_same_whole_numbers_as_convolutions(seed: int, scale: int) -> None:
-    torch.manual_seed(seed)
-    image = quantised(torch.randn(2, 2, 8, 8), scale)
-    for stage in stages()[:1]:
-        plain, patched = (
-            Emulator(network, Scales(7, NEVER))(image)[0] for network in (stage, as_unscaled(stage, NEVER))
-        )
-        assert plain.scale == patched.scale == scale + 7
-        assert plain.integers() == patched.integers()
-
-
-def test_convolutions_become_patches_only_where_nothing_is_rescaled() -> None:
-    stage = stages()[0]
-    patched: Any = as_unscaled(stage, OPTIONS.rebase)
-    assert isinstance(patched[0], PatchConvolution)
-    assert isinstance(stage[0], nn.Conv2d), "the stage that is served stays as it is"
-    assert as_unscaled(stage, 1) is stage
-    dilated = nn.Conv2d(2, 2, 3, dilation=2)
-    assert isinstance(as_unscaled(nn.Sequential(dilated), NEVER)[0], nn.Conv2d)  # type: ignore[index]
-
-
 def test_a_stage_has_the_digits_that_its_largest_number_needs() -> None:
     torch.manual_seed(0)
-    networks = [as_unscaled(stage, NEVER) for stage in stages()]
+    networks = stages()
     sample = torch.randn(6, 2, 8, 8)
     first, second = digits_of(networks, [sample], OPTIONS, ["front", "back"])
     assert (first.base, first.checked, first.rebase) == (2**14, False, NEVER)
