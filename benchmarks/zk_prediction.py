@@ -130,7 +130,7 @@ def fitted(measured: Sequence[Measured], quantity: str, form: Line) -> Line:
     wanted = np.array([getattr(each, quantity) for each in measured])
     given = np.array([[UNIT[term].at(each.size) for term in terms] for each in measured])
     found, _ = nnls(given / wanted[:, None], np.ones(len(wanted)))
-    return replace(Line(0.0, 0.0, 0.0, 0.0), **dict(zip(terms, map(float, found), strict=True)))
+    return replace(Line(0.0, 0.0), **dict(zip(terms, map(float, found), strict=True)))
 
 
 def held_out(measured: Sequence[Measured], quantity: str, form: Line) -> list[float]:
