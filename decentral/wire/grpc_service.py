@@ -20,11 +20,11 @@ from decentral.errors import Malformed, Refusal, leading
 from decentral.wire import codec, rpc
 from decentral.wire.certificate import peer_id_of
 from decentral.wire.limits import Limits
-from decentral.wire.mailbox import Mailbox, Question
+from decentral.wire.mailbox import Mailbox
 from decentral.wire.messages import Join, Message, PeerId, Traffic
 from decentral.wire.sessions import METHOD, Serve, Service
 from decentral.wire.tensors import ModelDecoder
-from decentral.wire.transport import Envelope, TrafficCount
+from decentral.wire.transport import TrafficCount
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -104,7 +104,7 @@ class PeerService:
             if kind is not Join:
                 self._admit(sender)
             letter, only_deliver = codec.decode_letter(kind, data, self._limits)
-            question = self._deliver(sender, letter)
+            question = self._mailbox.ask(sender, letter)
             if only_deliver:
                 return codec.encode_answer(None)
             try:  # a call with a deadline is cancelled by gRPC when that has passed
@@ -145,7 +145,7 @@ class PeerService:
                 async for frame in frames:
                     decoder.feed(frame)
                     patience.reschedule(loop.time() + self._patience)
-            self._deliver(sender, decoder.finish())
+            self._mailbox.ask(sender, decoder.finish())
         except TimeoutError as error:
             raise Malformed(Refusal.STALE, "the sender fell silent") from error
         finally:
@@ -183,8 +183,3 @@ class PeerService:
     def _admit(self, sender: PeerId) -> None:
         if not self._members(sender):
             raise Malformed(Refusal.NOT_A_MEMBER, "this peer has not admitted you")
-
-    def _deliver(self, sender: PeerId, message: Message) -> Question:
-        question = Question()
-        self._mailbox.deliver(Envelope(sender, message, question.settle, question.settle))
-        return question

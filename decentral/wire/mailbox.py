@@ -37,6 +37,12 @@ class Mailbox:
         if kind in self._owners:
             self._owners[kind].wake()
 
+    def ask(self, sender: PeerId, message: Message) -> Question:
+        """Delivers a message, whose reader may answer. Raises Malformed(BUSY)."""
+        question = Question()
+        self.deliver(Envelope(sender, message, question.settle, question.settle))
+        return question
+
     def inbox(self, *kinds: type[Message]) -> Inbox:
         """Opens an inbox for these kinds. One that had a kind before loses it, and ends when it has lost them all."""
         inbox = Inbox(self)

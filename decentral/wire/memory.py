@@ -24,7 +24,7 @@ from decentral.wire.mailbox import Inbox, Mailbox, Question
 from decentral.wire.messages import Join, Message, Model, PeerId
 from decentral.wire.tensors import EncodedModel, ModelDecoder, encoded
 from decentral.wire.traces import Trace
-from decentral.wire.transport import Envelope, TrafficCount
+from decentral.wire.transport import TrafficCount
 
 T = TypeVar("T")
 
@@ -304,14 +304,14 @@ class MemoryTransport:
         decoder = ModelDecoder(self.limits)
         for frame in model.frames():
             decoder.feed(frame)
-        self._deliver(sender, decoder.finish())
+        self._mailbox.ask(sender, decoder.finish())
 
     def take_letter(self, sender: PeerId, kind: type[Message], data: bytes) -> Question:
         """Raises Malformed."""
         if kind is not Join:
             self._admit(sender)
         letter, only_deliver = codec.decode_letter(kind, data, self.limits)
-        question = self._deliver(sender, letter)
+        question = self._mailbox.ask(sender, letter)
         if not only_deliver:
             self._questions[question] = None
             question.on_settled(lambda: self._questions.pop(question, None))
@@ -326,8 +326,3 @@ class MemoryTransport:
     def _admit(self, sender: PeerId) -> None:
         if not self._members(sender):
             raise Malformed(Refusal.NOT_A_MEMBER, "this peer has not admitted you")
-
-    def _deliver(self, sender: PeerId, message: Message) -> Question:
-        question = Question()
-        self._mailbox.deliver(Envelope(sender, message, question.settle, question.settle))
-        return question
