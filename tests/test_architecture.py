@@ -160,7 +160,6 @@ TESTED_ELSEWHERE = {
     "models/moves.py": "models/test_rules.py",
     "models/units.py": "models/test_axes.py",
     "run/charts.py": "run/test_report.py",
-    "run/check.py": "run/test_recipe.py",
     "run/experiment.py": "run/test_recipe.py",
     "run/explain.py": "run/test_recipe.py",
     "run/serving_check.py": "run/test_serving_recipe.py",

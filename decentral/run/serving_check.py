@@ -13,9 +13,9 @@ from decentral.data.datasets import DATASETS
 from decentral.errors import RecipeError, UserError
 from decentral.models.catalogue import DENOISERS, MODELS
 from decentral.registry import nearest
-from decentral.run.check import check_name, check_options, check_torchvision
 from decentral.run.choice import Choice
 from decentral.run.finished import FinishedRun
+from decentral.run.options import check_name, check_options, check_torchvision
 from decentral.run.recipe import load_recipe
 from decentral.serving.adversaries.catalogue import BEHAVIOURS
 from decentral.trust.evidence import Kind

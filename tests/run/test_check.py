@@ -11,11 +11,7 @@ from decentral.core.attacks import ATTACKS
 from decentral.core.encodings import ENCODINGS
 from decentral.core.rules import RULES
 from decentral.errors import RecipeError
-from decentral.run.check import options_of
 from decentral.run.recipe import Attack, Choice, Recipe, load_recipe
-from decentral.run.serving_check import SERVICE
-from decentral.serving.adversaries.catalogue import BEHAVIOURS
-from decentral.training.catalogue import LEARNERS
 
 PEERS = "algorithm: dpsgd\ntopology: full\npeers: 10\n"
 
@@ -375,19 +371,3 @@ def test_what_split_learning_cannot_be_is_named(write, setting: str, key: str, p
     with pytest.raises(RecipeError, match=problem) as caught:
         load_recipe(write(SPLIT), [setting])
     assert caught.value.key == key
-
-
-@pytest.mark.parametrize("learner", ["diffusion", "classifier", "split"])
-def test_options_are_the_same_once_a_learner_has_been_imported(learner: str) -> None:
-    made = LEARNERS.resolve(learner)
-    read, seen = options_of(f"{made.__module__}:{made.__name__}", 0), options_of(made, 0)
-    assert read is not None and seen is not None and read.keys() == seen.keys()
-    assert {name: option.required for name, option in read.items()} == {
-        n: option.required for n, option in seen.items()
-    }
-
-
-@pytest.mark.parametrize("behaviour", BEHAVIOURS.names())
-def test_options_are_the_same_once_a_behaviour_has_been_imported(behaviour: str) -> None:
-    made = BEHAVIOURS.resolve(behaviour)
-    assert options_of(f"{made.__module__}:{made.__name__}", SERVICE) == options_of(made, SERVICE)
