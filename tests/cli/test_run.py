@@ -88,7 +88,7 @@ def mine(input_shape, classes, width=12):
 """
 
 
-@pytest.mark.parametrize("world", ["sim", "local"])
+@pytest.mark.parametrize("world", ["sim", pytest.param("local", marks=pytest.mark.slow)])
 def test_a_persons_own_network_trains_in_every_world(tmp_path, world):
     (tmp_path / "mine.py").write_text(OWN)
     mine = ("--plugin", "mine.py", "--set", "model={name: mine, width: 6}", "--set", "rounds=2", "--set", "peers=2")

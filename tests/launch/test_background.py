@@ -32,6 +32,7 @@ def test_leaving_the_block_ends_a_cluster_in_the_middle(tmp_path):
         stop(run)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_a_folder_leaves_nothing_behind():
     with LocalCluster("dimat-digits", overrides=(*SMALL, "rounds=1")) as cluster:
         cluster.wait(60)

@@ -236,6 +236,7 @@ async def test_a_foreign_srs_is_refused(prover: Worker, made: Made) -> None:
 # ---- between the operators -----------------------------------------------------------------------------------------
 
 EDGES = ("images", "patches", "product", "bias", "relu", "mean", "answer")
+QUICK = ("nowhere", "product", "answer")
 
 
 class Exchanged(nn.Module):
@@ -277,7 +278,9 @@ async def exchanged(prover: Worker, store: Store, folder: Path, edge: str) -> Ve
     return said
 
 
-@pytest.mark.parametrize("edge", ["nowhere", *EDGES])
+@pytest.mark.parametrize(
+    "edge", [pytest.param(edge, marks=[] if edge in QUICK else [pytest.mark.slow]) for edge in ("nowhere", *EDGES)]
+)
 async def test_no_operator_can_be_given_other_numbers_than_the_one_before_gave(
     prover: Worker, store: Store, tmp_path: Path, edge: str
 ) -> None:

@@ -36,6 +36,7 @@ SCHEMAS: dict[str, Any] = {
             "require": {"type": "array", "items": {"enum": ["consensus", "zk", "attestation"]}},
             "audits": {"oneOf": [{"const": "always"}, {"type": "number", "minimum": 0, "maximum": 1}]},
             "proofs": {"oneOf": [{"const": "always"}, {"type": "number", "minimum": 0, "maximum": 1}]},
+            "proof_parts": {"enum": ["all", "head"]},
             "allow_simulated": {"type": "boolean"},
             "leakage": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
         },
