@@ -56,13 +56,12 @@ class Notebook:
         )  # alone, one agrees with nobody
         self._waiting.append(_Noted(Judged(found.faults, agreed), transcript, found.verdict.valid))
         if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
-            self._writing.add_done_callback(self._ended)
+            self._begin()
 
     async def close(self) -> None:
         """Raises UserError."""
         try:
-            if self._writing is not None:
+            while self._writing is not None:
                 await asyncio.wait({self._writing})
             if self._tests:
                 await asyncio.wait(self._tests, timeout=PARTING)
@@ -77,21 +76,29 @@ class Notebook:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
+    def _begin(self) -> None:
+        self._writing = asyncio.create_task(self._write())
+        self._writing.add_done_callback(self._written)
+
     async def _write(self) -> None:
-        try:
-            while self._waiting:
-                noted, self._waiting = self._waiting, []
-                try:
-                    await asyncio.to_thread(self._record, noted)
-                except UserError as error:  # said at the end: it costs nobody an answer
-                    self._failed = self._failed or error
-                for each in noted:
-                    if each.counts and len(self._tests) < MOST_TESTS:
-                        test = asyncio.create_task(self._test(each))
-                        self._tests.add(test)
-                        test.add_done_callback(self._ended)
-        finally:
-            self._writing = None
+        while self._waiting:
+            noted, self._waiting = self._waiting, []
+            try:
+                await asyncio.to_thread(self._record, noted)
+            except UserError as error:  # said at the end: it costs nobody an answer
+                self._failed = self._failed or error
+            for each in noted:
+                if each.counts and len(self._tests) < MOST_TESTS:
+                    test = asyncio.create_task(self._test(each))
+                    self._tests.add(test)
+                    test.add_done_callback(self._ended)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        """It is known how the writing has ended before it counts as ended."""
+        self._writing = None
+        self._ended(task)
+        if self._waiting and not task.cancelled():
+            self._begin()
 
     def _record(self, noted: list[_Noted]) -> None:
         """Blocking."""
