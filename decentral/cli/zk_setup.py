@@ -95,9 +95,7 @@ def setup(
     reference, limits = Reference(srs, local, fetch), limits_of(memory, timeout)
     options = Options(visibility, scale, parameter_scale, rebase, base=base, legs=legs, logrows=logrows)
     if not rescale and out is not None:
-        raise UserError(
-            "--no-rescale: is for the parts of a cluster; `decentral zk plan` has it for a model of its own"
-        )
+        raise UserError("--no-rescale: is for the parts that peers serve, in a folder of `up`, without --out")
     if out is None:
         if stages is not None or overrides or key is not None:
             raise UserError("--stages, --set and --key are for circuits in a folder of their own: give --out DIR")

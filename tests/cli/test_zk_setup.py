@@ -77,6 +77,7 @@ def test_the_same_parts_are_found_to_be_the_same(place: Place) -> None:
     ("arguments", "why"),
     [
         (("--stages", "2"), "give --out DIR"),
+        (("--no-rescale", "--out", "absent"), "in a folder of `up`, without --out"),
         (("--check",), "local test SRS"),
         (("--parameters", "private"), "for every output there is one"),
     ],
