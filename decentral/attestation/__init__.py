@@ -1,0 +1,1 @@
+"""What a machine can show of itself: quotes of confidential virtual machines, made, measured, checked and bound."""

@@ -1,0 +1,27 @@
+"""Facts of machines, and the roots that they were signed under."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from decentral.attestation.report import Flaw, NotGenuine, Root, Technology
+
+
+def test_whether_evidence_is_simulated_is_said_by_the_root_and_the_makers_own_never_is() -> None:
+    assert Root(Technology.TDX, b"der", True).simulated
+    assert Root(Technology.TDX, None, False).fingerprint == ""
+    assert Root(Technology.SNP, b"der", False).fingerprint == hashlib.sha256(b"der").hexdigest()
+    with pytest.raises(ValueError, match="no simulation"):
+        Root(Technology.TDX, None, True)
+
+
+def test_what_is_wrong_comes_first_and_why_after_it() -> None:
+    error = NotGenuine(Flaw.DEBUG, "the host can read the guest's memory")
+    assert str(error) == "debug: the host can read the guest's memory"
+    assert error.flaw is Flaw.DEBUG
+
+
+def test_no_two_flaws_have_one_name() -> None:
+    assert len({flaw.value for flaw in Flaw}) == len(Flaw)
