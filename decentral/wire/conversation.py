@@ -2,8 +2,9 @@
 
 A client gives a replica a task and hears what came of it. Where the answer is to be evidence, the task has terms: then
 the replica commits to its answer, reveals it once the client shows what all have committed to, and sends it to whom
-asks for it. A proof of an answer is asked for in a conversation of its own, by the same question. A value whose fields
-have another form cannot be made: Malformed.
+asks for it. A proof of an answer is asked for in a conversation of its own, by the same question. Before all of that a
+client may challenge the node to show which machine it runs on, and seal the session with keys for that machine alone. A
+value whose fields have another form cannot be made: Malformed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TASK_BYTES = 16
 DIGEST_BYTES = NONCE_BYTES = SALT_BYTES = 32
 MAX_COMMITMENTS = 1000
+MAX_KEYS = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +131,43 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Challenge:
+    """Evidence is wanted that is made for this nonce."""
+
+    nonce: bytes
+
+    def __post_init__(self) -> None:
+        _measure("a challenge", (self.nonce, NONCE_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Evidence of the machine that a node runs on."""
+
+    evidence: bytes
+
+    def __post_init__(self) -> None:
+        if not self.evidence:
+            raise Malformed(Refusal.MALFORMED, "evidence of no bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What the machine that was shown derives the session's keys from, and nobody else can."""
+
+    sealed: bytes
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.sealed) <= MAX_KEYS:
+            raise Malformed(Refusal.TOO_LARGE, f"keys of {len(self.sealed)} bytes; 1 to {MAX_KEYS} are taken")
+
+
+@dataclass(frozen=True, slots=True)
 class Over:
     """Nobody listens in this conversation any more."""
 
 
-Said = Task | Commitment | Open | Reveal | Fetch | Output | Proof | Over | Refused
+Said = Task | Commitment | Open | Reveal | Fetch | Output | Proof | Challenge | Shown | Keys | Over | Refused
 
 
 def _measure(what: str, *fields: tuple[bytes, int]) -> None:

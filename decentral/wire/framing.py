@@ -14,8 +14,10 @@ from google.protobuf.message import DecodeError
 from decentral.errors import Malformed, Refusal, Refused
 from decentral.wire.conversation import (
     DIGEST_BYTES,
+    Challenge,
     Commitment,
     Fetch,
+    Keys,
     Open,
     Output,
     Over,
@@ -23,6 +25,7 @@ from decentral.wire.conversation import (
     Prove,
     Reveal,
     Said,
+    Shown,
     Task,
     Terms,
 )
@@ -59,8 +62,11 @@ class _Body:
                 self.elements = Elements(tensors)
                 frame = pb.SessionFrame(output=pb.Output(tensors=_described(self.elements)))
             case Proof(evidence):
-                self.elements = Elements({"": torch.frombuffer(bytearray(evidence), dtype=torch.uint8)})
+                self.elements = _elements(evidence)
                 frame = pb.SessionFrame(proof=pb.Proof(total_bytes=self.elements.total))
+            case Shown(evidence):
+                self.elements = _elements(evidence)
+                frame = pb.SessionFrame(shown=pb.Shown(total_bytes=self.elements.total))
             case _:
                 frame = _alone(said)
         self.head = frame.SerializeToString()
@@ -97,11 +103,16 @@ def _body(said: Said) -> _Body:
     return found
 
 
+def _elements(evidence: bytes) -> Elements:
+    """Bytes as the one tensor that they travel as."""
+    return Elements({"": torch.frombuffer(bytearray(evidence), dtype=torch.uint8)})
+
+
 def _described(elements: Elements) -> pb.Tensors:
     return pb.Tensors(headers=elements.headers, total_bytes=elements.total)
 
 
-def _alone(said: Commitment | Open | Reveal | Fetch | Over | Refused) -> pb.SessionFrame:
+def _alone(said: Commitment | Open | Reveal | Fetch | Challenge | Keys | Over | Refused) -> pb.SessionFrame:
     """What has no tensors."""
     frame = pb.SessionFrame()
     match said:
@@ -114,6 +125,10 @@ def _alone(said: Commitment | Open | Reveal | Fetch | Over | Refused) -> pb.Sess
             frame.reveal.salt, frame.reveal.signature = salt, signature
         case Fetch():
             frame.fetch.SetInParent()
+        case Challenge(nonce):
+            frame.challenge.nonce = nonce
+        case Keys(sealed):
+            frame.keys.sealed = sealed
         case Over():
             frame.over.SetInParent()
         case Refused():
@@ -143,6 +158,8 @@ def announced_bytes(frame: pb.SessionFrame) -> int:
             return int(frame.output.tensors.total_bytes)
         case "proof":
             return int(frame.proof.total_bytes)
+        case "shown":
+            return int(frame.shown.total_bytes)
         case _:
             return 0
 
@@ -171,8 +188,8 @@ class Hearing:
             case "output":
                 self._arrival = Arrival(frame.output.tensors.headers, frame.output.tensors.total_bytes, limits)
                 self._take(self._arrival, frame.data)
-            case "proof":
-                total = frame.proof.total_bytes
+            case "proof" | "shown":
+                total = announced_bytes(frame)
                 header = messages_pb2.TensorHeader(dtype=messages_pb2.DATA_TYPE_UINT8, shape=[total])
                 self._arrival = Arrival([header], total, limits)
                 self._take(self._arrival, frame.data)
@@ -204,25 +221,33 @@ class Hearing:
                 return Output(self._arrival.tensors())
             case "proof":
                 return Proof(self._arrival.tensors()[""].numpy().tobytes())
+            case "shown":
+                return Shown(self._arrival.tensors()[""].numpy().tobytes())
         task = self._frame.task
         return Task(task.part, task.digest, self._arrival.tensors(), self._terms, self._prove)
 
 
 def _heard_alone(frame: pb.SessionFrame, kind: str | None) -> Said:
     """A message without tensors. Raises Malformed."""
+    said: Said
     match kind:
         case "commitment":
-            return Commitment(frame.commitment.digest)
+            said = Commitment(frame.commitment.digest)
         case "open":
-            return Open(tuple(frame.open.commitments))
+            said = Open(tuple(frame.open.commitments))
         case "reveal":
             reveal = frame.reveal
-            return Reveal(reveal.public_key, reveal.output, reveal.salt, reveal.signature)
+            said = Reveal(reveal.public_key, reveal.output, reveal.salt, reveal.signature)
         case "fetch":
-            return Fetch()
+            said = Fetch()
+        case "challenge":
+            said = Challenge(frame.challenge.nonce)
+        case "keys":
+            said = Keys(frame.keys.sealed)
         case "over":
-            return Over()
+            said = Over()
         case "refused":
-            return refused_in(frame.refused)
+            said = refused_in(frame.refused)
         case _:
             raise Malformed(Refusal.MALFORMED, "a message that does not begin with its header")
+    return said

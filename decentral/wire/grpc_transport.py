@@ -19,6 +19,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.mailbox import Inbox, Mailbox
 from decentral.wire.messages import Message, Model, PeerId
+from decentral.wire.sealed import Attest
 from decentral.wire.sessions import Serve
 from decentral.wire.tensors import encoded
 from decentral.wire.transport import TrafficCount
@@ -44,6 +45,7 @@ class GrpcTransport:
         members: Callable[[PeerId], bool],
         call_deadline: float,
         serve: Serve | None,
+        attest: Attest | None,
     ) -> None:
         credentials.check(identity.id)
         self.id = identity.id
@@ -55,7 +57,9 @@ class GrpcTransport:
         self._mailbox = Mailbox(limits.pending)
         self._links = Links(credentials)
         self._server = grpc.aio.server(options=rpc.PEER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-        self._service = PeerService(self._mailbox, self.traffic, limits, members, patience=call_deadline, serve=serve)
+        self._service = PeerService(
+            self._mailbox, self.traffic, limits, members, patience=call_deadline, serve=serve, attest=attest
+        )
         self._server.add_generic_rpc_handlers(self._service.handlers())
 
     @classmethod
@@ -70,12 +74,14 @@ class GrpcTransport:
         members: Callable[[PeerId], bool] = lambda peer: True,
         call_deadline: float = 30.0,
         serve: Serve | None = None,
+        attest: Attest | None = None,
     ) -> AsyncIterator[GrpcTransport]:
         """Listens at `host:port` (port 0: any) for as long as the body runs.
 
         `members` tells who may call more than Join; the default is everybody whom the authority let in. `call_deadline`
         (seconds) is how long a call may go without progress. `serve` answers the tasks that clients give in sessions;
-        without it there are none. Raises UserError if the port is busy.
+        without it there are none; `attest` shows those who ask which machine this is. Raises UserError if the port is
+        busy.
         """
         transport = cls(
             identity,
@@ -84,6 +90,7 @@ class GrpcTransport:
             members=members,
             call_deadline=call_deadline,
             serve=serve,
+            attest=attest,
         )
         try:
             await transport._listen(address)

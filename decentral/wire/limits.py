@@ -10,6 +10,8 @@ MAX_LETTER = 1 << 20
 """Of one encoded message that is not a model."""
 MAX_FRAME = MAX_HEADER + CHUNK_BYTES + 64
 """Of one message of a model: header, data and digest with their framing."""
+MAX_SEALED = MAX_FRAME + 64
+"""Of one message, as the cipher of a session leaves it."""
 
 MAX_ADDRESS = 255
 MAX_HASH = 128

@@ -82,6 +82,11 @@ class Links:
         for contact in self._contacts.values():
             self._hang_up(contact)
 
+    def shown(self, peer: PeerId) -> bytes:
+        """The certificate (PEM) to which the link to a peer is pinned that was reached last; empty if there is none."""
+        contact = self._contacts.get(peer)
+        return b"" if contact is None or contact.link is None else contact.link.certificate
+
     async def close(self) -> None:
         for contact in self._contacts.values():
             if contact.link is not None:

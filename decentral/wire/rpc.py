@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from decentral.errors import Refusal, Refused, TransportError, Unreachable, UserError
-from decentral.wire.limits import MAX_FRAME, MAX_LETTER
+from decentral.wire.limits import MAX_LETTER, MAX_SEALED
 from decentral.wire.messages import Join, Leave, Membership, Message, Ping, Progress, Resend
 from decentral.wire.refusals import refused_in, refused_out
 from decentral.wire.v1 import messages_pb2 as pb
@@ -34,7 +34,7 @@ CONNECTION_OPTIONS: tuple[tuple[str, int], ...] = (
 PEER_OPTIONS: tuple[tuple[str, int], ...] = (
     *CONNECTION_OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, with no memory of a failed one
-    ("grpc.max_receive_message_length", max(MAX_FRAME, MAX_LETTER)),
+    ("grpc.max_receive_message_length", max(MAX_SEALED, MAX_LETTER)),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),

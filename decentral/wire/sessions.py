@@ -2,7 +2,8 @@
 
 A server bounds how many conversations a session has, how many bytes the tasks of a client and of all sessions take, and
 how long a task may take to come; what exceeds that is refused with BUSY, and the client tries again or elsewhere. When
-a connection breaks, all that is said over it ends as Unreachable; nothing is said twice.
+a connection breaks, all that is said over it ends as Unreachable; nothing is said twice. A client that asks for it
+learns which machine it talks to, and seals the session for that one alone (`sealed`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,27 @@ import grpc.aio
 
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.wire import rpc
-from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Proof, Reveal, Said, Task
-from decentral.wire.framing import announced_bytes, parse
+from decentral.wire.arriving import Arriving
+from decentral.wire.conversation import (
+    Challenge,
+    Commitment,
+    Fetch,
+    Keys,
+    Open,
+    Output,
+    Over,
+    Proof,
+    Reveal,
+    Said,
+    Shown,
+    Task,
+)
+from decentral.wire.framing import parse
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
 from decentral.wire.room import Room
+from decentral.wire.sealed import SESSION, Attest, Cipher, Greeting
 from decentral.wire.stream import Stream
 from decentral.wire.v1 import serving_pb2
 
@@ -71,12 +87,16 @@ class Conversation:
 class Session:
     """The client's end: conversations with the server `to`. Made by `open_session`."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes], to: PeerId, limits: Limits) -> None:
-        self.to = to
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[bytes, bytes], to: PeerId, limits: Limits, certificate: bytes = b""
+    ) -> None:
+        """`certificate`: what the server has shown in TLS (PEM)."""
+        self.to, self.certificate = to, certificate
         self._stream, self._pending = Stream(call.write, limits), limits.pending
         self._open: dict[int, Conversation] = {}
         self._begun = 0
         self._broken: TransportError | None = None
+        self._shown: asyncio.Future[bytes] | None = None
 
     @property
     def broken(self) -> bool:
@@ -103,6 +123,28 @@ class Session:
         if not isinstance(heard, Output):
             raise Unreachable(f"{self.to}: its answer breaks the protocol ({type(heard).__name__})")
         return heard
+
+    async def challenge(self, nonce: bytes, deadline: float) -> bytes:
+        """Evidence of the server's machine, made for this nonce, before anything else is said.
+
+        Raises Unreachable, Refused; a server that shows none refuses all of the session.
+        """
+        if self._begun or self._shown is not None or self._broken is not None:
+            raise self._broken or ValueError("a session is challenged once, before all conversations")
+        self._shown = asyncio.get_running_loop().create_future()
+        await self.write(SESSION, Challenge(nonce))
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._shown
+        except TimeoutError:
+            raise Unreachable(f"{self.to}: showed no evidence within {deadline:g} s") from None
+
+    async def seal(self, keys: bytes, cipher: Cipher) -> None:
+        """All that is said from now on is for the machine that was shown alone. Raises Unreachable."""
+        try:
+            await self._stream.say_last(SESSION, Keys(keys), cipher)
+        except BROKEN as error:
+            raise self._broken or Unreachable(f"{self.to}: the connection broke") from error
 
     @asynccontextmanager
     async def converse(self) -> AsyncIterator[Conversation]:
@@ -134,10 +176,19 @@ class Session:
 
     def take(self, data: bytes) -> None:
         """A message of the server; frames of conversations that are over are dropped. Raises Malformed."""
-        self._stream.received += len(data)
-        for frame in parse(data):
-            if (conversation := self._open.get(frame.conversation)) is not None:
+        for frame in parse(self._stream.came(data)):
+            if frame.conversation == SESSION:
+                self._take_shown(frame)
+            elif (conversation := self._open.get(frame.conversation)) is not None:
                 self._hear(frame, conversation)
+
+    def _take_shown(self, frame: serving_pb2.SessionFrame) -> None:
+        if self._shown is None or self._shown.done():
+            raise Malformed(Refusal.MALFORMED, "evidence that nobody has asked for")
+        if isinstance(said := self._stream.hear(frame), Shown):
+            self._shown.set_result(said.evidence)
+        elif said is not None:
+            raise Malformed(Refusal.MALFORMED, "something else than evidence, where that was asked for")
 
     def _hear(self, frame: serving_pb2.SessionFrame, conversation: Conversation) -> None:
         if (kind := frame.WhichOneof("said")) is not None and kind not in OF_A_SERVER:
@@ -158,6 +209,8 @@ class Session:
         self._stream.end(why)
         for conversation in self._open.values():
             conversation.end(why)
+        if self._shown is not None and not self._shown.done():
+            self._shown.set_exception(why)
 
 
 @asynccontextmanager
@@ -169,7 +222,7 @@ async def open_session(
 
     async def hold(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> None:
         call = channel.stream_stream(f"/{rpc.SERVING}/{METHOD}", None, None)(None)
-        session = Session(call, to, limits or Limits())
+        session = Session(call, to, limits or Limits(), links.shown(to))
         why: TransportError = Unreachable(f"{to}: the connection broke")
         writing = asyncio.create_task(session.writing())
         try:
@@ -234,8 +287,8 @@ Malformed."""
 class Service:
     """The server's ends of all sessions."""
 
-    def __init__(self, serve: Serve, limits: Limits) -> None:
-        self._serve, self._limits = serve, limits
+    def __init__(self, serve: Serve, limits: Limits, attest: Attest | None = None) -> None:
+        self._serve, self._limits, self._attest = serve, limits, attest
         self._room = Room(limits.held)
         self.open = 0
         """Sessions that there are now."""
@@ -245,7 +298,8 @@ class Service:
     ) -> None:
         """One session, until the client ends it. Raises Malformed where what comes is none."""
         stream = Stream(write, self._limits)
-        arriving = _Arriving(stream, self._room, sender, self._limits)
+        arriving = Arriving(stream, self._room, sender, self._limits)
+        greeting = Greeting(self._attest, stream)
         self.open += 1
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -258,9 +312,11 @@ class Service:
                     stream.forget(number)
 
                 async for data in incoming:
-                    for frame in parse(data):
+                    for frame in parse(stream.came(data)):
                         number = frame.conversation
-                        if number in running:
+                        if number == SESSION:
+                            await greeting.take(frame, arriving.begun)
+                        elif number in running:
                             _tell(*running[number], frame, stream)
                         elif (given := arriving.take(frame, len(running))) is not None:
                             client = Client(sender, partial(stream.say, number), self._limits.pending)
@@ -289,63 +345,3 @@ def _tell(client: Client, task: asyncio.Task[None], frame: serving_pb2.SessionFr
         raise Malformed(Refusal.MALFORMED, "more than open, fetch and over after a task")
     elif isinstance(said := stream.hear(frame), Open | Fetch):
         client.take(said)
-
-
-class _Arriving:
-    """A session's tasks of which more is to come."""
-
-    def __init__(self, stream: Stream, room: Room, sender: PeerId, limits: Limits) -> None:
-        self._stream, self._room, self._sender, self._limits = stream, room, sender, limits
-        self._sizes: dict[int, int] = {}
-        self._late: dict[int, tuple[float, asyncio.TimerHandle]] = {}
-        """When all has to be here, and what happens if nothing more comes."""
-        self._newest = 0
-
-    def take(self, frame: serving_pb2.SessionFrame, running: int) -> Task | None:
-        """The task, once all of it is here; it is refused where too much is under way. Raises Malformed."""
-        number, kind = frame.conversation, frame.WhichOneof("said")
-        if number > self._newest:
-            self._newest, size = number, announced_bytes(frame)
-            if kind != "task":
-                raise Malformed(Refusal.MALFORMED, "a conversation that does not begin with a task")
-            if len(self._sizes) + running >= self._limits.conversations or not self._room.take(size, self._sender):
-                self._stream.mention(number, Refused(Refusal.BUSY, "too much is under way"))
-                return None
-            self._sizes[number] = size
-        elif number not in self._sizes:
-            return None  # it was refused, or is over
-        elif kind == "over":
-            self._forget(number)
-            return None
-        said = self._stream.hear(frame)
-        if isinstance(said, Task):
-            return said
-        self._expect_more(number)
-        return None
-
-    def pop(self, number: int) -> int:
-        """The bytes of a task that has come."""
-        if number in self._late:
-            self._late.pop(number)[1].cancel()
-        return self._sizes.pop(number)
-
-    def drop(self) -> None:
-        for number in list(self._sizes):
-            self._forget(number)
-
-    def _forget(self, number: int) -> None:
-        self._room.give_back(self.pop(number), self._sender)
-        self._stream.forget(number)
-
-    def _expect_more(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        whole = loop.time() + self._limits.arrival
-        if number in self._late:
-            whole, timer = self._late[number]
-            timer.cancel()
-        until = min(whole, loop.time() + self._limits.silence)
-        self._late[number] = whole, loop.call_at(until, self._give_up, number)
-
-    def _give_up(self, number: int) -> None:
-        self._forget(number)
-        self._stream.mention(number, Refused(Refusal.BUSY, "room was kept for a task that did not come in time"))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decentral.wire.conversation import Said
 from decentral.wire.framing import MOST_FRAMES, Hearing, frames
 from decentral.wire.limits import Limits
 from decentral.wire.v1 import serving_pb2
+
+if TYPE_CHECKING:
+    from decentral.wire.sealed import Cipher
 
 TOGETHER = 1 << 16
 """Bytes that may leave in one message of several frames, and that may wait before who says more waits too."""
@@ -25,6 +28,8 @@ class Stream:
 
     def __init__(self, write: Callable[[bytes], Awaitable[Any]], limits: Limits) -> None:
         self.sent = self.received = 0
+        self.cipher: Cipher | None = None
+        """Of all messages from now on."""
         self._write, self._limits = write, limits
         self._waiting: deque[tuple[bytes, asyncio.Future[None] | None]] = deque()
         self._leaving: list[asyncio.Future[None]] = []
@@ -47,6 +52,16 @@ class Stream:
                 raise self._broken
             if (left := self._put(frame)) is not None:
                 await left
+
+    async def say_last(self, conversation: int, said: Said, cipher: Cipher) -> None:
+        """The last that can be read by others: all after it is sealed. Raises what the stream broke with."""
+        left = asyncio.get_running_loop().create_future()
+        for frame in frames(conversation, said):
+            self._size += len(frame)
+            self._waiting.append((frame, left))
+        self._wake()
+        await left
+        self.cipher = cipher
 
     def mention(self, conversation: int, said: Said, linger: float = 0.0) -> None:
         """The same for what is small, without waiting, or learning whether it leaves.
@@ -82,6 +97,8 @@ class Stream:
             while True:
                 while self._waiting:
                     message = self._next()
+                    if self.cipher is not None:
+                        message = self.cipher.seal(message)
                     await self._write(message)
                     self.sent += len(message)
                     for left in self._leaving:
@@ -127,6 +144,11 @@ class Stream:
         self._wake()
 
     # ---- in -------------------------------------------------------------------------------------------------------
+
+    def came(self, message: bytes) -> bytes:
+        """What is in a message of the other end. Raises Malformed where it is sealed, and not for us."""
+        self.received += len(message)
+        return message if self.cipher is None else self.cipher.open(message)
 
     def hear(self, frame: serving_pb2.SessionFrame) -> Said | None:
         """A message, once all of it has come. Raises Malformed."""

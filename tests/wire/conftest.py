@@ -14,7 +14,9 @@ from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
+from decentral.wire.links import Links
 from decentral.wire.memory import MemoryNetwork
+from decentral.wire.sessions import Serve, Session, open_session
 from decentral.wire.transport import Transport
 
 
@@ -98,3 +100,32 @@ async def world(
 def folder(tmp_path: Path) -> Path:
     tmp_path.chmod(0o700)
     return tmp_path
+
+
+@pytest.fixture
+async def serving(authority: Authority, certify: Callable[..., Credentials], joining: Any) -> AsyncIterator[Any]:
+    """serving(serve, **options): a server; its transport, and a session with it."""
+    async with AsyncExitStack() as stack:
+
+        async def start(serve: Serve, **options: Any) -> tuple[GrpcTransport, Session]:
+            server = Identity.generate()
+            transport = await stack.enter_async_context(
+                GrpcTransport.serve("127.0.0.1:0", server, certify(authority, server), serve=serve, **options)
+            )
+            return transport, await joining(transport)
+
+        yield start
+
+
+@pytest.fixture
+async def joining(authority: Authority, certify: Callable[..., Credentials]) -> AsyncIterator[Any]:
+    """joining(transport): a session of a new client."""
+    async with AsyncExitStack() as stack:
+
+        async def join(transport: GrpcTransport) -> Session:
+            links = Links(certify(authority, Identity.generate()))
+            stack.push_async_callback(links.close)
+            links.introduce(transport.id, transport.address)
+            return await stack.enter_async_context(open_session(links, transport.id))
+
+        yield join

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decentral.errors import Malformed, Refusal
-from decentral.wire.conversation import MAX_COMMITMENTS, Commitment, Open, Proof, Reveal, Terms
+from decentral.wire.conversation import (
+    MAX_COMMITMENTS,
+    MAX_KEYS,
+    Challenge,
+    Commitment,
+    Keys,
+    Open,
+    Proof,
+    Reveal,
+    Shown,
+    Terms,
+)
 
 DIGESTS = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5, unique=True)
 
@@ -66,3 +77,16 @@ def broken(value: Any) -> list[Any]:
     if isinstance(value, tuple):
         return [(value[0] + b"x",), (value[0][1:],)]
     return [value + b"x", value[1:], b""]
+
+
+def test_what_is_said_before_all_conversations_has_one_form() -> None:
+    assert Challenge(bytes(32)).nonce == bytes(32)
+    assert Keys(bytes(MAX_KEYS)).sealed == bytes(MAX_KEYS)
+    assert Shown(b"q").evidence == b"q"
+    with pytest.raises(Malformed):
+        Challenge(bytes(31))
+    with pytest.raises(Malformed):
+        Shown(b"")
+    for keys in (b"", bytes(MAX_KEYS + 1)):
+        with pytest.raises(Malformed):
+            Keys(keys)

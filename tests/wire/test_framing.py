@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from decentral.errors import Malformed, Refusal, Refused
 from decentral.wire import framing
 from decentral.wire.conversation import (
+    Challenge,
     Commitment,
     Fetch,
+    Keys,
     Open,
     Output,
     Over,
@@ -19,6 +21,7 @@ from decentral.wire.conversation import (
     Prove,
     Reveal,
     Said,
+    Shown,
     Task,
     Terms,
 )
@@ -92,6 +95,9 @@ def test_large_outputs_travel_in_chunks_of_a_mebibyte() -> None:
         Over(),
         Output({}),
         Proof(b"some bytes"),
+        Shown(b"a quote"),
+        Challenge(DIGEST),
+        Keys(b"k" * 80),
     ],
     ids=lambda said: type(said).__name__,
 )

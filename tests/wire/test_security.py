@@ -26,7 +26,7 @@ from decentral.wire.authority import Authority
 from decentral.wire.certificate import BINDING_OID, Credentials, bind, host_name, new_key, private_pem
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
-from decentral.wire.limits import CHUNK_BYTES, MAX_FRAME, Limits
+from decentral.wire.limits import CHUNK_BYTES, MAX_SEALED, Limits
 from decentral.wire.messages import (
     Join,
     Leave,
@@ -264,14 +264,14 @@ async def test_calls_that_do_not_exist_are_not_answered(
         assert await call(channel, f"/{HEALTH}/Check", [unknown]) is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_message_beyond_the_limit_of_a_frame_is_not_read(
+async def test_a_message_beyond_the_limit_is_not_read(
     bob: GrpcTransport, authority: Authority, certify: Callable[..., Credentials]
 ) -> None:
     async with dial(bob, certify(authority, ALICE), authority.pem) as channel:
         for method in EVERY_RPC:
             if method != PUSH:
-                assert await call(channel, method, [bytes(MAX_FRAME + 1)]) is grpc.StatusCode.RESOURCE_EXHAUSTED
-        pushed = await call(channel, PUSH, [bytes(MAX_FRAME + 1)])
+                assert await call(channel, method, [bytes(MAX_SEALED + 1)]) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        pushed = await call(channel, PUSH, [bytes(MAX_SEALED + 1)])
         assert pushed is not grpc.StatusCode.OK
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -16,11 +15,10 @@ from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Over, Reveal, Said, Task, Terms
 from decentral.wire.framing import frames, parse
-from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
-from decentral.wire.sessions import Client, Conversation, Serve, Service, Session, open_session
+from decentral.wire.sessions import Client, Service, open_session
 
 DIGEST = bytes(32)
 REVEAL = Reveal(DIGEST, DIGEST, DIGEST, bytes(64))
@@ -34,35 +32,6 @@ async def double(given: Task, client: Client) -> None:
     if given.part != "double":
         raise Malformed(Refusal.MODEL, f"no part {given.part}")
     await client.say(Output({"y": given.tensors["x"] * 2}))
-
-
-@pytest.fixture
-async def serving(authority: Authority, certify: Callable[..., Credentials], joining: Any) -> AsyncIterator[Any]:
-    """serving(serve, **options): a server; its transport, and a session with it."""
-    async with AsyncExitStack() as stack:
-
-        async def start(serve: Serve, **options: Any) -> tuple[GrpcTransport, Session]:
-            server = Identity.generate()
-            transport = await stack.enter_async_context(
-                GrpcTransport.serve("127.0.0.1:0", server, certify(authority, server), serve=serve, **options)
-            )
-            return transport, await joining(transport)
-
-        yield start
-
-
-@pytest.fixture
-async def joining(authority: Authority, certify: Callable[..., Credentials]) -> AsyncIterator[Any]:
-    """joining(transport): a session of a new client."""
-    async with AsyncExitStack() as stack:
-
-        async def join(transport: GrpcTransport) -> Session:
-            links = Links(certify(authority, Identity.generate()))
-            stack.push_async_callback(links.close)
-            links.introduce(transport.id, transport.address)
-            return await stack.enter_async_context(open_session(links, transport.id))
-
-        yield join
 
 
 async def test_an_answer_comes_to_the_conversation_that_asked(serving: Any) -> None:
@@ -117,95 +86,6 @@ async def test_a_refusal_ends_its_conversation_alone(serving: Any) -> None:
         await session.ask(task(1.0, part="treble"), 20.0)
     assert refused.value.reason is Refusal.MODEL
     assert (await session.ask(task(1.0), 20.0)).tensors["y"][0] == 2.0
-
-
-async def test_what_exceeds_the_servers_share_is_refused_and_comes_through_later(serving: Any) -> None:
-    gate = asyncio.Event()
-
-    async def serve(given: Task, client: Client) -> None:
-        await gate.wait()
-        await double(given, client)
-
-    _, session = await serving(serve, limits=Limits(conversations=2))
-    held = [asyncio.ensure_future(session.ask(task(1.0), 20.0)) for _ in range(2)]
-    await asyncio.sleep(0)
-    with pytest.raises(Refused) as refused:
-        await session.ask(task(1.0), 20.0)
-    assert refused.value.reason is Refusal.BUSY
-    gate.set()
-    await asyncio.gather(*held)
-    assert (await session.ask(task(1.0), 20.0)).tensors["y"][0] == 2.0
-
-
-async def test_bytes_under_way_are_bounded_over_all_sessions_and_given_back(serving: Any) -> None:
-    _, session = await serving(double, limits=Limits(held=100))
-    for _ in range(20):
-        await session.ask(task(1.0), 20.0)  # 16 bytes each: without giving back, the seventh would be refused
-    with pytest.raises(Refused) as refused:
-        await session.ask(Task("double", DIGEST, {"x": torch.zeros(26)}), 20.0)
-    assert refused.value.reason is Refusal.BUSY
-
-
-MIB = 1 << 20
-WHOLE = Task("double", DIGEST, {"x": torch.ones(MIB >> 1)})
-"""Of two chunks."""
-
-
-async def begun(session: Session, stack: AsyncExitStack, many: int) -> list[Conversation]:
-    """Says the first chunk of so many tasks and not the second, as no honest client does."""
-    conversations = [await stack.enter_async_context(session.converse()) for _ in range(many)]
-    for conversation in conversations:
-        session._stream._put(next(frames(conversation._number, WHOLE)))
-    return conversations
-
-
-async def test_who_announces_all_it_can_and_stalls_does_not_keep_another_from_its_answer(
-    serving: Any, joining: Any
-) -> None:
-    transport, stalling = await serving(double, limits=Limits(held=32 * MIB))
-    other = await joining(transport)
-    async with AsyncExitStack() as stack:
-        conversations = await begun(stalling, stack, 16)
-        with pytest.raises(Refused) as refused:
-            async with asyncio.timeout(20):
-                await conversations[-1].hear()
-        assert refused.value.reason is Refusal.BUSY
-        assert (await other.ask(WHOLE, 20.0)).tensors["y"][0] == 2.0
-
-
-async def test_room_of_tasks_that_stall_is_given_back_and_their_client_is_told(serving: Any) -> None:
-    _, session = await serving(double, limits=Limits(held=2 * MIB, silence=0.2))
-    async with asyncio.timeout(20), AsyncExitStack() as stack:
-        (conversation,) = await begun(session, stack, 1)
-        with pytest.raises(Refused, match="did not come in time") as refused:
-            await conversation.hear()
-        assert refused.value.reason is Refusal.BUSY
-        session._stream._put(list(frames(conversation._number, WHOLE))[1])  # too late, and no harm
-        assert (await session.ask(WHOLE, 20.0)).tensors["y"][0] == 2.0
-
-
-async def test_room_is_kept_for_a_slow_client_as_long_as_something_comes(serving: Any) -> None:
-    _, session = await serving(double, limits=Limits(silence=2.0))
-    slow = Task("double", DIGEST, {"x": torch.ones(6 * MIB >> 2)})
-    async with asyncio.timeout(60), session.converse() as conversation:
-        for frame in frames(conversation._number, slow):
-            session._stream._put(frame)
-            await asyncio.sleep(0.4)  # 6 chunks: longer than the silence that is borne
-        heard = await conversation.hear()
-    assert isinstance(heard, Output)
-
-
-async def test_nobody_keeps_room_for_ever_by_sending_a_little_of_a_task_now_and_then(serving: Any) -> None:
-    _, session = await serving(double, limits=Limits(arrival=0.5))
-    trickled = Task("double", DIGEST, {"x": torch.ones(2 * MIB)})
-    async with asyncio.timeout(20), session.converse() as conversation:
-        chunks = frames(conversation._number, trickled)
-        hearing = asyncio.ensure_future(conversation.hear())
-        while not hearing.done():
-            session._stream._put(next(chunks))
-            await asyncio.wait({hearing}, timeout=0.2)
-        with pytest.raises(Refused, match="did not come in time"):
-            await hearing
 
 
 async def test_nobody_waits_longer_than_the_deadline_and_the_server_stops_working(serving: Any) -> None:

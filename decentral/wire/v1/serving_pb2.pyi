@@ -14,7 +14,7 @@ class SessionFrames(_message.Message):
     def __init__(self, frames: _Optional[_Iterable[_Union[SessionFrame, _Mapping]]] = ...) -> None: ...
 
 class SessionFrame(_message.Message):
-    __slots__ = ("conversation", "task", "output", "refused", "over", "commitment", "open", "reveal", "fetch", "proof", "data")
+    __slots__ = ("conversation", "task", "output", "refused", "over", "commitment", "open", "reveal", "fetch", "proof", "challenge", "shown", "keys", "data")
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,9 @@ class SessionFrame(_message.Message):
     REVEAL_FIELD_NUMBER: _ClassVar[int]
     FETCH_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     conversation: int
     task: Task
@@ -36,8 +39,11 @@ class SessionFrame(_message.Message):
     reveal: Reveal
     fetch: Fetch
     proof: Proof
+    challenge: Challenge
+    shown: Shown
+    keys: Keys
     data: bytes
-    def __init__(self, conversation: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., refused: _Optional[_Union[_messages_pb2.Refused, _Mapping]] = ..., over: _Optional[_Union[Over, _Mapping]] = ..., commitment: _Optional[_Union[Commitment, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, conversation: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., refused: _Optional[_Union[_messages_pb2.Refused, _Mapping]] = ..., over: _Optional[_Union[Over, _Mapping]] = ..., commitment: _Optional[_Union[Commitment, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("part", "digest", "tensors", "question", "prove")
@@ -108,6 +114,24 @@ class Proof(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     total_bytes: int
     def __init__(self, total_bytes: _Optional[int] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    def __init__(self, nonce: _Optional[bytes] = ...) -> None: ...
+
+class Shown(_message.Message):
+    __slots__ = ("total_bytes",)
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    total_bytes: int
+    def __init__(self, total_bytes: _Optional[int] = ...) -> None: ...
+
+class Keys(_message.Message):
+    __slots__ = ("sealed",)
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    sealed: bytes
+    def __init__(self, sealed: _Optional[bytes] = ...) -> None: ...
 
 class Over(_message.Message):
     __slots__ = ()

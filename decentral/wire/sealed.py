@@ -1,0 +1,67 @@
+"""Sessions that only one machine can read: what is said before anything else, and the ciphers that both ends use then.
+
+    client -> Challenge(nonce)    node -> Shown(evidence)    client -> Keys(sealed)    from here on ciphertext both ways
+
+The evidence is made for the nonce, and covers the key to which the keys are sealed; what it proves is not for this room
+to say (`decentral.attestation`). A session is sealed before any conversation begins in it, or it is not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from decentral.errors import Malformed, Refusal
+from decentral.wire.conversation import Challenge, Keys, Shown
+from decentral.wire.stream import Stream
+from decentral.wire.v1 import serving_pb2
+
+SESSION = 0
+"""The number under which both sides talk about the session itself."""
+
+
+class Cipher(Protocol):
+    """One end of a sealed session: its messages in their order, and those of the other end in theirs."""
+
+    def seal(self, message: bytes) -> bytes: ...
+
+    def open(self, message: bytes) -> bytes:
+        """Raises Malformed for anything but the other end's next message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Evidence of a machine, and what it makes of keys that are sealed to it, which may raise Malformed."""
+
+    evidence: bytes
+    agree: Callable[[bytes], Cipher]
+
+
+Attest = Callable[[bytes], Awaitable[Offer]]
+"""What a node shows who challenges it with a nonce."""
+
+
+class Greeting:
+    """The server's side of what comes before all conversations."""
+
+    def __init__(self, attest: Attest | None, stream: Stream) -> None:
+        self._attest, self._stream = attest, stream
+        self._offer: Offer | None = None
+        self._agreed = False
+
+    async def take(self, frame: serving_pb2.SessionFrame, begun: bool) -> None:
+        """`begun`: whether there have been conversations. Raises Malformed; once in a session each may be said."""
+        if begun or self._agreed:
+            raise Malformed(Refusal.MALFORMED, "a session is sealed before anything else is said, and once")
+        said = self._stream.hear(frame)
+        if isinstance(said, Challenge) and self._offer is None:
+            if self._attest is None:
+                raise Malformed(Refusal.UNSPECIFIED, "this node shows no evidence of its machine")
+            self._offer = await self._attest(said.nonce)
+            await self._stream.say(SESSION, Shown(self._offer.evidence))
+        elif isinstance(said, Keys) and self._offer is not None:
+            self._stream.cipher = self._offer.agree(said.sealed)
+            self._agreed = True
+        else:
+            raise Malformed(Refusal.MALFORMED, "a session is challenged, then given its keys")
