@@ -45,3 +45,11 @@ def data(text: object, length: int | None = None) -> bytes:
     if base64.b64encode(found).decode() != text or (length is not None and len(found) != length):
         raise Malformed(Refusal.MALFORMED, f"{str(text)[:20]!r} are not {length} bytes in Base64")
     return found
+
+
+def joined(*parts: bytes) -> bytes:
+    """Each part after its length in 8 bytes: no two lists of parts are the same bytes. To be hashed, or signed."""
+    pieces: list[bytes] = []
+    for part in parts:
+        pieces += (len(part).to_bytes(8, "big"), part)
+    return b"".join(pieces)

@@ -57,3 +57,14 @@ def test_bytes_are_read_again_as_so_many(content: bytes) -> None:
 def test_what_is_no_base64_of_ours_is_refused(wrong: object) -> None:
     with pytest.raises(Malformed):
         canonical.data(wrong)
+
+
+@given(st.lists(st.binary(max_size=9)), st.lists(st.binary(max_size=9)))
+def test_two_lists_of_parts_are_the_same_bytes_only_if_they_are_the_same_list(
+    one: list[bytes], other: list[bytes]
+) -> None:
+    assert (canonical.joined(*one) == canonical.joined(*other)) == (one == other)
+
+
+def test_a_part_cannot_move_into_its_neighbour() -> None:
+    assert len({canonical.joined(*parts) for parts in [(b"ab", b""), (b"a", b"b"), (b"", b"ab"), (b"ab",), ()]}) == 5

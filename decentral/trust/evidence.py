@@ -15,6 +15,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from decentral.canonical import joined
 from decentral.errors import Malformed, Refusal
 from decentral.wire.conversation import Reveal
 from decentral.wire.identity import PEER_ID, Identity, peer_id, verify
@@ -62,9 +63,7 @@ class Question:
 
     def encoded(self) -> bytes:
         """Distinct questions never share bytes."""
-        return _joined(
-            self.task, self.part.encode(), self.model, self.inputs, self.nonce, self.epoch.to_bytes(8, "big")
-        )
+        return joined(self.task, self.part.encode(), self.model, self.inputs, self.nonce, self.epoch.to_bytes(8, "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,12 @@ class Claim:
 
     def encoded(self, node: PeerId) -> bytes:
         """As that node claims it."""
-        return _joined(self.question.encoded(), node.encode(), self.output)
+        return joined(self.question.encoded(), node.encode(), self.output)
 
 
 def commitment(claim: Claim, node: PeerId, salt: bytes) -> bytes:
     """SHA-256 over the domain, question, node, output's digest and salt: nothing can be read from it."""
-    return hashlib.sha256(_joined(_DOMAIN, claim.encoded(node), salt)).digest()
+    return hashlib.sha256(joined(_DOMAIN, claim.encoded(node), salt)).digest()
 
 
 def together(commitments: Iterable[bytes]) -> bytes:
@@ -89,7 +88,7 @@ def together(commitments: Iterable[bytes]) -> bytes:
 
     A copied one counts once: it opens for its maker alone.
     """
-    return hashlib.sha256(_joined(_TOGETHER, *sorted(set(commitments)))).digest()
+    return hashlib.sha256(joined(_TOGETHER, *sorted(set(commitments)))).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +237,4 @@ class Fault:
 
 
 def _signed(claim: Claim, node: PeerId, shown: bytes) -> bytes:
-    return _joined(claim.encoded(node), shown)
-
-
-def _joined(*parts: bytes) -> bytes:
-    """Each part after its length, so that no two lists of parts are the same bytes."""
-    pieces: list[bytes] = []
-    for part in parts:
-        pieces += (len(part).to_bytes(8, "big"), part)
-    return b"".join(pieces)
+    return joined(claim.encoded(node), shown)
