@@ -1,0 +1,100 @@
+"""Evidence of a real confidential virtual machine: Linux's configfs-tsm, for Intel TDX and AMD SEV-SNP alike.
+
+`/sys/kernel/config/tsm/report/NAME/` appears when it is made; 64 bytes are written to `inblob` and the quote or report
+is read from `outblob`, unless `generation` tells that somebody else has written meanwhile (Documentation/ABI/testing/
+configfs-tsm-report of Linux 6.7 and later). TDX guests extend RTMR 3 through `rtmr3:sha384` (Linux 6.16).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from decentral.attestation.attester import RUNTIME, Quoted, Unattested
+from decentral.attestation.registers import Event, EventLog, extend
+from decentral.attestation.report import REPORT_DATA_BYTES, Technology
+
+SYSTEM = Path("/sys")
+REPORTS = "kernel/config/tsm/report"
+REGISTERS = "devices/virtual/misc/tdx_guest/measurements"
+PROVIDERS = {"tdx_guest": Technology.TDX, "sev_guest": Technology.SNP}
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Configfs:
+    """The kernel's interface. `system`: where sysfs is mounted."""
+
+    system: Path = SYSTEM
+
+    @property
+    def here(self) -> bool:
+        """Whether this kernel offers reports at all."""
+        return (self.system / REPORTS).is_dir()
+
+    def report(self, report_data: bytes) -> tuple[Technology, bytes, bytes]:
+        """The technology, the quote or report, and what the host gave along (certificates of SEV-SNP). Blocking.
+
+        Raises Unattested.
+        """
+        if len(report_data) != REPORT_DATA_BYTES:
+            raise ValueError(f"{REPORT_DATA_BYTES} bytes are signed along, not {len(report_data)}")
+        entry = self.system / REPORTS / f"decentral-{os.getpid()}"
+        try:
+            entry.mkdir(exist_ok=True)
+            for _ in range(ATTEMPTS):
+                (entry / "inblob").write_bytes(report_data)
+                before = (entry / "generation").read_text()
+                quote, provider = (entry / "outblob").read_bytes(), (entry / "provider").read_text().strip()
+                also = (entry / "auxblob").read_bytes() if (entry / "auxblob").exists() else b""
+                if (entry / "generation").read_text() == before:
+                    break
+            else:
+                raise Unattested(f"{entry}: others write there all the time")
+        except OSError as error:
+            raise Unattested(f"{entry}: the kernel makes no report ({error.strerror or error})") from error
+        if provider not in PROVIDERS:
+            raise Unattested(f"{entry}: reports of {provider!r} cannot be read here")
+        return PROVIDERS[provider], quote, also
+
+    def extend(self, events: Sequence[Event], log: EventLog | None = None) -> EventLog:
+        """Extends the run-time register with these, in turn; what was extended is the log. Blocking.
+
+        `log`: what this machine was extended with before. Empty on a machine that has no such register: its image is
+        all that is measured. Raises Unattested, also where somebody else has extended the register: nobody could replay
+        it then.
+        """
+        file = self.system / REGISTERS / f"rtmr{RUNTIME}:sha384"
+        if not file.exists():
+            return EventLog()
+        log = log or EventLog()
+        register = log.replay()[RUNTIME]
+        try:
+            if file.read_bytes() != register:
+                raise Unattested(f"{file}: was extended by somebody else, so its events are not known")
+            for event in events:
+                file.write_bytes(event.extension)
+                log, register = log.extended(event), extend(register, event.extension)
+                if file.read_bytes() != register:
+                    raise Unattested(f"{file}: was extended by somebody else")
+        except OSError as error:
+            raise Unattested(f"{file}: cannot be extended ({error.strerror or error})") from error
+        return log
+
+
+class HardwareAttester:
+    """The machine itself. `collateral`: what its maker says of it, as a file has it; `manifest`: the measured code."""
+
+    def __init__(self, configfs: Configfs, log: EventLog, *, collateral: bytes = b"", manifest: bytes = b"") -> None:
+        self._configfs, self._log = configfs, log
+        self._collateral, self._manifest = collateral, manifest
+
+    async def log(self) -> EventLog:
+        return self._log
+
+    async def quote(self, report_data: bytes) -> Quoted:
+        technology, quote, also = await asyncio.to_thread(self._configfs.report, report_data)
+        return Quoted(technology, quote, self._log, self._collateral or also, self._manifest)

@@ -1,0 +1,184 @@
+"""A simulated processor's own process: it holds the keys, measures whoever asks for a quote, and signs what it found.
+
+A node connects to its Unix socket, and the kernel tells who that is. The process looks at the files of what that node
+runs at every request; what has changed extends the node's registers once more, so that nothing is measured away again.
+Who may open the socket may have quotes about itself, and about nobody else.
+
+Requests and replies are JSON in its canonical form, a line each: `{"log": true}`, or `{"sign": "<64 bytes>"}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from decentral import canonical
+from decentral.attestation.attester import Quoted, Unattested
+from decentral.attestation.measuring import Measurement, Measurer
+from decentral.attestation.processes import Running, caller, running
+from decentral.attestation.registers import EventLog
+from decentral.attestation.report import REPORT_DATA_BYTES, NotGenuine, Technology
+from decentral.errors import DecentralError, Malformed, UserError
+from decentral.files import write_atomic
+
+ADDRESS = "quoting"
+"""The file, in a cluster's folder, that names the socket."""
+DEADLINE = 10.0
+"""Seconds for one request."""
+MOST_BYTES = 8 << 20
+"""Of one line."""
+MOST_PROCESSES = 1000
+T = TypeVar("T")
+
+
+class Platform(Protocol):
+    """A simulated processor with its keys."""
+
+    technology: Technology
+
+    def quote(self, report_data: bytes, image: bytes, log: EventLog) -> bytes:
+        """About a machine that was started with that image (48 bytes), and has since extended what the log says."""
+
+    def collateral(self, now: int) -> bytes:
+        """What its maker says of it at that time (seconds since 1970)."""
+
+
+@dataclass
+class Quoting:
+    """What the process does, apart from how it is asked. `clock`: seconds since 1970."""
+
+    platform: Platform
+    measurer: Measurer
+    clock: Callable[[], float]
+    _logs: dict[tuple[int, int], EventLog] = field(default_factory=dict)
+
+    def log(self, process: Running) -> EventLog:
+        """Blocking. Raises UserError."""
+        return self._measured(process)[1]
+
+    def quote(self, process: Running, report_data: bytes) -> Quoted:
+        """Blocking. Raises UserError for a process that cannot be measured."""
+        found, log = self._measured(process)
+        quote = self.platform.quote(report_data, found.image, log)
+        collateral = self.platform.collateral(int(self.clock()))
+        return Quoted(self.platform.technology, quote, log, collateral, found.manifest.encoded())
+
+    def _measured(self, process: Running) -> tuple[Measurement, EventLog]:
+        found, whose = self.measurer.measure(process), (process.pid, process.started)
+        log = self._logs.pop(whose, EventLog())
+        last = {event.name: event for event in log.events}
+        try:
+            for event in found.events:
+                if last.get(event.name) != event:
+                    log = log.extended(event)
+        except NotGenuine as error:
+            raise UserError(f"process {process.pid}: its files change all the time ({error.detail})") from None
+        self._logs[whose] = log  # at the end: who asks least is forgotten first
+        if len(self._logs) > MOST_PROCESSES:
+            del self._logs[next(iter(self._logs))]
+        return found, log
+
+
+@asynccontextmanager
+async def serving(quoting: Quoting, place: Path, folder: Path) -> AsyncIterator[None]:
+    """Answers at a Unix socket in `place`, a folder with a short name; `folder`, the cluster's, says where that is."""
+    asked = asyncio.Lock()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                line = await reader.readuntil(b"\n")
+            async with asked:
+                reply = await asyncio.to_thread(_answered, quoting, writer.get_extra_info("socket"), line[:-1])
+            writer.write(canonical.encode(reply) + b"\n")
+            async with asyncio.timeout(DEADLINE):
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # who does not ask, or does not listen, hears nothing
+        finally:
+            writer.close()
+
+    path = place / "socket"
+    server = await asyncio.start_unix_server(answer, path, limit=1024)
+    try:
+        path.chmod(0o600)
+        write_atomic(folder / ADDRESS, str(path).encode())
+        yield
+    finally:
+        (folder / ADDRESS).unlink(missing_ok=True)
+        server.close()
+        path.unlink(missing_ok=True)
+
+
+def _answered(quoting: Quoting, connection: socket.socket, line: bytes) -> dict[str, Any]:
+    try:
+        request = canonical.decode(line)
+        process = running(caller(connection))
+        match request:
+            case {"log": True, **rest} if not rest:
+                return {"log": canonical.text(quoting.log(process).encoded())}
+            case {"sign": str(signed), **rest} if not rest:
+                quoted = quoting.quote(process, canonical.data(signed, REPORT_DATA_BYTES))
+                return {
+                    "technology": quoted.technology.value,
+                    "quote": canonical.text(quoted.quote),
+                    "log": canonical.text(quoted.log.encoded()),
+                    "collateral": canonical.text(quoted.collateral),
+                    "manifest": canonical.text(quoted.manifest),
+                }
+        return {"problem": "asked for what is no request"}
+    except DecentralError as error:
+        return {"problem": str(error)}
+
+
+class QuotingAttester:
+    """A node's way to the process. `folder`: the cluster's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def log(self) -> EventLog:
+        reply = await self._ask({"log": True})
+        return _read(lambda: EventLog.parse(canonical.data(reply["log"])))
+
+    async def quote(self, report_data: bytes) -> Quoted:
+        reply = await self._ask({"sign": canonical.text(report_data)})
+        return _read(
+            lambda: Quoted(
+                Technology(reply["technology"]),
+                canonical.data(reply["quote"]),
+                EventLog.parse(canonical.data(reply["log"])),
+                canonical.data(reply["collateral"]),
+                canonical.data(reply["manifest"]),
+            )
+        )
+
+    async def _ask(self, request: dict[str, object]) -> Any:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                where = (self._folder / ADDRESS).read_text()
+                reader, writer = await asyncio.open_unix_connection(where, limit=MOST_BYTES)
+                try:
+                    writer.write(canonical.encode(request) + b"\n")
+                    await writer.drain()
+                    line = await reader.readuntil(b"\n")
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise Unattested(f"the quoting process does not answer ({error or type(error).__name__})") from error
+        reply = _read(lambda: canonical.decode(line[:-1]))
+        if "problem" in reply:
+            raise Unattested(str(reply["problem"]))
+        return reply
+
+
+def _read(reading: Callable[[], T]) -> T:
+    try:
+        return reading()
+    except (Malformed, NotGenuine, KeyError, TypeError, ValueError) as error:
+        raise Unattested(f"the quoting process answered what cannot be read ({error})") from error

@@ -1,0 +1,117 @@
+"""What is measured of a node: all that it runs, no more often than it changes, and always when it does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from decentral.attestation import measuring
+from decentral.attestation.measuring import CODE, MODEL, POLICY, RECIPE, Measurer, image
+from decentral.attestation.processes import Running, running
+from decentral.errors import UserError
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Running:
+    """Of another copy of the package than the one that is tested."""
+    package, nodes = tmp_path / "code" / "decentral", tmp_path / "code" / "nodes"
+    for folder in (package / "core", nodes):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "core" / "merge.py").write_text("def merge(): ...")
+    (nodes / "stage.py").write_text("")
+    own = running(os.getpid())
+    return Running(own.pid, own.started, own.interpreter, package, nodes)
+
+
+@pytest.fixture
+def measurer(tmp_path: Path) -> Measurer:
+    folder = tmp_path / "cluster"
+    (folder / "stages").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("serve: it")
+    (folder / "policy.toml").write_text("replicas = 3")
+    (folder / "stages" / "stage-0.safetensors").write_bytes(b"parameters")
+    return Measurer(folder)
+
+
+def test_code_recipe_policy_and_model_are_measured_in_this_order(measurer: Measurer, process: Running) -> None:
+    found = measurer.measure(process)
+    assert [event.name for event in found.events] == [CODE, RECIPE, POLICY, MODEL]
+    assert found.events[0].digest == found.manifest.digest
+    assert set(found.manifest.files) == {"decentral/__init__.py", "decentral/core/merge.py", "nodes/stage.py"}
+    assert len(found.image) == 48
+
+
+CHANGES = {
+    "code": (0, "code/decentral/core/merge.py"),
+    "a program": (0, "code/nodes/stage.py"),
+    "another module": (0, "code/decentral/core/more.py"),
+    "recipe": (1, "cluster/recipe.yaml"),
+    "policy": (2, "cluster/policy.toml"),
+    "model": (3, "cluster/stages/stage-0.safetensors"),
+    "another part of the model": (3, "cluster/stages/stage-1.safetensors"),
+}
+
+
+@pytest.mark.parametrize(("place", "file"), CHANGES.values(), ids=CHANGES)
+def test_each_change_is_seen_in_its_event_alone(
+    measurer: Measurer, process: Running, tmp_path: Path, place: int, file: str
+) -> None:
+    before = measurer.measure(process)
+    (tmp_path / file).write_text("changed!!")
+    after = measurer.measure(process)
+    assert [one != other for one, other in zip(before.events, after.events, strict=True)] == [
+        index == place for index in range(4)
+    ]
+    assert after.image == before.image
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(measurer: Measurer, process: Running) -> None:
+    file = process.package / "core" / "merge.py"
+    before, was = measurer.measure(process), file.stat()
+    file.write_text("def merge(): ,,,")
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert file.stat().st_size == was.st_size
+    assert measurer.measure(process).events != before.events
+
+
+def test_what_has_not_changed_is_not_read_again(
+    measurer: Measurer, process: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = measurer.measure(process)
+    for reading in ("measured", "content_event", "image"):
+        monkeypatch.setattr(measuring, reading, lambda *_: pytest.fail("read again"))
+    assert measurer.measure(process) == before
+
+
+def test_what_is_not_there_is_not_measured(process: Running, tmp_path: Path) -> None:
+    assert [event.name for event in Measurer(tmp_path / "nothing").measure(process).events] == [CODE]
+
+
+def test_names_in_a_folder_count(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, name in ((one, "a"), (other, "b")):
+        folder.mkdir()
+        (folder / name).write_bytes(b"same")
+    first, second = (measuring.content_event(MODEL, folder) for folder in (one, other))
+    assert first != second
+
+
+def test_what_cannot_be_read_is_an_error_that_names_it(measurer: Measurer, process: Running, tmp_path: Path) -> None:
+    (tmp_path / "cluster" / "stages" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="stages/gone: cannot be measured"):
+        measurer.measure(process)
+
+
+def test_the_image_is_of_interpreter_and_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_bytes(b"ELF")
+    first = image(interpreter)
+    assert first == image(interpreter)
+    interpreter.write_bytes(b"ELF, but another")
+    assert image(interpreter) != first
+    second = image(interpreter)
+    monkeypatch.setattr(measuring.metadata, "distributions", list)
+    assert image(interpreter) != second
