@@ -9,6 +9,7 @@ DecentralError
 ├── Unproven               a circuit, a key or a proof that could not be made or looked at here; says what to do
 ├── NotGenuine             evidence of a machine that says nothing: why (`attestation.report`)
 ├── ChannelEnded           an encrypted session that carries no more (`attestation.channel`)
+├── NotUnsealed            a sealed file that does not open here: why (`attestation.sealing`)
 ├── TransportError         a message that did not arrive
 │   ├── Unreachable        nobody answered within the deadline
 │   └── Refused            the other peer answered with a typed refusal

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from decentral.files import replace_folder, replacing_folder, write_atomic
+from decentral.files import open_plain, replace_folder, replacing_folder, write_atomic
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -46,6 +46,21 @@ def test_what_is_no_ordinary_file_is_left_as_it_is(tmp_path: Path) -> None:
             write_atomic(path, b"new")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_only_an_ordinary_file_is_read_where_only_one_may_be(tmp_path: Path) -> None:
+    """Nobody writes to the pipe: whoever waits for it waits for ever."""
+    file, link, pipe = tmp_path / "a.bin", tmp_path / "link", tmp_path / "pipe"
+    file.write_bytes(b"content")
+    link.symlink_to(file)
+    os.mkfifo(pipe)
+    with open_plain(file) as reader:
+        assert reader.read() == b"content"
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    for other in (link, pipe, tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(OSError, match=other.name):
+            open_plain(other)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])

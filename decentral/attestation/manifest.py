@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from decentral import canonical, locate
 from decentral.attestation.report import Flaw, NotGenuine
 from decentral.errors import Malformed, UserError
+from decentral.files import open_plain
 
 MAX_FILES = 10_000
 MAX_NAME = 400
@@ -108,7 +108,7 @@ def own_manifest() -> Manifest:
 def measured(package: Path, nodes: Path) -> Manifest:
     """Of a package's folder, and of the folder of programs inside it or beside it.
 
-    Raises UserError for what is no plain file in a plain folder: a link can lead to other content after it was
+    Raises UserError for what is no ordinary file in an ordinary folder: a link can lead to other content after it was
     measured, and a pipe never ends. Also for what cannot be read, and for names that are no text.
     """
     inside = package / _NODES
@@ -145,13 +145,10 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a plain file, without following a link or waiting for a pipe. Raises UserError."""
+    """SHA-256 of an ordinary file. Raises UserError."""
     digest = hashlib.sha256()
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"{path}: is no plain file, so its content cannot be measured")
+        with open_plain(path) as file:
             while piece := file.read(_PIECE):
                 digest.update(piece)
     except OSError as error:

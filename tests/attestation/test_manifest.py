@@ -123,7 +123,7 @@ def test_a_link_is_refused_wherever_it_leads(checkout: Path) -> None:
 
 def test_a_pipe_is_refused_and_not_waited_for(checkout: Path) -> None:
     os.mkfifo(checkout / "decentral/pipe.py")
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="no ordinary file"):
         of(checkout)
 
 
