@@ -68,6 +68,8 @@ TORCH_FREE = [
     "decentral.wire.identity",
     "decentral.wire.authority",
     "decentral.algorithms.catalogue",
+    "decentral.attestation.snp.platform",
+    "decentral.attestation.snp.verification",
     "decentral.trust.anchors",
     "decentral.trust.evidence",
     "decentral.trust.policy",

@@ -105,7 +105,10 @@ class Report:
     security versions, each at its place (TEE_TCB_SVN of 16 bytes; boot loader, TEE, SNP, microcode). `status`: what the
     maker says of this processor and its firmware, in the maker's words ("UpToDate"); `advisories`: the maker's names of
     known faults. `issued`, `expires`: when the youngest part of the collateral was issued and the first of its parts or
-    certificates ends, seconds since 1970. `serial`: of the certificate of this very processor, hexadecimal.
+    certificates ends, seconds since 1970. `serial`: of the certificate of this very processor, hexadecimal; of SEV-SNP,
+    whose certificates all have the same, the chip's own identifier of 64 bytes. `privilege`: the level inside the guest
+    that asked for the evidence, 0 (most) to 3 (VMPL of SEV-SNP). `migratable`: whether an agent of the host may take
+    the guest to another machine.
     """
 
     technology: Technology
@@ -122,6 +125,8 @@ class Report:
     issued: int
     expires: int
     serial: str
+    privilege: int = 0
+    migratable: bool = False
 
     @property
     def simulated(self) -> bool:
