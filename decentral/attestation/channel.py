@@ -106,24 +106,25 @@ class _Channel:
         self._process = os.getpid()
         self._ended = False
 
-    def seal(self, data: Buffer, *, task: bytes, part: str) -> bytes:
-        """The next message to the other end: 16 bytes longer, the first one 48. `data` lies in one piece of memory.
+    def seal(self, message: Buffer, *, task: bytes = b"", part: str = "") -> bytes:
+        """The next message to the other end: 16 bytes longer, the first one 48. It lies in one piece of memory.
 
+        `task` and `part`: what it is about, where it does not say so itself, as the wire's frames do.
         Raises Malformed(TOO_LARGE) for more than 2^30 bytes, and ChannelEnded.
         """
-        content = _octets(data)
+        content = _octets(message)
         if len(content) > MAX_MESSAGE:
             raise Malformed(Refusal.TOO_LARGE, f"{len(content)} bytes; {MAX_MESSAGE} are sealed in one message")
         with self._lock:
             self._check()
             return self._sends.seal(content, task, part)
 
-    def open(self, sealed: Buffer, *, task: bytes, part: str) -> bytes:
+    def open(self, message: Buffer, *, task: bytes = b"", part: str = "") -> bytes:
         """What the other end said next, which has to be about this task and part.
 
         Raises Malformed(SIGNATURE) for anything else, which ends the session; ChannelEnded if it has ended before.
         """
-        content = _octets(sealed)
+        content = _octets(message)
         with self._lock:
             self._check()
             try:
@@ -132,7 +133,7 @@ class _Channel:
                 return self._receives.open(content, task, part)
             except InvalidTag:
                 self._ended = True
-                problem = f"is not this session's next message, unchanged and about {part!r} in this task"
+                problem = "is not this session's next message, unchanged and about this part and task"
                 raise Malformed(Refusal.SIGNATURE, problem) from None
 
     def _check(self) -> None:

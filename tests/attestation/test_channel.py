@@ -9,9 +9,11 @@ import pickle
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -23,7 +25,15 @@ from hypothesis import strategies as st
 from decentral.attestation import channel
 from decentral.attestation.channel import HELLO_BYTES, ChannelEnded, ClientChannel, NodeChannel
 from decentral.canonical import joined
-from decentral.errors import Malformed, Refusal
+from decentral.errors import Malformed, Refusal, Refused, Unreachable
+from decentral.wire.authority import Authority
+from decentral.wire.certificate import Credentials
+from decentral.wire.conversation import Output, Task
+from decentral.wire.grpc_transport import GrpcTransport
+from decentral.wire.identity import Identity
+from decentral.wire.links import Links
+from decentral.wire.sealed import Offer
+from decentral.wire.sessions import Client, open_session
 
 KEY = X25519PrivateKey.generate()
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -104,6 +114,40 @@ def test_a_message_is_longer_by_its_tag_and_the_first_by_a_salt_too() -> None:
     for end in session():
         assert [len(end.seal(b"12345", **ABOUT)) for _ in range(3)] == [5 + 16 + 32, 5 + 16, 5 + 16]
     assert len(ClientChannel(PUBLIC, CONTEXT).hello) == HELLO_BYTES == 80
+
+
+@pytest.mark.parametrize("genuine", [True, False])
+async def test_a_session_of_the_wire_is_for_who_has_the_key_alone(
+    authority: Authority, certify: Callable[..., Credentials], genuine: bool
+) -> None:
+    """Over mutual TLS: who ends it in front of the machine, and shows the machine's evidence, hears nothing."""
+    holds = KEY if genuine else X25519PrivateKey.generate()
+    given: list[Task] = []
+
+    async def attest(nonce: bytes) -> Offer:
+        return Offer(PUBLIC, lambda hello: NodeChannel(holds, hello, nonce))
+
+    async def double(task: Task, client: Client) -> None:
+        given.append(task)
+        await client.say(Output({"y": task.tensors["x"] * 2}))
+
+    async with AsyncExitStack() as stack:
+        server, links = Identity.generate(), Links(certify(authority, Identity.generate()))
+        stack.push_async_callback(links.close)
+        serving = GrpcTransport.serve("127.0.0.1:0", server, certify(authority, server), serve=double, attest=attest)
+        transport = await stack.enter_async_context(serving)
+        links.introduce(transport.id, transport.address)
+        session = await stack.enter_async_context(open_session(links, transport.id))
+        client = ClientChannel(await session.challenge(CONTEXT[:32], 20.0), CONTEXT[:32])
+        await session.seal(client.hello, client)
+        for size in (1, 2**19, 3):  # one of them in several messages
+            asked = session.ask(Task("double", bytes(32), {"x": torch.ones(size)}), 20.0)
+            if genuine:
+                assert (await asked).tensors["y"].sum() == 2 * size
+            else:
+                with pytest.raises((Refused, Unreachable)):
+                    await asked
+        assert bool(given) == genuine
 
 
 # Lies on the way
