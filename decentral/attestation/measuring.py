@@ -22,10 +22,12 @@ from decentral.attestation.manifest import BYTECODE, Manifest, measured
 from decentral.attestation.processes import Running
 from decentral.attestation.registers import Event
 from decentral.errors import UserError
+from decentral.files import open_plain
 
 CODE, RECIPE, POLICY, MODEL = "code", "recipe", "policy", "model"
 FILES = {RECIPE: "recipe.yaml", POLICY: "policy.toml", MODEL: "stages"}
 """Of a cluster's folder; what is not there is not measured."""
+PIECE = 1 << 20
 _IMAGE, _FOLDER = b"decentral/image/v1", b"decentral/folder/v1"
 Seen = tuple[tuple[str, int, int, int, int], ...]
 
@@ -95,14 +97,14 @@ def image(interpreter: Path) -> bytes:
 def content_event(name: str, path: Path) -> Event:
     """Of a file, or of all the files of a folder. Blocking. Raises UserError."""
     if path.is_file():
-        return Event(RUNTIME, name, hashlib.sha384(_content(path)).digest())
+        return Event(RUNTIME, name, _digest(path, "sha384"))
     files = sorted(each for each in path.rglob("*") if not each.is_dir())
     fields = [part for each in files for part in (str(each.relative_to(path)).encode(), _digest(each))]
     return Event.of(RUNTIME, name, canonical.joined(_FOLDER, *fields))
 
 
 def look(paths: Sequence[Path]) -> Iterator[tuple[str, int, int, int, int]]:
-    """What the file system says of files, and of all below folders but bytecode: nothing, where there is nothing."""
+    """What the file system says of files and of all below folders: nothing, where there is nothing."""
     for path in paths:
         try:
             yield str(path), *_said(path.stat())
@@ -115,27 +117,24 @@ def look(paths: Sequence[Path]) -> Iterator[tuple[str, int, int, int, int]]:
 def _below(folder: str) -> Iterator[tuple[str, int, int, int, int]]:
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name != BYTECODE:
-                yield entry.path, *_said(entry.stat(follow_symlinks=False))
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _below(entry.path)
+            if folder.endswith(f"/{BYTECODE}") and entry.name.endswith(".pyc"):
+                continue  # not measured either
+            yield entry.path, *_said(entry.stat(follow_symlinks=False))
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(entry.path)
 
 
 def _said(found: os.stat_result) -> tuple[int, int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _content(path: Path) -> bytes:
+def _digest(path: Path, algorithm: str = "sha256") -> bytes:
+    """Of an ordinary file. Raises UserError."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be measured ({error.strerror or error})") from error
-
-
-def _digest(path: Path) -> bytes:
-    """SHA-256 of a file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        with open_plain(path) as file:
+            digest = hashlib.new(algorithm)
+            while piece := file.read(PIECE):
+                digest.update(piece)
+            return digest.digest()
     except OSError as error:
         raise UserError(f"{path}: cannot be measured ({error.strerror or error})") from error

@@ -20,11 +20,13 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from decentral.errors import UserError
 from decentral.files import write_atomic
+from decentral.trust.machines import Machines
 from decentral.wire.messages import PeerId
 
 FILE = "trust.toml"
@@ -80,6 +82,8 @@ class Anchors:
     parts: tuple[Part, ...] = ()
     router: str = ""
     """Digest (hexadecimal) of the network by which clients choose among experts; empty: there is none, or any."""
+    machines: Machines | None = None
+    """Which machines count; None: nobody asks."""
 
     def replicas(self, part: str) -> tuple[Anchor, ...]:
         """The peers that serve a part, in the order of the file."""
@@ -95,6 +99,7 @@ class Anchors:
         for peer in self.peers:
             fields = (f"{key} = {json.dumps(value)}" for key, value in asdict(peer).items() if value)
             lines += ["[[peers]]", *fields, ""]
+        lines += self.machines.lines() if self.machines is not None else []
         write_atomic(file, "\n".join(lines).encode())
 
     @classmethod
@@ -115,6 +120,7 @@ class Anchors:
         if not isinstance(router, str) or not re.fullmatch(FORMS["digest"], router):
             raise UserError(f"{file}: router: must be a digest, not {router!r}")
         peers, parts = _tables(file, content, "peers", _anchor), _tables(file, content, "parts", _part)
+        machines = Machines.of(content.pop("machines"), partial(_refuse, file)) if "machines" in content else None
         if content:
             raise UserError(f"{file}: {min(content)}: not a key of a trust file")
         if len({peer.name for peer in peers}) < len(peers) or len({peer.id for peer in peers}) < len(peers):
@@ -127,7 +133,7 @@ class Anchors:
             if part is None or part.at != "peers" or part.digest != peer.digest:
                 problem = f"{peer.name} does not serve, with that digest, a part that peers compute"
                 raise UserError(f"{file}: peers[{place}].part: {problem}")
-        return cls(authority.encode(), peers, epoch, parts, router)
+        return cls(authority.encode(), peers, epoch, parts, router, machines)
 
 
 FORMS = {
@@ -147,6 +153,10 @@ MEASURED = {"tolerance": 1.0, "gain": sys.float_info.max}
 """The numbers of a part, and up to where they make sense."""
 
 T = TypeVar("T")
+
+
+def _refuse(file: Path, problem: str, key: str) -> UserError:
+    return UserError(f"{file}: {'.'.join(['machines', *([key] if key else [])])}: {problem}")
 
 
 def _tables(

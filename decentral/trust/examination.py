@@ -14,6 +14,7 @@ from typing import Protocol
 from decentral.core.quorum import Sizes
 from decentral.errors import Malformed
 from decentral.trust.anchors import Anchors
+from decentral.trust.attested import verify_attestations
 from decentral.trust.consensus import Answer, Heard, Judgement, Tensors, fresh, hear, linked, pinned, rule
 from decentral.trust.evidence import Fault, Finding, Kind, Question, Reply
 from decentral.trust.leakage import verify_stated
@@ -60,7 +61,9 @@ class Verifier(Protocol):
 
 
 Verifiers = Mapping[Kind, Verifier]
-VERIFIERS: Verifiers = MappingProxyType({Kind.LEAKAGE: verify_stated, Kind.ZK: verify_proofs})
+VERIFIERS: Verifiers = MappingProxyType(
+    {Kind.LEAKAGE: verify_stated, Kind.ZK: verify_proofs, Kind.ATTESTATION: verify_attestations}
+)
 """By what they find out. Evidence of a kind that is not here has failed: nobody has checked it."""
 
 

@@ -22,7 +22,7 @@ from decentral.wire.certificate import peer_id_of
 from decentral.wire.limits import Limits
 from decentral.wire.mailbox import Mailbox
 from decentral.wire.messages import Join, Message, PeerId, Traffic
-from decentral.wire.sealed import Attest
+from decentral.wire.sealed import Show
 from decentral.wire.sessions import METHOD, Serve, Service
 from decentral.wire.tensors import ModelDecoder
 from decentral.wire.transport import TrafficCount
@@ -43,14 +43,14 @@ class PeerService:
         *,
         patience: float,
         serve: Serve | None = None,
-        attest: Attest | None = None,
+        show: Show | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._traffic = traffic
         self._limits = limits
         self._members = members
         self._patience = patience
-        self._serving = None if serve is None else Service(serve, limits, attest)
+        self._serving = None if serve is None else Service(serve, limits, show)
         self._calls: Counter[bytes] = Counter()
         self._pushing: Counter[PeerId] = Counter()
 

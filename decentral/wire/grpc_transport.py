@@ -19,7 +19,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.mailbox import Inbox, Mailbox
 from decentral.wire.messages import Message, Model, PeerId
-from decentral.wire.sealed import Attest
+from decentral.wire.sealed import Attest, Offer
 from decentral.wire.sessions import Serve
 from decentral.wire.tensors import encoded
 from decentral.wire.transport import TrafficCount
@@ -56,9 +56,16 @@ class GrpcTransport:
         self._call_deadline = call_deadline
         self._mailbox = Mailbox(limits.pending)
         self._links = Links(credentials)
+        self._attest = attest
         self._server = grpc.aio.server(options=rpc.PEER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         self._service = PeerService(
-            self._mailbox, self.traffic, limits, members, patience=call_deadline, serve=serve, attest=attest
+            self._mailbox,
+            self.traffic,
+            limits,
+            members,
+            patience=call_deadline,
+            serve=serve,
+            show=self._show if attest else None,
         )
         self._server.add_generic_rpc_handlers(self._service.handlers())
 
@@ -102,6 +109,10 @@ class GrpcTransport:
     def sessions(self) -> int:
         """That clients have open."""
         return self._service.sessions
+
+    async def _show(self, nonce: bytes) -> Offer:
+        assert self._attest is not None
+        return await self._attest(nonce, self._credentials.certificate)
 
     def introduce(self, peer: PeerId, address: str) -> None:
         self._links.introduce(peer, address)

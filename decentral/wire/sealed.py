@@ -38,15 +38,17 @@ class Offer:
     agree: Callable[[bytes], Cipher]
 
 
-Attest = Callable[[bytes], Awaitable[Offer]]
-"""What a node shows who challenges it with a nonce."""
+Attest = Callable[[bytes, bytes], Awaitable[Offer]]
+"""What a node shows who challenges it with a nonce over a connection in which it has shown this certificate (PEM)."""
+Show = Callable[[bytes], Awaitable[Offer]]
+"""The same of the certificate that it shows now."""
 
 
 class Greeting:
     """The server's side of what comes before all conversations."""
 
-    def __init__(self, attest: Attest | None, stream: Stream) -> None:
-        self._attest, self._stream = attest, stream
+    def __init__(self, show: Show | None, stream: Stream) -> None:
+        self._show, self._stream = show, stream
         self._offer: Offer | None = None
         self._agreed = False
 
@@ -56,9 +58,9 @@ class Greeting:
             raise Malformed(Refusal.MALFORMED, "a session is sealed before anything else is said, and once")
         said = self._stream.hear(frame)
         if isinstance(said, Challenge) and self._offer is None:
-            if self._attest is None:
+            if self._show is None:
                 raise Malformed(Refusal.UNSPECIFIED, "this node shows no evidence of its machine")
-            self._offer = await self._attest(said.nonce)
+            self._offer = await self._show(said.nonce)
             await self._stream.say(SESSION, Shown(self._offer.evidence))
         elif isinstance(said, Keys) and self._offer is not None:
             self._stream.cipher = self._offer.agree(said.sealed)

@@ -39,7 +39,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
 from decentral.wire.room import Room
-from decentral.wire.sealed import SESSION, Attest, Cipher, Greeting
+from decentral.wire.sealed import SESSION, Cipher, Greeting, Show
 from decentral.wire.stream import Stream
 from decentral.wire.v1 import serving_pb2
 
@@ -287,8 +287,8 @@ Malformed."""
 class Service:
     """The server's ends of all sessions."""
 
-    def __init__(self, serve: Serve, limits: Limits, attest: Attest | None = None) -> None:
-        self._serve, self._limits, self._attest = serve, limits, attest
+    def __init__(self, serve: Serve, limits: Limits, show: Show | None = None) -> None:
+        self._serve, self._limits, self._show = serve, limits, show
         self._room = Room(limits.held)
         self.open = 0
         """Sessions that there are now."""
@@ -299,7 +299,7 @@ class Service:
         """One session, until the client ends it. Raises Malformed where what comes is none."""
         stream = Stream(write, self._limits)
         arriving = Arriving(stream, self._room, sender, self._limits)
-        greeting = Greeting(self._attest, stream)
+        greeting = Greeting(self._show, stream)
         self.open += 1
         try:
             async with asyncio.TaskGroup() as tasks:

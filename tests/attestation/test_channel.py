@@ -124,7 +124,7 @@ async def test_a_session_of_the_wire_is_for_who_has_the_key_alone(
     holds = KEY if genuine else X25519PrivateKey.generate()
     given: list[Task] = []
 
-    async def attest(nonce: bytes) -> Offer:
+    async def attest(nonce: bytes, certificate: bytes) -> Offer:
         return Offer(PUBLIC, lambda hello: NodeChannel(holds, hello, nonce))
 
     async def double(task: Task, client: Client) -> None:

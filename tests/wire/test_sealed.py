@@ -46,7 +46,7 @@ async def double(given: Task, client: Client) -> None:
 
 
 def shows(evidence: bytes = b"quote", agree: Callable[[bytes], Marked] = Marked) -> Any:
-    async def attest(nonce: bytes) -> Offer:
+    async def attest(nonce: bytes, certificate: bytes = b"") -> Offer:
         return Offer(evidence + nonce, agree)
 
     return attest
@@ -74,6 +74,14 @@ async def test_a_client_is_shown_evidence_for_its_nonce_and_seals_all_that_follo
     assert peer_id_of(session.certificate) == transport.id
 
 
+async def test_evidence_is_made_for_the_certificate_that_the_client_sees(serving: Any) -> None:
+    async def attest(nonce: bytes, certificate: bytes) -> Offer:
+        return Offer(certificate, Marked)
+
+    _, session = await serving(double, attest=attest)
+    assert await session.challenge(NONCE, 20.0) == session.certificate
+
+
 async def test_evidence_of_several_frames_comes_whole(serving: Any) -> None:
     _, session = await serving(double, attest=shows(bytes(3 << 20)))
     assert await session.challenge(NONCE, 20.0) == bytes(3 << 20) + NONCE
@@ -93,7 +101,7 @@ async def test_a_node_without_evidence_refuses_the_session_and_says_why(serving:
 
 
 async def test_a_node_that_cannot_show_any_says_so(serving: Any) -> None:
-    async def attest(nonce: bytes) -> Offer:
+    async def attest(nonce: bytes, certificate: bytes) -> Offer:
         raise Malformed(Refusal.BUSY, "the quoting process is gone")
 
     _, session = await serving(double, attest=attest)
@@ -130,7 +138,7 @@ async def test_what_is_not_sealed_in_a_sealed_session_ends_it(serving: Any) -> N
 
 
 async def test_one_that_says_nothing_is_waited_for_until_the_deadline(serving: Any) -> None:
-    async def attest(nonce: bytes) -> Offer:
+    async def attest(nonce: bytes, certificate: bytes) -> Offer:
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -1,0 +1,71 @@
+"""A node's side of a challenge: evidence that is made for one session, and the only end that can read what follows."""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from decentral.attestation.attester import Attester, Quoted, Unattested
+from decentral.attestation.binding import report_data
+from decentral.attestation.channel import NodeChannel
+from decentral.attestation.evidence import Evidence
+from decentral.errors import Malformed, Refusal
+from decentral.wire.messages import PeerId
+from decentral.wire.sealed import Offer
+
+ATTEMPTS = 3
+"""At a quote, where more is measured meanwhile."""
+
+
+class Showing:
+    """What a node shows who challenges it. Its key is new for every start, and is written nowhere.
+
+    `peer`: its id; `part`, `model`, `epoch`: what it serves, as its clients have it pinned.
+    """
+
+    def __init__(self, attester: Attester, *, peer: PeerId, part: str, model: bytes, epoch: int) -> None:
+        self._attester, self._peer = attester, peer
+        self._part, self._model, self._epoch = part, model, epoch
+        self._key = X25519PrivateKey.generate()
+        self.public_key = self._key.public_key().public_bytes_raw()
+
+    async def __call__(self, nonce: bytes, certificate: bytes) -> Offer:
+        """`certificate`: what this node shows in TLS (PEM). Raises Malformed where no evidence can be made."""
+        try:
+            quoted, bound = await self._quoted(nonce, tls_key(certificate))
+        except Unattested as error:
+            raise Malformed(Refusal.UNSPECIFIED, f"no evidence of this machine can be made: {error}") from error
+        evidence = Evidence.of(quoted, self.public_key)
+
+        def agree(keys: bytes) -> NodeChannel:
+            return NodeChannel(self._key, keys, bound)
+
+        return Offer(evidence.encoded(), agree)
+
+    async def _quoted(self, nonce: bytes, key: bytes) -> tuple[Quoted, bytes]:
+        for _ in range(ATTEMPTS):
+            log = await self._attester.log()
+            bound = report_data(
+                tls_key=key,
+                hpke_key=self.public_key,
+                peer=self._peer,
+                nonce=nonce,
+                model=self._model,
+                part=self._part,
+                epoch=self._epoch,
+                events=log.digest,
+            )
+            quoted = await self._attester.quote(bound)
+            if quoted.log == log:
+                return quoted, bound
+        raise Unattested("what is measured changes all the time")
+
+
+def tls_key(certificate: bytes) -> bytes:
+    """The public key of a certificate in PEM: SubjectPublicKeyInfo in DER. Raises Malformed."""
+    try:
+        key = x509.load_pem_x509_certificate(certificate).public_key()
+    except ValueError as error:
+        raise Malformed(Refusal.SIGNATURE, "this is no certificate") from error
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,167 @@
+"""Evidence of machines in a receipt: whoever gave an answer ran what is pinned, on a machine that counts.
+
+Each replica was challenged when the client's session with it began, and the session was sealed to its machine before it
+was told anything. Offline, at the time of the order, the same is found again: by the verifier's own roots, references
+and list of revoked processors, and by collateral that lies beside the quotes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from decentral import canonical
+from decentral.attestation.binding import MAX_TLS_KEY
+from decentral.attestation.challenging import Seen, Subject
+from decentral.attestation.evidence import Evidence
+from decentral.attestation.report import Flaw, NotGenuine, Report, Root
+from decentral.errors import Malformed, Refusal
+from decentral.trust.evidence import Finding, Kind
+from decentral.trust.machines import Complaint, Machines
+from decentral.wire.conversation import NONCE_BYTES
+from decentral.wire.messages import PeerId
+
+if TYPE_CHECKING:
+    from decentral.trust.examination import Case
+
+MOST_NODES = 1000
+MOST_KNOWN = 256
+"""Verified quotes that are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one replica has shown: a challenge, the public key of its certificate in TLS, and evidence."""
+
+    nonce: bytes
+    key: bytes
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Attestations:
+    """Of the replicas of one part, by id."""
+
+    shown: Mapping[PeerId, Shown] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, seen: Mapping[PeerId, Seen]) -> Self:
+        return cls({peer: Shown(each.nonce, each.key, each.evidence.short) for peer, each in seen.items()})
+
+    def encoded(self) -> bytes:
+        """Collateral stands once, however many replicas brought the same."""
+        collateral = sorted({each.evidence.collateral for each in self.shown.values()})
+        places = {data: place for place, data in enumerate(collateral)}
+        nodes = {
+            peer: {
+                **each.evidence.plain(),
+                "nonce": canonical.text(each.nonce),
+                "tls": canonical.text(each.key),
+                "collateral": places[each.evidence.collateral],
+            }
+            for peer, each in self.shown.items()
+        }
+        return canonical.encode({"collateral": [canonical.text(data) for data in collateral], "nodes": nodes})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises Malformed unless `data` is exactly what `encoded` gives."""
+        value: Any = canonical.decode(data)
+        try:
+            collateral = value["collateral"]
+            if len(value["nodes"]) > MOST_NODES:
+                raise ValueError(f"{len(value['nodes'])} nodes")
+            found = cls({PeerId(peer): _shown(each, collateral) for peer, each in value["nodes"].items()})
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, NotGenuine) as error:
+            raise Malformed(Refusal.MALFORMED, f"this is no evidence of machines ({error})") from None
+        if found.encoded() != data:
+            raise Malformed(Refusal.MALFORMED, "evidence of machines that says more than such evidence does")
+        return found
+
+
+def _shown(plain: Any, collateral: list[str]) -> Shown:
+    fields = dict(plain)
+    nonce, key = canonical.data(fields.pop("nonce"), NONCE_BYTES), canonical.data(fields.pop("tls"))
+    if not 0 < len(key) <= MAX_TLS_KEY:
+        raise ValueError(f"a public key of {len(key)} bytes")
+    return Shown(nonce, key, Evidence.of_plain({**fields, "collateral": collateral[fields["collateral"]]}))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a verifier makes of a node's machine. `complaints`: why it does not count; `simulated`: as its root says."""
+
+    complaints: tuple[Complaint, ...]
+    simulated: bool = False
+
+    @property
+    def why(self) -> str:
+        return "; ".join(map(str, self.complaints))
+
+
+def judge(seen: Seen, machines: Machines, now: int) -> Judged:
+    """Of evidence at a time (seconds since 1970)."""
+    try:
+        report = _report(seen, machines.roots, now)
+    except NotGenuine as error:
+        return Judged((Complaint(error.flaw, error.detail),))
+    except Malformed as error:
+        return Judged((Complaint(Flaw.MALFORMED, error.detail),))
+    return Judged(tuple(machines.complaints(report, seen.evidence.log, now)), report.simulated)
+
+
+def _report(seen: Seen, roots: tuple[Root, ...], now: int) -> Report:
+    """A quote is verified once, as long as all that it rests on is valid."""
+    since, report = _known.get((seen, roots), (now, None))
+    if report is None or not since <= now < report.expires:
+        report = seen.verify(roots, now)
+        if len(_known) >= MOST_KNOWN:
+            del _known[next(iter(_known))]
+        _known[seen, roots] = now, report
+    return report
+
+
+_known: dict[tuple[Seen, tuple[Root, ...]], tuple[int, Report]] = {}
+"""With the time at which it was verified: what was valid then had begun before."""
+
+
+def verify_attestations(evidence: bytes, case: Case) -> Finding:
+    """Whether every replica that gave an answer ran on a machine that counts. Raises Malformed."""
+    found, question, machines = Attestations.decode(evidence), case.question, case.anchors.machines
+    if machines is None:
+        return _finding(case, False, "the trust file pins no machines")
+    part = next((part for part in case.anchors.parts if part.name == question.part), None)
+    if part is None:
+        return _finding(case, False, "the trust file does not know this part")
+    names = {anchor.id: anchor.name for anchor in case.anchors.peers}
+    answered = [node for node in case.exchange.asked if _revealed(case, node)]
+    reasons, simulated = [], False
+    for node in answered:
+        name = names.get(node, node)
+        if (shown := found.shown.get(node)) is None:
+            reasons.append(f"{name} has shown nothing of its machine")
+            continue
+        subject = Subject(node, part.name, bytes.fromhex(part.digest), question.epoch)
+        judged = judge(Seen(subject, shown.nonce, shown.key, shown.evidence), machines, case.transcript.order.time)
+        simulated = simulated or judged.simulated
+        if judged.complaints:
+            reasons.append(f"{name}: {judged.why}")
+    if not answered:
+        reasons.append("nobody has answered")
+    detail = "; ".join(reasons) or _words(found, answered)
+    return replace(_finding(case, not reasons, detail), measured=float(len(answered)), simulated=simulated)
+
+
+def _finding(case: Case, passed: bool, detail: str) -> Finding:
+    return Finding(Kind.ATTESTATION, case.question.part, passed, detail)
+
+
+def _revealed(case: Case, node: PeerId) -> bool:
+    reply = case.exchange.replies.get(node)
+    return reply is not None and reply.reveal is not None
+
+
+def _words(found: Attestations, nodes: list[PeerId]) -> str:
+    kinds = sorted({found.shown[node].evidence.technology.value for node in nodes})
+    return f"{len(nodes)} {'machine counts' if len(nodes) == 1 else 'machines count'} ({', '.join(kinds)})"
