@@ -60,9 +60,9 @@ class SnpMaker:
     technology = Technology.SNP
 
     def __init__(self, authority: bytes, processor: bytes) -> None:
-        maker = SnpAuthority.from_bytes(authority)
-        self._platform = SnpPlatform(maker, processor)
-        self.root = maker.root
+        self._authority = SnpAuthority.from_bytes(authority)
+        self._platform = SnpPlatform.certified(self._authority, processor, self._authority.starts)
+        self.root = self._authority.root
 
     @staticmethod
     def create(now: int) -> bytes:
@@ -72,7 +72,7 @@ class SnpMaker:
         return self._platform.report(report_data, image, host_data=host_data(log))
 
     def published(self, now: int) -> bytes:
-        return self._platform.collateral(now - SKEW).encode()
+        return self._platform.collateral(self._authority.revoked(now - SKEW)).encode()
 
 
 MAKERS: dict[Technology, type[TdxMaker | SnpMaker]] = {Technology.TDX: TdxMaker, Technology.SNP: SnpMaker}

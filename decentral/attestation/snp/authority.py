@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from decentral import canonical
 from decentral.attestation.report import Root, Technology
-from decentral.attestation.snp.documents import RSA_BITS
+from decentral.attestation.snp.documents import RSA_BITS, UNREADABLE
 from decentral.attestation.snp.endorsement import Endorsement
 from decentral.errors import Malformed, UserError
 
@@ -27,6 +27,8 @@ AUTHORITY_SECONDS = 25 * YEAR
 PROCESSOR_SECONDS = 7 * YEAR
 LIST_SECONDS = YEAR // 12
 ROOT_SERIAL, SIGNER_SERIAL = 0x10000, 0x10001
+MODELS = {"Milan": bytes([0x19, 0x01, 0x01]), "Genoa": bytes([0x19, 0x11, 0x01])}
+"""Products that are simulated, and the family, model and stepping that CPUID tells of each."""
 FORMAT = "decentral simulated SEV-SNP authority v1"
 
 Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -43,9 +45,13 @@ class SnpAuthority:
     root_certificate: bytes = field(repr=False)
     signer_certificate: bytes = field(repr=False)
 
+    def __post_init__(self) -> None:
+        if self.product not in MODELS:
+            raise ValueError(f"{self.product!r} is not simulated: {', '.join(MODELS)} are")
+
     @classmethod
     def create(cls, now: int, product: str = "Milan") -> SnpAuthority:
-        """A new one, valid from `now` for 25 years, as AMD's are."""
+        """A new one, valid from `now` for 25 years, as AMD's are. Raises ValueError for another product."""
         root_key, signer_key = (rsa.generate_private_key(65537, RSA_BITS) for _ in range(2))
         return cls(product, root_key, signer_key, b"", b"").with_root(now).with_signer(now)
 
@@ -112,7 +118,7 @@ class SnpAuthority:
                 if x509.load_der_x509_certificate(certificate).public_key() != key.public_key():
                     raise ValueError("its keys and certificates do not belong together")
             return cls(str(found["product"]), root_key, signer_key, *certificates)
-        except (Malformed, ValueError, TypeError, KeyError) as error:
+        except (Malformed, KeyError, *UNREADABLE) as error:
             raise UserError(f"no simulated SEV-SNP authority ({error}): restore the file, or make a new one") from error
 
     def to_bytes(self) -> bytes:
@@ -132,6 +138,11 @@ class SnpAuthority:
     def root(self) -> Root:
         """For verifiers to pin."""
         return Root(Technology.SNP, self.root_certificate, simulated=True)
+
+    @property
+    def starts(self) -> int:
+        """Since when its root is valid, seconds since 1970."""
+        return int(x509.load_der_x509_certificate(self.root_certificate).not_valid_before_utc.timestamp())
 
     @property
     def root_name(self) -> x509.Name:

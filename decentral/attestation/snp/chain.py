@@ -6,18 +6,22 @@ AMD's root (ARK), both RSA of 4096 bits with PSS and SHA-384; the root also sign
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID
 
 from decentral.attestation.report import Flaw, NotGenuine
-from decentral.attestation.snp.documents import RSA_BITS, UNREADABLE, refuse_another_form, refuse_out_of_date
+from decentral.attestation.snp.documents import (
+    RSA_BITS,
+    UNREADABLE,
+    reading,
+    refuse_another_form,
+    refuse_out_of_date,
+)
 
 NAMES = ("the VCEK", "the ASK", "the ARK")
 _UNDERSTOOD = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
@@ -81,15 +85,11 @@ class Chain:
 
 def _read(name: str, data: bytes) -> x509.Certificate:
     """Everything that is asked for later is looked into once, so that what cannot be read is found here."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # AMD gives all processors the serial 0
-            certificate = x509.load_der_x509_certificate(data)
+    with reading(name):
+        certificate = x509.load_der_x509_certificate(data)
         refuse_another_form(name, data, certificate.tbs_certificate_bytes, certificate)
         unknown = [one.oid for one in certificate.extensions if one.critical and one.oid not in _UNDERSTOOD]
         _ = certificate.issuer, certificate.subject, certificate.public_key(), _period(certificate)
-    except UNREADABLE as error:
-        raise NotGenuine(Flaw.MALFORMED, f"{name} is no certificate that can be read: {error}") from error
     if unknown:
         raise NotGenuine(Flaw.CERTIFICATE, f"{name} demands to be read with {unknown[0].dotted_string}")
     return certificate

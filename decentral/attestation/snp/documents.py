@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import SignatureAlgorithmOID
@@ -21,6 +25,17 @@ UNREADABLE = (
 """What documents that nobody should have written make the library raise, when they are read or looked into."""
 _SIGNATURE = bytes.fromhex("0382020100")
 """Before the 512 bytes of a signature: BIT STRING, its length, and no bit left unused."""
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Around whatever looks into a document. Raises NotGenuine(MALFORMED) if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # AMD gives all processors the serial 0
+            yield
+    except UNREADABLE as error:
+        raise NotGenuine(Flaw.MALFORMED, f"{what} cannot be read: {error}") from error
 
 
 def refuse_another_form(

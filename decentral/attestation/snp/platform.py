@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from decentral.attestation.snp.authority import SnpAuthority
+from decentral import canonical
+from decentral.attestation.snp.authority import MODELS, SnpAuthority
+from decentral.attestation.snp.chain import NAMES
 from decentral.attestation.snp.collateral import Collateral
 from decentral.attestation.snp.endorsement import Endorsement
 from decentral.attestation.snp.report import (
@@ -18,29 +22,77 @@ from decentral.attestation.snp.report import (
     POLICY_DEBUG,
     POLICY_RESERVED_ONE,
     POLICY_SMT,
+    TCB_BYTES,
     SnpReport,
     TcbVersion,
 )
+from decentral.errors import Malformed, Refusal
 
+FORMAT = "decentral simulated SEV-SNP processor v1"
+SECRET_BYTES = 32
 FIRMWARE = TcbVersion(boot_loader=4, tee=0, snp=24, microcode=219)
 _P384_ORDER = int("f" * 48 + "c7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16)
 """SEC 2, 2.5.1."""
-_MODELS = {"Milan": bytes([0x19, 0x01, 0x01]), "Genoa": bytes([0x19, 0x11, 0x01])}
-"""Family, model and stepping that each product's CPUID tells."""
 _NO_AGENT = b"\xff" * 32
 """In place of the report id of a migration agent, where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SnpPlatform:
     """A processor of which a secret of 32 bytes says everything: its chip, its serial, and its key for each firmware.
 
-    `secret`: random for a cluster's processor; whoever has it can sign as this processor does.
+    `secret`: random for a cluster's processor. `chain`: the certificates (DER) of its key for `firmware`, its own
+    first, the root's last. Who holds this can play the processor, but certify no other.
     """
 
-    authority: SnpAuthority
     secret: bytes = field(repr=False)
+    chain: tuple[bytes, ...] = field(repr=False)
+    product: str = "Milan"
     firmware: TcbVersion = FIRMWARE
+
+    @classmethod
+    def certified(
+        cls, authority: SnpAuthority, secret: bytes, now: int, *, firmware: TcbVersion = FIRMWARE
+    ) -> SnpPlatform:
+        """By this maker at `now` (seconds since 1970), for seven years. Raises ValueError for another secret."""
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"a processor's secret has {SECRET_BYTES} bytes, not {len(secret)}")
+        bare = cls(secret, (), authority.product, firmware)
+        own = authority.certify(bare.endorsement, bare.key.public_key(), bare.serial, now)
+        return replace(bare, chain=(own, authority.signer_certificate, authority.root_certificate))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Raises Malformed unless `data` is exactly what `to_bytes` gives."""
+        found: Any = canonical.decode(data)
+        names = {"chain", "firmware", "format", "product", "secret"}
+        if not isinstance(found, dict) or found.keys() != names or found["format"] != FORMAT:
+            raise Malformed(Refusal.MALFORMED, f"is no {FORMAT}")
+        if found["product"] not in list(MODELS):
+            raise Malformed(Refusal.MALFORMED, "is of a product that is not simulated")
+        if not isinstance(found["chain"], list) or len(found["chain"]) != len(NAMES):
+            raise Malformed(Refusal.MALFORMED, f"has no chain of {len(NAMES)} certificates")
+        chain = tuple(map(canonical.data, found["chain"]))
+        firmware = canonical.data(found["firmware"], TCB_BYTES)
+        if TcbVersion.parse(firmware).encode() != firmware:
+            raise Malformed(Refusal.MALFORMED, "has firmware with reserved versions")
+        return cls(canonical.data(found["secret"], SECRET_BYTES), chain, found["product"], TcbVersion.parse(firmware))
+
+    def to_bytes(self) -> bytes:
+        """A file that only its processor may read."""
+        return canonical.encode(
+            {
+                "chain": [canonical.text(certificate) for certificate in self.chain],
+                "firmware": canonical.text(self.firmware.encode()),
+                "format": FORMAT,
+                "product": self.product,
+                "secret": canonical.text(self.secret),
+            }
+        )
+
+    def collateral(self, revoked: bytes) -> Collateral:
+        """What its reports need to be believed, with the maker's list of revoked certificates (DER)."""
+        return Collateral(self.chain, revoked)
 
     @property
     def chip(self) -> bytes:
@@ -53,19 +105,13 @@ class SnpPlatform:
 
     @property
     def endorsement(self) -> Endorsement:
-        return Endorsement(f"{self.authority.product}-B0", self.firmware, self.chip)
+        return Endorsement(f"{self.product}-B0", self.firmware, self.chip)
 
-    @property
+    @cached_property
     def key(self) -> ec.EllipticCurvePrivateKey:
         """Another one for each firmware, so that an old one cannot sign as a newer one."""
         number = int.from_bytes(self._derived("key" + self.firmware.encode().hex(), 64), "big")
         return ec.derive_private_key(number % (_P384_ORDER - 1) + 1, ec.SECP384R1())
-
-    def collateral(self, now: int, revoked: bytes | None = None) -> Collateral:
-        """What its reports need to be believed: certificates and list of revoked ones, issued at `now`."""
-        processor = self.authority.certify(self.endorsement, self.key.public_key(), self.serial, now)
-        chain = (processor, self.authority.signer_certificate, self.authority.root_certificate)
-        return Collateral(chain, self.authority.revoked(now) if revoked is None else revoked)
 
     def report(
         self,
@@ -99,7 +145,7 @@ class SnpPlatform:
                 report_id=self._derived("guest" + measurement.hex(), 32),
                 agent_report_id=_NO_AGENT,
                 reported=self.firmware,
-                cpuid=_MODELS[self.authority.product],
+                cpuid=MODELS[self.product],
                 chip_id=self.chip,
                 committed=self.firmware,
                 firmware=bytes([29, 55, 1]),

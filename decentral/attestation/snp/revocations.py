@@ -9,16 +9,17 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from decentral.attestation.report import Flaw, NotGenuine
 from decentral.attestation.snp.chain import Chain
-from decentral.attestation.snp.documents import UNREADABLE, refuse_another_form, refuse_out_of_date
+from decentral.attestation.snp.documents import reading, refuse_another_form, refuse_out_of_date
 
 _LIST = "the list of revoked certificates"
 
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """`issued`, `ends`: when this list was issued, and when the next one will be, seconds since 1970."""
+    """A list by `issuer`. `issued`, `ends`: when it was issued, and when the next one will be, seconds since 1970."""
 
     document: x509.CertificateRevocationList
+    issuer: x509.Name
     serials: frozenset[int]
     issued: int
     ends: int
@@ -29,7 +30,7 @@ class Revocations:
         that never ends, or that has parts which change what it is a list of), CERTIFICATE or NOT_CANONICAL if it is not
         signed or not written as AMD does it.
         """
-        try:
+        with reading(_LIST):
             document = x509.load_der_x509_crl(data)
             refuse_another_form(_LIST, data, document.tbs_certlist_bytes, document)
             entries = list(document)
@@ -37,15 +38,13 @@ class Revocations:
             ends = document.next_update_utc
             serials = frozenset(entry.serial_number for entry in entries)
             issued = int(document.last_update_utc.timestamp())
-            _ = document.issuer
-        except UNREADABLE as error:
-            raise NotGenuine(Flaw.MALFORMED, f"{_LIST} cannot be read: {error}") from error
+            issuer = document.issuer
         critical = [part.oid.dotted_string for part in parts if part.critical]
         if critical:
             raise NotGenuine(Flaw.COLLATERAL, f"{_LIST} is of another kind: it demands to be read with {critical[0]}")
         if ends is None:
             raise NotGenuine(Flaw.COLLATERAL, f"{_LIST} never ends")
-        return cls(document, serials, issued, int(ends.timestamp()))
+        return cls(document, issuer, serials, issued, int(ends.timestamp()))
 
     def verify(self, chain: Chain, now: int) -> None:
         """Raises NotGenuine (COLLATERAL, SIGNATURE, FUTURE, EXPIRED, REVOKED) unless the chain's root has signed this
@@ -54,7 +53,7 @@ class Revocations:
         AMD publishes one list for all of a product: a serial number counts for every certificate of the chain.
         """
         key = chain.root.public_key()
-        if self.document.issuer != chain.root.subject or not isinstance(key, rsa.RSAPublicKey):
+        if self.issuer != chain.root.subject or not isinstance(key, rsa.RSAPublicKey):
             raise NotGenuine(Flaw.COLLATERAL, f"{_LIST} is that of another root")
         if not self.document.is_signature_valid(key):
             raise NotGenuine(Flaw.SIGNATURE, f"{_LIST} is not signed by the root")

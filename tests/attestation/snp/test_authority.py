@@ -19,9 +19,9 @@ from tests.attestation.snp.world import DATA, IMAGE, NOW, World
 def test_an_authority_is_the_same_after_it_was_kept_as_bytes(world: World) -> None:
     kept = SnpAuthority.from_bytes(world.maker.to_bytes())
     assert kept.to_bytes() == world.maker.to_bytes()
-    assert kept.root == world.maker.root
-    processor = SnpPlatform(kept, bytes(32))
-    papers = processor.collateral(NOW).encode()
+    assert (kept.root, kept.starts) == (world.maker.root, NOW)
+    processor = SnpPlatform.certified(kept, bytes(32), NOW)
+    papers = processor.collateral(kept.revoked(NOW)).encode()
     assert verify_snp(processor.report(DATA, IMAGE), papers, [world.maker.root], NOW).simulated
 
 
@@ -64,6 +64,9 @@ def test_its_certificates_say_that_they_are_simulated_and_have_the_form_of_the_m
 
 def test_makers_of_several_products_have_several_names(world: World) -> None:
     genoa = replace(world.maker, product="Genoa").with_root(NOW).with_signer(NOW)
-    processor = SnpPlatform(genoa, bytes(32))
-    found = verify_snp(processor.report(DATA, IMAGE), processor.collateral(NOW).encode(), [genoa.root], NOW)
+    processor = SnpPlatform.certified(genoa, bytes(32), NOW)
+    papers = processor.collateral(genoa.revoked(NOW)).encode()
+    found = verify_snp(processor.report(DATA, IMAGE), papers, [genoa.root], NOW)
     assert found.measurement == IMAGE
+    with pytest.raises(ValueError, match="not simulated"):
+        replace(world.maker, product="Turin")

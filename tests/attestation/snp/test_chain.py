@@ -52,6 +52,6 @@ def test_a_chain_ends_with_the_first_of_its_parts(world: World) -> None:
 
 
 def test_what_is_no_certificate_is_refused_by_its_name() -> None:
-    with pytest.raises(NotGenuine, match="the ASK is no certificate") as refusal:
+    with pytest.raises(NotGenuine, match="the ASK cannot be read") as refusal:
         Chain.read((published.VCEK, published.ASK[:-1], published.ARK))
     assert refusal.value.flaw is Flaw.MALFORMED

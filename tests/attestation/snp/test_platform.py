@@ -4,17 +4,47 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from decentral import canonical
 from decentral.attestation.snp.platform import SnpPlatform
 from decentral.attestation.snp.report import REPORT_BYTES, SnpReport, TcbVersion
-from tests.attestation.snp.world import DATA, IMAGE, World
+from decentral.errors import Malformed
+from tests.attestation.snp.world import DATA, IMAGE, NOW, World
 
 
 def test_one_secret_is_one_processor(world: World) -> None:
-    again = SnpPlatform(world.maker, world.processor.secret)
+    again = SnpPlatform.certified(world.maker, world.processor.secret, NOW)
     assert again.report(DATA, IMAGE) == world.processor.report(DATA, IMAGE)
     assert (again.chip, again.serial) == (world.processor.chip, world.processor.serial)
     assert len(again.chip) == 64
     assert len(again.report(DATA, IMAGE)) == REPORT_BYTES
+
+
+def test_a_processor_is_the_same_after_it_was_kept_as_bytes(world: World) -> None:
+    for processor in (world.processor, world.older):
+        kept = SnpPlatform.from_bytes(processor.to_bytes())
+        assert kept == processor
+        assert kept.report(DATA, IMAGE) == processor.report(DATA, IMAGE)
+
+
+def test_what_is_damaged_is_refused(world: World) -> None:
+    whole = canonical.decode(world.processor.to_bytes())
+    for changed in (
+        [],
+        {**whole, "format": "another"},
+        {**whole, "more": 1},
+        {**whole, "product": "Turin"},
+        {**whole, "product": []},
+        {**whole, "chain": whole["chain"][1:]},
+        {**whole, "chain": None},
+        {**whole, "secret": canonical.text(bytes(31))},
+        {**whole, "firmware": canonical.text(bytes([4, 0, 1, 0, 0, 0, 24, 219]))},
+    ):
+        with pytest.raises(Malformed):
+            SnpPlatform.from_bytes(canonical.encode(changed))
+    with pytest.raises(ValueError, match="32 bytes, not 31"):
+        SnpPlatform.certified(world.maker, bytes(31), NOW)
 
 
 def test_another_secret_is_another_processor(world: World) -> None:

@@ -68,8 +68,7 @@ def test_each_version_of_reports_is_read(world: World, version: int) -> None:
 
 
 def test_older_firmware_signs_with_another_key_and_is_told_apart_by_its_versions(world: World) -> None:
-    old = replace(world.processor, firmware=TcbVersion(3, 0, 8, 115))
-    found = world.verified(old.report(DATA, IMAGE), old.collateral(NOW).encode())
+    found = world.verified(world.older.report(DATA, IMAGE), world.papers_of(world.older))
     assert found.versions == (3, 0, 8, 115)
     assert found.serial == world.verified().serial
 
@@ -163,10 +162,7 @@ REPORTS: dict[str, tuple[Lie, Flaw]] = {
         Flaw.SIGNATURE,
     ),
     "signed by the neighbour": (lambda w: w.neighbour.sign(SnpReport.parse(w.report)), Flaw.SIGNATURE),
-    "signed by older firmware": (
-        lambda w: replace(w.processor, firmware=TcbVersion(3, 0, 8, 115)).sign(SnpReport.parse(w.report)),
-        Flaw.SIGNATURE,
-    ),
+    "signed by older firmware": (lambda w: w.older.sign(SnpReport.parse(w.report)), Flaw.SIGNATURE),
     "signed by nobody, it says": (lambda w: w.signed(flags=7 << 2), Flaw.SIGNATURE),
     "signed with a provider's key, it says": (lambda w: w.signed(flags=1 << 2), Flaw.CERTIFICATE),
     "signed with a key that is not known, it says": (lambda w: w.signed(flags=2 << 2), Flaw.CERTIFICATE),
@@ -268,11 +264,8 @@ PAPERS: dict[str, tuple[Lie, Flaw]] = {
     "another structure": (lambda w: w.with_extensions({STRUCTURE: b"\x02\x01\x01"}), Flaw.CERTIFICATE),
     "a product that is no text": (lambda w: w.with_extensions({PRODUCT: b"\x16\x09Milan-B0"}), Flaw.CERTIFICATE),
     "a product with other versions": (lambda w: w.with_extensions({PRODUCT: b"\x16\x08Turin-B0"}), Flaw.COLLATERAL),
-    "the neighbour's": (lambda w: w.neighbour.collateral(NOW).encode(), Flaw.COLLATERAL),
-    "that of older firmware": (
-        lambda w: replace(w.processor, firmware=TcbVersion(3, 0, 8, 115)).collateral(NOW).encode(),
-        Flaw.COLLATERAL,
-    ),
+    "the neighbour's": (lambda w: w.papers_of(w.neighbour), Flaw.COLLATERAL),
+    "that of older firmware": (lambda w: w.papers_of(w.older), Flaw.COLLATERAL),
 }
 
 
@@ -384,8 +377,8 @@ def test_a_report_of_real_hardware_is_verified_by_the_same_code() -> None:
 
 def test_processors_differ_and_each_is_itself_for_its_whole_life(world: World) -> None:
     later = NOW + PROCESSOR_SECONDS - DAY
-    again = SnpPlatform(world.maker, world.processor.secret)
+    again = SnpPlatform.from_bytes(world.processor.to_bytes())
     papers = world.with_list(world.maker.revoked(later))
     assert world.verified(again.report(DATA, IMAGE), papers, later).serial == world.verified().serial
-    neighbour = world.verified(world.neighbour.report(DATA, IMAGE), world.neighbour.collateral(NOW).encode())
+    neighbour = world.verified(world.neighbour.report(DATA, IMAGE), world.papers_of(world.neighbour))
     assert neighbour.serial != world.verified().serial

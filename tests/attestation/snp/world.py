@@ -15,7 +15,7 @@ from decentral.attestation.report import Report
 from decentral.attestation.snp.authority import SnpAuthority
 from decentral.attestation.snp.collateral import Collateral
 from decentral.attestation.snp.platform import SnpPlatform
-from decentral.attestation.snp.report import SnpReport
+from decentral.attestation.snp.report import SnpReport, TcbVersion
 from decentral.attestation.snp.verification import verify_snp
 
 NOW = 1_800_000_000
@@ -30,12 +30,12 @@ class World:
 
     @cached_property
     def processor(self) -> SnpPlatform:
-        return SnpPlatform(self.maker, b"processor".ljust(32))
+        return SnpPlatform.certified(self.maker, b"processor".ljust(32), NOW)
 
     @cached_property
     def neighbour(self) -> SnpPlatform:
         """Another processor of the same maker."""
-        return SnpPlatform(self.maker, b"neighbour".ljust(32))
+        return SnpPlatform.certified(self.maker, b"neighbour".ljust(32), NOW)
 
     @cached_property
     def report(self) -> bytes:
@@ -43,7 +43,15 @@ class World:
 
     @cached_property
     def collateral(self) -> Collateral:
-        return self.processor.collateral(NOW)
+        return self.processor.collateral(self.maker.revoked(NOW))
+
+    @cached_property
+    def older(self) -> SnpPlatform:
+        """The processor with firmware of before."""
+        return SnpPlatform.certified(self.maker, self.processor.secret, NOW, firmware=TcbVersion(3, 0, 8, 115))
+
+    def papers_of(self, processor: SnpPlatform) -> bytes:
+        return processor.collateral(self.maker.revoked(NOW)).encode()
 
     def signed(self, **changes: Any) -> bytes:
         """A report that says something else, signed by the processor."""
@@ -67,7 +75,7 @@ class World:
     @property
     def stranger_processor(self) -> bytes:
         """The certificate of our processor, by the stranger."""
-        return SnpPlatform(self.stranger, self.processor.secret).collateral(NOW).chain[0]
+        return SnpPlatform.certified(self.stranger, self.processor.secret, NOW).chain[0]
 
     def with_extensions(self, changed: Mapping[x509.ObjectIdentifier, bytes | None]) -> bytes:
         return self.with_processor(changed=changed)
