@@ -35,9 +35,11 @@ from decentral.wire.identity import Identity  # noqa: E402
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decentral.attestation.attester import Attester
     from decentral.models.stages import Stage
     from decentral.serving.stages.stage import StageService
     from decentral.trust.anchors import Anchors
+    from decentral.trust.machines import Machines
     from decentral.wire.grpc_transport import GrpcTransport
 
 torch.set_num_threads(1)
@@ -156,7 +158,11 @@ class Cluster:
 async def cluster(
     tmp_path: Path, stages: list[Stage], authority: Authority, certify: Callable[..., Credentials]
 ) -> AsyncIterator[Callable[..., Awaitable[Cluster]]]:
-    """`await cluster(replicas=3, local=0, liars={"stage-1-b": WrongOutput})`: a cluster that is up."""
+    """`await cluster(replicas=3, local=0, liars={"stage-1-b": WrongOutput})`: a cluster that is up.
+
+    `attesters`: of nodes by name, "" for all others; `machines`: what clients pin of them.
+    """
+    from decentral.attestation.showing import Showing
     from decentral.serving.stages.model import digest_of
     from decentral.serving.stages.stage import StageService
     from decentral.trust.anchors import Anchor, Anchors, Part
@@ -169,7 +175,11 @@ async def cluster(
             return await asyncio.get_running_loop().run_in_executor(worker, fn)
 
         async def start(
-            replicas: int = 3, local: int = 0, liars: Mapping[str, Callable[..., StageService]] | None = None
+            replicas: int = 3,
+            local: int = 0,
+            liars: Mapping[str, Callable[..., StageService]] | None = None,
+            attesters: Mapping[str, Attester | None] | None = None,
+            machines: Machines | None = None,
         ) -> Cluster:
             folder = tmp_path / "cluster"
             (folder / "client").mkdir(parents=True, mode=0o700)
@@ -193,11 +203,18 @@ async def cluster(
                     name, identity = f"stage-{place}-{letter}", Identity.generate()
                     make = (liars or {}).get(name, StageService)
                     service = make(stages[place], parts[place].name, digests[place], identity, work, epoch=1)
-                    serving = GrpcTransport.serve("127.0.0.1:0", identity, certify(authority, identity), serve=service)
+                    attester = (attesters or {}).get(name, (attesters or {}).get(""))
+                    model = bytes.fromhex(digests[place])
+                    showing = attester and Showing(
+                        attester, peer=identity.id, part=parts[place].name, model=model, epoch=1
+                    )
+                    serving = GrpcTransport.serve(
+                        "127.0.0.1:0", identity, certify(authority, identity), serve=service, attest=showing
+                    )
                     services[name] = service
                     transports[name] = transport = await stack.enter_async_context(serving)
                     peers.append(Anchor(name, identity.id, transport.address, parts[place].name, digests[place]))
-            anchors = Anchors(authority.pem, tuple(peers), 1, tuple(parts))
+            anchors = Anchors(authority.pem, tuple(peers), 1, tuple(parts), machines=machines)
             anchors.save(folder / "trust.toml")
             return Cluster(folder, stages, anchors, services, transports)
 

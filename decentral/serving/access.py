@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TextIO, TypeVar
 
 from decentral.errors import UserError
 from decentral.trust.anchors import FILE, Anchor, Anchors
@@ -27,6 +28,15 @@ PIPELINE = "pipeline"
 """The folder of an ensemble of experts, in that of the cluster."""
 CLIENT = "client"
 """The folder of this client's keys, in that of the cluster."""
+
+
+class Closing(Protocol):
+    """What is connected, and closed in the end."""
+
+    async def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +105,24 @@ def held_in(folder: Path, anchors: Anchors, given: Mapping[str, Stage] | None = 
         if part.name in given and digest_of(given[part.name]) != part.digest:
             raise UserError(f"{folder}: {part.name} is not the one that is pinned")
     return dict(given)
+
+
+class Connecting(Generic[C]):
+    """`await` it for a client that you close, or use it with `async with`."""
+
+    def __init__(self, connect: Callable[[], Coroutine[Any, Any, C]]) -> None:
+        self._connect = connect
+        self._client: C | None = None
+
+    def __await__(self) -> Generator[Any, None, C]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> C:
+        self._client = await self
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._client is not None
+        await self._client.close()

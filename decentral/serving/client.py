@@ -13,25 +13,24 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from torch import Tensor
 
 from decentral.core.agreement import certified, end_to_end
 from decentral.errors import UserError
 from decentral.models.stages import Stage
-from decentral.serving.access import CLIENT, Access, access, held_in
+from decentral.serving.access import CLIENT, Access, Connecting, access, held_in
+from decentral.serving.asking.attesting import Attesting
 from decentral.serving.asking.chain import LIMITS, Chain, Course, Tensors, check_inputs, digest_of, through
 from decentral.serving.asking.circuits import Circuits, classes, numbers
 from decentral.serving.asking.completing import course_of
 from decentral.serving.asking.noise import Noise, noise_of
-from decentral.serving.asking.prediction import Cost, Prediction, Unverified
+from decentral.serving.asking.prediction import Cost, Prediction, Unverified, offered
 from decentral.serving.asking.proving import Proven, Provers, Say
 from decentral.serving.asking.replicas import Patience, Replicas
 from decentral.serving.selection.experience import Experience
@@ -54,8 +53,6 @@ from decentral.trust.receipt import Receipt
 from decentral.wire.messages import PeerId
 
 STAGES = "stages"
-OFFERED = frozenset({Kind.CONSENSUS, Kind.ZK})
-"""Evidence that peers of a cluster can give; proofs only where it has circuits."""
 ATTEMPTS = 3
 """Times that a batch is asked about, each time without those who failed, before it is given up."""
 
@@ -63,27 +60,6 @@ ATTEMPTS = 3
 def policy_of(folder: Path) -> Policy:
     """What an answer of a cluster needs if its client says nothing else. Raises UserError."""
     return Policy.load(folder / POLICY) if (folder / POLICY).exists() else Policy()
-
-
-class Connecting:
-    """`await` it for a client that you close, or use it with `async with`."""
-
-    def __init__(self, connect: Callable[[], Any]) -> None:
-        self._connect = connect
-        self._client: Client | None = None
-
-    def __await__(self) -> Generator[Any, None, Client]:
-        return self._connect().__await__()  # type: ignore[no-any-return]
-
-    async def __aenter__(self) -> Client:
-        self._client = await self
-        return self._client
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._client is not None
-        await self._client.close()
 
 
 class Client:
@@ -99,6 +75,7 @@ class Client:
         circuits: Circuits | None,
         noise: Noise | None,
         measured: Measurement | None,
+        attesting: Attesting | None,
         patience: Patience,
     ) -> None:
         self.anchors, self.policy = cluster.anchors, policy
@@ -107,7 +84,7 @@ class Client:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
-        self._replicas = Replicas(cluster.links, self._router, patience, LIMITS)
+        self._replicas = Replicas(cluster.links, self._router, patience, LIMITS, attesting)
         self._chain = Chain(self._replicas, cluster.anchors, model, self._work, measured)
         self._provers = None if circuits is None else Provers(self._replicas, cluster.anchors, circuits.srs)
         probation = Probation(
@@ -130,7 +107,7 @@ class Client:
         policy: Policy | None = None,
         model: Mapping[str, Stage] | None = None,
         patience: Patience | None = None,
-    ) -> Connecting:
+    ) -> Connecting[Client]:
         """Of the cluster in a folder. `model`: its stages, as far as this client holds them; None: those of `stages`.
 
         Where the trust file pins circuits, those are read too (`asking.circuits`).
@@ -156,6 +133,7 @@ class Client:
                     circuits=circuits,
                     noise=noise_of(folder / STAGES),
                     measured=Measurement.load(folder),
+                    attesting=Attesting.of(cluster.anchors, folder),
                     patience=patience or Patience(),
                 )
                 client._stack = stack.pop_all()
@@ -206,7 +184,7 @@ class Client:
         """
         wanted, began = policy or self.policy, time.monotonic()
         replicas = {part.name: len(self.anchors.replicas(part.name)) for part in self._remote}
-        wanted.check_possible(replicas, OFFERED if self.circuits is not None else OFFERED - {Kind.ZK})
+        wanted.check_possible(replicas, offered(self.anchors, proofs=self.circuits is not None))
         if wanted.leakage is not None and self._measured is None:
             raise UserError(
                 "leakage: nobody has measured what this cluster's parts learn; `decentral leakage DIR` does"

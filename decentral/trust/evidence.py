@@ -215,6 +215,8 @@ class FaultKind(Enum):
     """Sent what its key has not signed for this question: forged, replayed, of another task or epoch."""
     UNRESPONSIVE = "unresponsive"
     """Said nothing within the deadline. It is not called a liar."""
+    UNATTESTED = "unattested"
+    """Did not show that its machine counts. It was asked nothing."""
     BUSY = "busy"
     """Had too much to do until the deadline, and said so. It is held against nobody."""
 

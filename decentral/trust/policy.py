@@ -135,6 +135,11 @@ class Policy:
         """Whether answers are those of circuits: whole numbers, which all who are honest come to alike."""
         return Kind.ZK in self.require
 
+    @property
+    def attested(self) -> bool:
+        """Whether only those are asked whose machines count."""
+        return Kind.ATTESTATION in self.require
+
     def proves(self, seed: bytes) -> bool:
         """Whether the answer to the task with this seed has to be proved: nobody else knows before it is there."""
         return Kind.ZK in self.require and chosen(seed, "proof", self.proofs)

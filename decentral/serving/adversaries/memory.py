@@ -48,8 +48,10 @@ class MemoryReplicas(Replicas):
             peer: MemorySession(peer, serve, client) for peer, serve in services.items()
         }
 
-    async def session(self, peer: PeerId) -> MemorySession:
-        """Raises Unreachable for a peer that is not there."""
+    async def session(self, peer: PeerId, attested: bool = False) -> MemorySession:
+        """Raises Unreachable for a peer that is not there, and for all where attested ones are wanted."""
+        if attested:
+            raise Unreachable(f"{peer}: shows nothing of its machine here")
         if peer not in self._sessions:
             raise Unreachable(f"{peer}: nobody is there")
         return self._sessions[peer]

@@ -21,6 +21,7 @@ from decentral.serving.asking.consultation import Consultation, consult
 from decentral.serving.asking.replicas import Replicas
 from decentral.serving.parts import MOST_BYTES
 from decentral.trust.anchors import Anchors
+from decentral.trust.attested import Attestations
 from decentral.trust.consensus import Judgement
 from decentral.trust.evidence import FaultKind, Kind, tensors_digest
 from decentral.trust.examination import judged
@@ -97,7 +98,8 @@ class Chain:
             if found.refusal is not None:
                 raise UserError(_refused(step.part, found.refusal))
             problems |= found.problems
-            exchanges.append(Exchange(step, digest, found.asked, found.replies, self._evidence(step.part, policy)))
+            evidence = self._evidence(step.part, policy, found)
+            exchanges.append(Exchange(step, digest, found.asked, found.replies, evidence))
             transcript = Transcript(order, tuple(exchanges), inputs)
             judgement = judged(transcript, place, self._anchors, policy)
             doubtful = judgement.answer is None or any(f.kind is FaultKind.DISAGREED for f in judgement.faults)
@@ -112,11 +114,15 @@ class Chain:
             digest, passed = judgement.answer.signed.claim.output, judgement.answer.tensors
         return Course(Transcript(order, tuple(exchanges), inputs), tuple(judgements), problems)
 
-    def _evidence(self, part: str, policy: Policy) -> dict[Kind, bytes]:
+    def _evidence(self, part: str, policy: Policy, found: Consultation) -> dict[Kind, bytes]:
         """What else speaks for an answer, as far as the policy asks for it."""
-        if policy.leakage is None or self._measured is None:
-            return {}
-        return {Kind.LEAKAGE: stated(self._measured, part)}
+        evidence = {}
+        if policy.leakage is not None and self._measured is not None:
+            evidence[Kind.LEAKAGE] = stated(self._measured, part)
+        if policy.attested:
+            seen = {peer: each for peer in found.replies if (each := self._replicas.seen(peer)) is not None}
+            evidence[Kind.ATTESTATION] = Attestations.of(seen).encoded()
+        return evidence
 
     async def computed(self, part: str, inputs: Tensors) -> Tensors:
         """What a part comes to in float64. Raises UserError where it cannot be, ValueError for other inputs."""
@@ -141,12 +147,14 @@ def check_size(part: str, tensors: Tensors) -> None:
 
 
 def _excused(judgement: Judgement, found: Consultation) -> Judgement:
-    """Who has said that it is busy is not called silent, and who was not waited for is called nothing."""
+    """Who was busy, or was told nothing, is not called silent, and who was not waited for is called nothing."""
     faults = []
     for fault in judgement.faults:
         silent = fault.kind is FaultKind.UNRESPONSIVE
         if silent and fault.node in found.busy:
             faults.append(replace(fault, kind=FaultKind.BUSY, detail="had too much to do"))
+        elif silent and fault.node in found.distrusted:
+            faults.append(replace(fault, kind=FaultKind.UNATTESTED, detail=found.problems[fault.node]))
         elif not silent or fault.node not in found.spared:
             faults.append(fault)
     return replace(judgement, faults=tuple(faults))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
+from decentral.serving.asking.attesting import Distrusted
 from decentral.serving.asking.replicas import Replicas
 from decentral.trust.evidence import Question, Reply, together
 from decentral.trust.order import Order, Step
@@ -53,7 +54,8 @@ class _Replica:
 class Consultation:
     """Who was asked, in the order of the line; what came of each, less where a deadline ended; and why it was less.
 
-    `busy`: who had too much to do until the deadline, as the last that it said; `spared`: who was asked in the place of
+    `busy`: who had too much to do until the deadline, as the last that it said; `distrusted`: whose machine does not
+    count, where that is asked, and so was told nothing; `spared`: who was asked in the place of
     one that was late, and not waited for. `refusal`: what replicas say against the task itself, where so many say it
     that one of them is honest, and too few are left for a quorum; else None.
     """
@@ -62,6 +64,7 @@ class Consultation:
     replies: Mapping[PeerId, Reply]
     problems: Mapping[PeerId, str]
     busy: frozenset[PeerId] = frozenset()
+    distrusted: frozenset[PeerId] = frozenset()
     spared: frozenset[PeerId] = frozenset()
     refusal: Refused | None = None
 
@@ -79,7 +82,13 @@ async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, repl
         if line.refusal is None:
             await line.reveal(question)
         return Consultation(
-            tuple(line.asked), line.replies(), line.problems, line.busy, frozenset(line.spared), line.refusal
+            tuple(line.asked),
+            line.replies(),
+            line.problems,
+            line.busy,
+            frozenset(line.distrusted),
+            frozenset(line.spared),
+            line.refusal,
         )
 
 
@@ -101,6 +110,7 @@ class _Line:
         self._refused: dict[PeerId, Refused] = {}
         self._busy: set[PeerId] = set()
         self._began: dict[PeerId, float] = {}
+        self.distrusted: set[PeerId] = set()
         self.spared: set[PeerId] = set()
         self.asked: list[PeerId] = []
         self.problems: dict[PeerId, str] = {}
@@ -195,6 +205,9 @@ class _Line:
         try:
             async with asyncio.timeout_at(ends):
                 yield
+        except Distrusted as error:
+            self.problems[peer] = str(error)
+            self.distrusted.add(peer)
         except TransportError as error:
             self.problems[peer] = str(error)
             if not isinstance(error, Refused) or error.reason is not Refusal.BUSY:
@@ -209,7 +222,7 @@ class _Line:
         loop, pause = asyncio.get_running_loop(), BUSY_PAUSE
         while True:
             try:
-                session = await self._replicas.session(peer)
+                session = await self._replicas.session(peer, self._policy.attested)
                 conversation = await self._conversations.enter_async_context(session.converse())
                 await conversation.say(self._task)
                 heard = await conversation.hear()

@@ -10,12 +10,20 @@ from torch import Tensor
 from decentral.core.agreement import Tensors
 from decentral.core.budget import Budget
 from decentral.errors import DecentralError
-from decentral.trust.evidence import Fault, Finding
+from decentral.trust.anchors import Anchors
+from decentral.trust.evidence import Fault, Finding, Kind
 from decentral.trust.policy import Verdict
 from decentral.trust.receipt import Receipt
 from decentral.wire.messages import PeerId
 
 UNDECIDED = -1
+
+
+def offered(anchors: Anchors, *, proofs: bool) -> frozenset[Kind]:
+    """Evidence that the peers of a cluster can give: proofs where it has circuits, and of machines where any count."""
+    zk = {Kind.ZK} if proofs else set()
+    machines = {Kind.ATTESTATION} if anchors.machines is not None else set()
+    return frozenset({Kind.CONSENSUS, *zk, *machines})
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ class _Case:
     inputs: tuple[Integers, ...]
     outputs: tuple[Integers, ...]
     holders: tuple[PeerId, ...]
+    attested: bool
 
 
 @dataclass(slots=True)
@@ -167,6 +168,7 @@ class Provers:
             samples(given, self._names(exchange.step.part, given)),
             samples(answer.tensors, self._names(later, answer.tensors)),
             tuple(node for node, reveal in reveals.items() if reveal is not None and reveal.output == agreed),
+            transcript.order.policy.attested,
         )
 
     def _given(self, course: Course, place: int) -> Tensors:
@@ -234,7 +236,7 @@ class Provers:
         task = replace(case.task, prove=Prove(srs=wanted))
         try:
             async with asyncio.timeout_at(ends):
-                session = await self._replicas.session(node)
+                session = await self._replicas.session(node, case.attested)
                 async with session.converse() as conversation:
                     await conversation.say(task)
                     heard = await conversation.hear()

@@ -1,15 +1,19 @@
 """Sessions with the replicas of a cluster: opened when they are needed, held open, opened anew when they broke.
 
-With them goes what a client expects of every replica, and who learns how each of them does.
+With them goes what a client expects of every replica, and who learns how each of them does. A question that wants its
+replicas attested is asked in sessions of its own, which are sealed to the machines that were shown (`attesting`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from decentral.attestation.challenging import Seen
+from decentral.serving.asking.attesting import Attesting
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
@@ -55,6 +59,9 @@ class _Held:
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     session: Session | None = None
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    seen: Seen | None = None
+    ends: float = math.inf
+    """When its machine has to be shown again, by the event loop's clock."""
 
 
 class Replicas:
@@ -63,11 +70,18 @@ class Replicas:
     `busy`: how often a replica had too much to do, and was asked again.
     """
 
-    def __init__(self, links: Links, watch: Watch, patience: Patience, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        links: Links,
+        watch: Watch,
+        patience: Patience,
+        limits: Limits | None = None,
+        attesting: Attesting | None = None,
+    ) -> None:
         self.watch, self.patience = watch, patience
         self.busy = 0
-        self._links, self._limits = links, limits or Limits()
-        self._held: dict[PeerId, _Held] = {}
+        self._links, self._limits, self._attesting = links, limits or Limits(), attesting
+        self._held: dict[tuple[PeerId, bool], _Held] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._sent = self._received = 0
 
@@ -78,21 +92,43 @@ class Replicas:
         """
         return self._turns.setdefault(part, asyncio.Semaphore(MOST_AT_ONCE))
 
-    async def session(self, peer: PeerId) -> Session:
-        """The session with a replica. Raises Unreachable, Refused."""
-        held = self._held.setdefault(peer, _Held())
+    async def session(self, peer: PeerId, attested: bool = False) -> Session:
+        """The session with a replica; `attested`: with one whose machine counts, or none.
+
+        Raises Unreachable, also as Distrusted, and Refused.
+        """
+        held = self._held.setdefault((peer, attested), _Held())
         async with held.opening:
-            if held.session is not None and held.session.broken:
+            if held.session is not None and (held.session.broken or asyncio.get_running_loop().time() >= held.ends):
                 await self._forget(held)
             if held.session is None:
-                opened = open_session(self._links, peer, limits=self._limits, deadline=self.patience.opening)
-                held.session = await held.stack.enter_async_context(opened)
+                await self._open(held, peer, attested)
+            assert held.session is not None
             return held.session
+
+    async def _open(self, held: _Held, peer: PeerId, attested: bool) -> None:
+        opened = open_session(self._links, peer, limits=self._limits, deadline=self.patience.opening)
+        held.session = await held.stack.enter_async_context(opened)
+        if not attested:
+            return
+        if self._attesting is None:
+            raise ValueError("nobody here knows which machines count")
+        try:
+            held.seen = await self._attesting.meet(held.session, self.patience.opening)
+        except BaseException:
+            await self._forget(held)
+            raise
+        held.ends = asyncio.get_running_loop().time() + self._attesting.lasting
+
+    def seen(self, peer: PeerId) -> Seen | None:
+        """What a replica has shown of its machine last."""
+        held = self._held.get((peer, True))
+        return None if held is None else held.seen
 
     async def _forget(self, held: _Held) -> None:
         if held.session is not None:
             self._sent, self._received = self._sent + held.session.sent, self._received + held.session.received
-        held.session = None
+        held.session, held.ends = None, math.inf
         await held.stack.aclose()
 
     @property

@@ -20,7 +20,7 @@ LIES = frozenset({FaultKind.LIED, FaultKind.EQUIVOCATED, FaultKind.BROKE_COMMITM
 """What no network does. Bytes come over TLS from an authenticated peer as it has sent them, or not at all, and the
 question that it signs is the one that it was sent. Who breaks a commitment, or shows a signature that does not fit, may
 deny it before others; the client has seen it."""
-SILENCE = frozenset({FaultKind.UNRESPONSIVE})
+SILENCE = frozenset({FaultKind.UNRESPONSIVE, FaultKind.UNATTESTED})
 """What may be the network's fault, or a crash."""
 PENDING = frozenset({FaultKind.DISAGREED, FaultKind.BUSY})
 """What says nothing: the quorum may be the liars, and who has too much to do has not failed. Computed again, the first
