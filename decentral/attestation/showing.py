@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from decentral.attestation.attester import Attester, Quoted, Unattested
+from decentral.attestation.attester import Attester, Unattested
 from decentral.attestation.binding import report_data
 from decentral.attestation.channel import NodeChannel
 from decentral.attestation.evidence import Evidence
 from decentral.errors import Malformed, Refusal
+from decentral.wire.certificate import public_info
 from decentral.wire.messages import PeerId
 from decentral.wire.sealed import Offer
 
@@ -32,34 +32,40 @@ class Showing:
 
     async def __call__(self, nonce: bytes, certificate: bytes) -> Offer:
         """`certificate`: what this node shows in TLS (PEM). Raises Malformed where no evidence can be made."""
-        try:
-            quoted, bound = await self._quoted(nonce, tls_key(certificate))
-        except Unattested as error:
-            raise Malformed(Refusal.UNSPECIFIED, f"no evidence of this machine can be made: {error}") from error
-        evidence = Evidence.of(quoted, self.public_key)
+        evidence, bound = await self.made(nonce, tls_key(certificate))
 
         def agree(keys: bytes) -> NodeChannel:
             return NodeChannel(self._key, keys, bound)
 
         return Offer(evidence.encoded(), agree)
 
-    async def _quoted(self, nonce: bytes, key: bytes) -> tuple[Quoted, bytes]:
-        for _ in range(ATTEMPTS):
-            log = await self._attester.log()
-            bound = report_data(
-                tls_key=key,
-                hpke_key=self.public_key,
-                peer=self._peer,
-                nonce=nonce,
-                model=self._model,
-                part=self._part,
-                epoch=self._epoch,
-                events=log.digest,
-            )
-            quoted = await self._attester.quote(bound)
-            if quoted.log == log:
-                return quoted, bound
-        raise Unattested("what is measured changes all the time")
+    async def made(self, nonce: bytes, key: bytes) -> tuple[Evidence, bytes]:
+        """Evidence for a nonce and a public key of TLS (SubjectPublicKeyInfo in DER), and what its quote covers.
+
+        Raises Malformed where none can be made.
+        """
+        try:
+            for _ in range(ATTEMPTS):
+                log = await self._attester.log()
+                bound = self._bound(nonce, key, log.digest)
+                quoted = await self._attester.quote(bound)
+                if quoted.log == log:
+                    return Evidence.of(quoted, self.public_key), bound
+        except Unattested as error:
+            raise Malformed(Refusal.UNSPECIFIED, f"no evidence of this machine can be made: {error}") from error
+        raise Malformed(Refusal.UNSPECIFIED, "no evidence of this machine can be made: its files change all the time")
+
+    def _bound(self, nonce: bytes, key: bytes, events: bytes) -> bytes:
+        return report_data(
+            tls_key=key,
+            hpke_key=self.public_key,
+            peer=self._peer,
+            nonce=nonce,
+            model=self._model,
+            part=self._part,
+            epoch=self._epoch,
+            events=events,
+        )
 
 
 def tls_key(certificate: bytes) -> bytes:
@@ -68,4 +74,4 @@ def tls_key(certificate: bytes) -> bytes:
         key = x509.load_pem_x509_certificate(certificate).public_key()
     except ValueError as error:
         raise Malformed(Refusal.SIGNATURE, "this is no certificate") from error
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return public_info(key)

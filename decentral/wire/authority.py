@@ -1,7 +1,8 @@
 """A cluster's certificate authority: it decides who gets in, and can do no more than that.
 
 It signs a TLS key for an identity that shows a join token (or its still valid certificate). The identity's own binding
-travels inside, so the authority cannot speak for a peer. Its key never leaves its folder.
+travels inside, so the authority cannot speak for a peer. Its key never leaves its folder. It may ask for evidence of
+the machine, made for a nonce of its own and for the very key that it is to certify; who judges that is told to `serve`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,19 +41,30 @@ from decentral.wire.certificate import (
     new_key,
     peer_id_of,
     private_pem,
+    public_info,
     read_binding,
     request_certificate,
     subject,
 )
 from decentral.wire.identity import Identity, read_private
+from decentral.wire.messages import PeerId
 from decentral.wire.v1 import authority_pb2 as pb
 
 AUTHORITY_NAME = "authority.decentral"
 SECRET_BYTES = 32
 MAX_DOCUMENT = 4096
-MAX_MESSAGE = 3 * MAX_DOCUMENT
-ENROL = "/decentral.wire.v1.Authority/Enrol"
-SERVICE, _, METHOD = ENROL.removeprefix("/").partition("/")
+MAX_EVIDENCE = 1 << 20
+MAX_MESSAGE = 3 * MAX_DOCUMENT + MAX_EVIDENCE
+NONCE_BYTES = 32
+NONCES, NONCE_SECONDS = 10_000, 60.0
+"""How many nonces wait to be used at most, and for how long each."""
+SERVICE = "decentral.wire.v1.Authority"
+ENROL, INVITE = f"/{SERVICE}/Enrol", f"/{SERVICE}/Invite"
+Vouch = Callable[[bytes, bytes, PeerId, bytes], Awaitable[None]]
+"""Judges evidence: of a nonce, a TLS key (SubjectPublicKeyInfo in DER), a peer, and what it has shown. Raises Malformed
+where its machine does not count."""
+Show = Callable[[bytes, bytes], Awaitable[bytes]]
+"""Evidence of this machine for a nonce and a TLS key (SubjectPublicKeyInfo in DER). Raises Malformed."""
 VALIDITY = timedelta(days=7)
 """Of a peer's certificate, at most."""
 
@@ -157,8 +169,8 @@ class Authority:
 
         Whether the requester may have one is for `admit` or `renewable` to say. Raises Malformed.
         """
+        request = _parsed(csr)
         try:
-            request = x509.load_der_x509_csr(csr)
             proven = request.is_signature_valid
         except (ValueError, TypeError) as error:
             raise Malformed(Refusal.MALFORMED, "not a certificate request") from error
@@ -185,11 +197,14 @@ class Authority:
             raise Malformed(Refusal.SIGNATURE, "a certificate of another peer")
 
     @asynccontextmanager
-    async def serve(self, address: str, *, validity: timedelta = VALIDITY) -> AsyncIterator[str]:
+    async def serve(
+        self, address: str, *, validity: timedelta = VALIDITY, vouch: Vouch | None = None
+    ) -> AsyncIterator[str]:
         """Serves Enrol, and yields the address with the port it got. Raises UserError if the port is busy.
 
-        `validity` is that of the certificates which it grants.
+        `validity` is that of the certificates which it grants; `vouch`: none is granted without evidence that it takes.
         """
+        nonces = _Nonces()
         key = new_key()
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         certificate = self._leaf(AUTHORITY_NAME, AUTHORITY_NAME, key.public_key(), timedelta(days=365), usage)
@@ -198,13 +213,21 @@ class Authority:
 
         async def answer(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             try:
-                certificate = self._grant(data, validity)
+                request = _request(data)
+                if vouch is not None:
+                    nonces.take(request.nonce)
+                    await vouch(request.nonce, _key(request.csr), _requester(request.csr), request.evidence)
+                certificate = self._grant(request, validity)
             except Malformed as error:
                 await rpc.refuse(context, error.reason, error.detail)
             return pb.EnrolReply(certificate=certificate).SerializeToString()
 
-        handler = grpc.unary_unary_rpc_method_handler(answer)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        async def invite(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            return pb.InviteReply(nonce=nonces.give() if vouch is not None else b"").SerializeToString()
+
+        unary = grpc.unary_unary_rpc_method_handler
+        methods = {"Enrol": unary(answer), "Invite": unary(invite)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         credentials = grpc.ssl_server_credentials([(private_pem(key), chain)])
         bound = await rpc.take_port(server, address, credentials)
         await server.start()
@@ -213,13 +236,7 @@ class Authority:
         finally:
             await server.stop(grace=1.0)
 
-    def _grant(self, data: bytes, validity: timedelta) -> bytes:
-        try:
-            request = pb.EnrolRequest.FromString(data)
-        except DecodeError as error:
-            raise Malformed(Refusal.MALFORMED, "not an EnrolRequest") from error
-        if len(request.csr) > MAX_DOCUMENT or len(request.certificate) > MAX_DOCUMENT:
-            raise Malformed(Refusal.TOO_LARGE, f"a document of more than {MAX_DOCUMENT} bytes")
+    def _grant(self, request: pb.EnrolRequest, validity: timedelta) -> bytes:
         certificate = self.issue(request.csr, validity)
         if request.WhichOneof("grounds") == "certificate":
             self.renewable(request.certificate, request.csr)
@@ -247,21 +264,84 @@ class Authority:
         write_atomic(self._folder / "tokens.json", json.dumps(tokens, indent=1).encode(), private=True)
 
 
-async def enrol(address: str, token: JoinToken, identity: Identity, *, deadline: float = 30.0) -> Credentials:
-    """Credentials for an identity, from the authority that the token pins. Raises Unreachable or Refused."""
+class _Nonces:
+    """Each is given once and taken once, in time; the oldest are forgotten where too many wait."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, float] = {}
+
+    def give(self) -> bytes:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        self._waiting[nonce] = time.monotonic() + NONCE_SECONDS
+        if len(self._waiting) > NONCES:
+            del self._waiting[next(iter(self._waiting))]
+        return nonce
+
+    def take(self, nonce: bytes) -> None:
+        """Raises Malformed."""
+        if self._waiting.pop(nonce, 0.0) < time.monotonic():
+            raise Malformed(Refusal.STALE, "this authority asks for evidence of the machine, for a nonce of its own")
+
+
+def _request(data: bytes) -> pb.EnrolRequest:
+    """Raises Malformed."""
+    try:
+        request = pb.EnrolRequest.FromString(data)
+    except DecodeError as error:
+        raise Malformed(Refusal.MALFORMED, "not an EnrolRequest") from error
+    if len(request.csr) > MAX_DOCUMENT or len(request.certificate) > MAX_DOCUMENT:
+        raise Malformed(Refusal.TOO_LARGE, f"a document of more than {MAX_DOCUMENT} bytes")
+    if len(request.evidence) > MAX_EVIDENCE:
+        raise Malformed(Refusal.TOO_LARGE, f"evidence of more than {MAX_EVIDENCE} bytes")
+    return request
+
+
+def _parsed(csr: bytes) -> x509.CertificateSigningRequest:
+    """Raises Malformed."""
+    try:
+        return x509.load_der_x509_csr(csr)
+    except (ValueError, TypeError) as error:
+        raise Malformed(Refusal.MALFORMED, "not a certificate request") from error
+
+
+def _key(csr: bytes) -> bytes:
+    """The TLS key that is to be certified. Raises Malformed."""
+    return public_info(_parsed(csr).public_key())
+
+
+def _requester(csr: bytes) -> PeerId:
+    """Raises Malformed."""
+    return read_binding(_parsed(csr)).peer
+
+
+async def enrol(
+    address: str, token: JoinToken, identity: Identity, *, show: Show | None = None, deadline: float = 30.0
+) -> Credentials:
+    """Credentials for an identity, from the authority that the token pins; `show`: evidence, if it asks for any.
+
+    Raises Unreachable or Refused, and Malformed where no evidence can be made.
+    """
     grounds = pb.EnrolRequest(token=token.secret)
-    return await _ask(address, identity, token.authority_pem, grounds, deadline)
+    return await _ask(address, identity, token.authority_pem, grounds, show=show, deadline=deadline)
 
 
-async def renew(address: str, credentials: Credentials, identity: Identity, *, deadline: float = 30.0) -> Credentials:
+async def renew(
+    address: str, credentials: Credentials, identity: Identity, *, show: Show | None = None, deadline: float = 30.0
+) -> Credentials:
     """Credentials with a new TLS key, granted to the holder of ones that are still valid."""
     current = x509.load_pem_x509_certificate(credentials.certificate)
     grounds = pb.EnrolRequest(certificate=current.public_bytes(serialization.Encoding.DER))
-    return await _ask(address, identity, credentials.authority, grounds, deadline)
+    return await _ask(address, identity, credentials.authority, grounds, show=show, deadline=deadline)
 
 
 async def _ask(
-    address: str, identity: Identity, authority: bytes, request: pb.EnrolRequest, deadline: float
+    address: str,
+    identity: Identity,
+    authority: bytes,
+    request: pb.EnrolRequest,
+    *,
+    show: Show | None,
+    deadline: float,
 ) -> Credentials:
     key = new_key()
     request.csr = request_certificate(identity, key, time.time() + VALIDITY.total_seconds())
@@ -273,6 +353,11 @@ async def _ask(
     pinned = grpc.ssl_channel_credentials(root_certificates=authority)
     async with grpc.aio.secure_channel(address, pinned, options=options) as channel:
         try:
+            if show is not None:
+                invite = channel.unary_unary(INVITE, pb.InviteRequest.SerializeToString, pb.InviteReply.FromString)
+                request.nonce = (await invite(pb.InviteRequest(), timeout=deadline)).nonce
+                if request.nonce:
+                    request.evidence = await show(request.nonce, public_info(key.public_key()))
             call = channel.unary_unary(ENROL, pb.EnrolRequest.SerializeToString, pb.EnrolReply.FromString)
             reply = await call(request, timeout=deadline)
         except grpc.aio.AioRpcError as error:

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import NameOID
 
 from decentral.errors import Malformed, Refusal, UserError
@@ -47,14 +48,15 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def _public_info(key: ec.EllipticCurvePublicKey) -> bytes:
+def public_info(key: PublicKeyTypes) -> bytes:
+    """SubjectPublicKeyInfo in DER."""
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def bind(identity: Identity, key: ec.EllipticCurvePublicKey, expires: float) -> x509.UnrecognizedExtension:
     """The identity's word that this TLS key speaks for it until `expires` (Unix seconds)."""
     until = int(expires).to_bytes(8, "big")
-    signature = identity.sign("tls-key", until + _public_info(key))
+    signature = identity.sign("tls-key", until + public_info(key))
     return x509.UnrecognizedExtension(BINDING_OID, _DER_OCTETS + identity.public_key + until + signature)
 
 
@@ -81,7 +83,7 @@ def read_binding(document: x509.Certificate | x509.CertificateSigningRequest) ->
         raise Malformed(Refusal.SIGNATURE, "a binding of another length")
     value = value[len(_DER_OCTETS) :]
     public_key, until, signature = value[:PUBLIC_KEY_BYTES], value[PUBLIC_KEY_BYTES:-SIGNATURE_BYTES], value[-64:]
-    peer = verify(public_key, "tls-key", until + _public_info(key), signature)
+    peer = verify(public_key, "tls-key", until + public_info(key), signature)
     return Bound(peer, 0.0, float(int.from_bytes(until, "big")))
 
 

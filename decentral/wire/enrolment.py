@@ -9,7 +9,7 @@ from pathlib import Path
 
 from decentral.errors import Unreachable, UserError
 from decentral.files import write_atomic
-from decentral.wire.authority import Authority, JoinToken, enrol
+from decentral.wire.authority import Authority, JoinToken, Show, enrol
 from decentral.wire.certificate import Credentials
 from decentral.wire.identity import Identity, read_private
 
@@ -26,8 +26,10 @@ def invite(authority: Authority, address: str, folder: Path) -> None:
     write_atomic(folder / INVITATION, json.dumps(invitation).encode(), private=True)
 
 
-async def credentials_for(identity: Identity, folder: Path) -> Credentials:
+async def credentials_for(identity: Identity, folder: Path, show: Show | None = None) -> Credentials:
     """A node's certificate: the one it has, if it lasts, else a new one for its invitation.
+
+    `show`: evidence of its machine, where the authority asks for that.
 
     Raises UserError where it has neither, and TransportError where the authority does not answer or refuses.
     """
@@ -39,17 +41,17 @@ async def credentials_for(identity: Identity, folder: Path) -> Credentials:
     if not (folder / INVITATION).exists():
         raise UserError(f"{folder}: neither a certificate nor an invitation; start this node through its launcher")
     invitation = json.loads(read_private(folder / INVITATION))
-    credentials = await _enrol(invitation["authority"], JoinToken.parse(invitation["token"]), identity)
+    credentials = await _enrol(invitation["authority"], JoinToken.parse(invitation["token"]), identity, show)
     credentials.save(folder)
     (folder / INVITATION).unlink()
     return credentials
 
 
-async def _enrol(address: str, token: JoinToken, identity: Identity) -> Credentials:
+async def _enrol(address: str, token: JoinToken, identity: Identity, show: Show | None) -> Credentials:
     ends = time.monotonic() + PATIENCE
     while True:
         try:
-            return await enrol(address, token, identity)
+            return await enrol(address, token, identity, show=show)
         except Unreachable:
             if time.monotonic() > ends:
                 raise

@@ -19,7 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, UserError
-from decentral.wire.authority import AUTHORITY_NAME, ENROL, MAX_MESSAGE, Authority, JoinToken, enrol, renew
+from decentral.wire import rpc
+from decentral.wire.authority import AUTHORITY_NAME, ENROL, MAX_MESSAGE, Authority, JoinToken, _Nonces, enrol, renew
 from decentral.wire.certificate import (
     BINDING_OID,
     Credentials,
@@ -201,6 +202,104 @@ def test_the_authority_cannot_speak_for_a_peer(authority: Authority) -> None:
         with pytest.raises(Malformed) as malformed:
             peer_id_of(certificate)
         assert malformed.value.reason is Refusal.SIGNATURE
+
+
+class Machines:
+    """An authority's judge of evidence that says for which nonce and key it was made, and by which machine."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, str]] = []
+
+    async def vouch(self, nonce: bytes, key: bytes, peer: str, evidence: bytes) -> None:
+        if evidence != b"counts" + nonce + key:
+            raise Malformed(Refusal.SIGNATURE, "its machine does not count")
+        self.seen.append((nonce, peer))
+
+
+async def shown(nonce: bytes, key: bytes) -> bytes:
+    return b"counts" + nonce + key
+
+
+async def test_an_authority_that_asks_for_evidence_certifies_the_key_that_it_was_made_for(folder: Path) -> None:
+    authority, machines = Authority.create(folder / "authority"), Machines()
+    async with authority.serve("127.0.0.1:0", vouch=machines.vouch) as address:
+        credentials = await enrol(address, authority.token(), ALICE, show=shown)
+        renewed = await renew(address, credentials, ALICE, show=shown)
+    assert peer_id_of(renewed.certificate) == ALICE.id
+    (first, one), (second, other) = machines.seen
+    assert first != second
+    assert one == other == ALICE.id
+
+
+async def test_without_evidence_that_counts_nothing_is_granted_or_used_up(folder: Path) -> None:
+    authority = Authority.create(folder / "authority")
+    token = authority.token()
+
+    async def another(nonce: bytes, key: bytes) -> bytes:
+        return b"counts" + nonce + key[:-1] + b"?"
+
+    async def none(nonce: bytes, key: bytes) -> bytes:
+        return b""
+
+    async with authority.serve("127.0.0.1:0", vouch=Machines().vouch) as address:
+        for show, reason in ((None, Refusal.STALE), (another, Refusal.SIGNATURE), (none, Refusal.SIGNATURE)):
+            with pytest.raises(Refused) as refused:
+                await enrol(address, token, ALICE, show=show)
+            assert refused.value.reason is reason
+        credentials = await enrol(address, token, ALICE, show=shown)
+        with pytest.raises(Refused):
+            await renew(address, credentials, ALICE)
+
+
+async def test_a_nonce_counts_once_and_for_a_minute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority.create(folder / "authority")
+    kept: list[bytes] = []
+
+    async def again(nonce: bytes, key: bytes) -> bytes:
+        kept.append(nonce)
+        return await shown(nonce, key)
+
+    async with authority.serve("127.0.0.1:0", vouch=Machines().vouch) as address:
+        await enrol(address, authority.token(), ALICE, show=again)
+        csr = request_certificate(ALICE, new_key(), later(60.0))
+        request = pb.EnrolRequest(csr=csr, token=authority.token().secret, nonce=kept[0], evidence=b"counts")
+        assert await raw(address, authority, request) is Refusal.STALE
+        monkeypatch.setattr("decentral.wire.authority.NONCE_SECONDS", -1.0)
+        with pytest.raises(Refused) as refused:
+            await enrol(address, authority.token(), ALICE, show=again)
+        assert refused.value.reason is Refusal.STALE
+
+
+async def test_waiting_nonces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decentral.wire.authority.NONCES", 2)
+    nonces = _Nonces()
+    first, *later = (nonces.give() for _ in range(3))
+    with pytest.raises(Malformed):
+        nonces.take(first)
+    for nonce in later:
+        nonces.take(nonce)
+
+
+async def test_who_has_evidence_brings_none_where_nobody_asks_for_it(folder: Path) -> None:
+    authority = Authority.create(folder / "authority")
+
+    async def show(nonce: bytes, key: bytes) -> bytes:
+        raise AssertionError
+
+    async with authority.serve("127.0.0.1:0") as address:
+        assert (await enrol(address, authority.token(), ALICE, show=show)).certificate
+
+
+async def raw(address: str, authority: Authority, request: pb.EnrolRequest) -> Refusal:
+    options = [("grpc.ssl_target_name_override", AUTHORITY_NAME)]
+    pinned = grpc.ssl_channel_credentials(root_certificates=authority.pem)
+    async with grpc.aio.secure_channel(address, pinned, options=options) as channel:
+        call = channel.unary_unary(ENROL, pb.EnrolRequest.SerializeToString, pb.EnrolReply.FromString)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(request, timeout=20.0)
+    failure = rpc.failure(refused.value, "the authority")
+    assert isinstance(failure, Refused)
+    return failure.reason
 
 
 async def test_enrolment_survives_what_is_no_request(folder: Path) -> None:

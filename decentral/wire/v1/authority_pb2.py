@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!decentral/wire/v1/authority.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\"N\n\x0c\x45nrolRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0f\n\x05token\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0cH\x00\x42\t\n\x07grounds\"!\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x32T\n\tAuthority\x12G\n\x05\x45nrol\x12\x1f.decentral.wire.v1.EnrolRequest\x1a\x1d.decentral.wire.v1.EnrolReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!decentral/wire/v1/authority.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\"\x0f\n\rInviteRequest\"\x1c\n\x0bInviteReply\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"o\n\x0c\x45nrolRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0f\n\x05token\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0cH\x00\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x10\n\x08\x65vidence\x18\x05 \x01(\x0c\x42\t\n\x07grounds\"!\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x32\xa0\x01\n\tAuthority\x12G\n\x05\x45nrol\x12\x1f.decentral.wire.v1.EnrolRequest\x1a\x1d.decentral.wire.v1.EnrolReply\x12J\n\x06Invite\x12 .decentral.wire.v1.InviteRequest\x1a\x1e.decentral.wire.v1.InviteReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'decentral.wire.v1.authority_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENROLREQUEST']._serialized_start=56
-  _globals['_ENROLREQUEST']._serialized_end=134
-  _globals['_ENROLREPLY']._serialized_start=136
-  _globals['_ENROLREPLY']._serialized_end=169
-  _globals['_AUTHORITY']._serialized_start=171
-  _globals['_AUTHORITY']._serialized_end=255
+  _globals['_INVITEREQUEST']._serialized_start=56
+  _globals['_INVITEREQUEST']._serialized_end=71
+  _globals['_INVITEREPLY']._serialized_start=73
+  _globals['_INVITEREPLY']._serialized_end=101
+  _globals['_ENROLREQUEST']._serialized_start=103
+  _globals['_ENROLREQUEST']._serialized_end=214
+  _globals['_ENROLREPLY']._serialized_start=216
+  _globals['_ENROLREPLY']._serialized_end=249
+  _globals['_AUTHORITY']._serialized_start=252
+  _globals['_AUTHORITY']._serialized_end=412
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class AuthorityStub:
                 request_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.EnrolReply.FromString,
                 _registered_method=True)
+        self.Invite = channel.unary_unary(
+                '/decentral.wire.v1.Authority/Invite',
+                request_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteRequest.SerializeToString,
+                response_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteReply.FromString,
+                _registered_method=True)
 
 
 class AuthorityServicer:
@@ -53,6 +58,13 @@ class AuthorityServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Invite(self, request, context):
+        """A nonce for evidence of the machine that asks, where the authority certifies no other. It is good for one minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorityServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_AuthorityServicer_to_server(servicer, server):
                     servicer.Enrol,
                     request_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.EnrolRequest.FromString,
                     response_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.EnrolReply.SerializeToString,
+            ),
+            'Invite': grpc.unary_unary_rpc_method_handler(
+                    servicer.Invite,
+                    request_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteRequest.FromString,
+                    response_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class Authority:
             '/decentral.wire.v1.Authority/Enrol',
             decentral_dot_wire_dot_v1_dot_authority__pb2.EnrolRequest.SerializeToString,
             decentral_dot_wire_dot_v1_dot_authority__pb2.EnrolReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Invite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decentral.wire.v1.Authority/Invite',
+            decentral_dot_wire_dot_v1_dot_authority__pb2.InviteRequest.SerializeToString,
+            decentral_dot_wire_dot_v1_dot_authority__pb2.InviteReply.FromString,
             options,
             channel_credentials,
             insecure,
