@@ -21,10 +21,13 @@ from cryptography.x509.oid import NameOID
 from decentral.attestation.report import Flaw, NotGenuine
 
 UNREADABLE = (
-    ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
+    ValueError, TypeError, Warning, UnsupportedAlgorithm, x509.InvalidVersion, x509.ExtensionNotFound,
+    x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
-"""What is raised for bytes that are no certificate, no list, or one without what ours have."""
+"""What is raised for bytes that are no certificate, no list, or one without what ours have.
+
+A warning is raised only where warnings are errors.
+"""
 
 
 class Role(Enum):

@@ -75,7 +75,7 @@ def verify_tdx(quote: bytes, collateral: bytes, roots: Collection[Root], now: in
     by_root.check((issuer, *signers, anchor))
     by_issuer.check((processor,))
     claims = _claims(quote, published, root, now)
-    if claims["platform"]["pck"]["pce_id"] != list(bytes.fromhex(tcb.content["pceId"])):
+    if bytes(claims["platform"]["pck"]["pce_id"]).hex() != tcb.content["pceId"].lower():
         raise NotGenuine(Flaw.COLLATERAL, "what is published is about another enclave that certifies keys")
     report = found.report
     return Report(
