@@ -39,7 +39,8 @@ T = TypeVar("T")
 class Platform(Protocol):
     """A simulated processor with its keys."""
 
-    technology: Technology
+    @property
+    def technology(self) -> Technology: ...
 
     def quote(self, report_data: bytes, image: bytes, log: EventLog) -> bytes:
         """About a machine that was started with that image (48 bytes), and has since extended what the log says."""
