@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from decentral.launch.changes import parted
-from decentral.launch.life import entered, live, node_arguments
+from decentral.launch.ending import live
+from decentral.launch.life import entered, node_arguments
 from decentral.launch.serving import EXPERT, parts_of
 from decentral.models.experts import load_denoiser
 from decentral.run.directory import RunDirectory

@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from decentral.launch.ending import live
 from decentral.launch.gateway import Listening, serve_gateway
-from decentral.launch.life import live
 
 
 def told(listening: Listening) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from decentral.algorithms.catalogue import APART
 from decentral.launch import assembly
-from decentral.launch.life import entered, live, node_arguments
+from decentral.launch.ending import live
+from decentral.launch.life import entered, node_arguments
 from decentral.launch.plan import make_plan
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import read

@@ -3,10 +3,10 @@
     python nodes/stage.py --dir DIR --index 2
 
 It builds the network that the directory names, cuts it, loads the parameters of its stage and compares what it has with
-what clients pin. Then it answers clients until it is told to end, and proves its answers to who asks for that where a
-circuit of its stage is pinned. Started again after a crash, it serves the same stage. One that is told to misbehave, by
-the recipe or with --behaviour, says so in its log and in its journal: its lies are simulated. Every launcher starts
-this file.
+what clients pin. Then it answers clients until it is told to end. It proves its answers to who asks for that where a
+circuit of its stage is pinned, and shows evidence of its machine where the recipe says so. Started again after a crash,
+it serves the same stage. One that is told to misbehave, by the recipe or with --behaviour, says so in its log and in
+its journal: its lies are simulated. Every launcher starts this file.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from typing import Any
 
 import torch
 
+from decentral.attestation.showing import Showing
 from decentral.errors import DecentralError, UserError
-from decentral.launch.life import entered, live, node_arguments
+from decentral.launch.attesting import attester_of
+from decentral.launch.ending import live
+from decentral.launch.life import Node, entered, node_arguments
 from decentral.launch.proofs import limits_of, proving_of
 from decentral.models.stages import Stage
 from decentral.run.choice import Choice
@@ -87,6 +90,17 @@ def services(behaviour: Choice | None) -> tuple[Callable[..., StageService], Cal
     return partial(liar, **behaviour.options), partial(proved, **behaviour.options)
 
 
+def shown_by(node: Node[ServingDirectory], part: Part, epoch: int) -> Showing | None:
+    """The evidence of its machine, for who asks; None where the recipe has none. Blocking.
+
+    Raises UserError for what cannot be measured, Unattested where no evidence can be made.
+    """
+    if not node.directory.recipe.attestation.shown:
+        return None
+    attester = attester_of(node.directory)
+    return Showing(attester, peer=node.identity.id, part=part.name, model=bytes.fromhex(part.digest), epoch=epoch)
+
+
 async def serve(path: Path, index: int, told: str | None) -> None:
     """From the directory until it is cancelled. `told`: a behaviour instead of what the recipe says."""
     async with entered(path, index, ServingDirectory) as node:
@@ -112,7 +126,8 @@ async def serve(path: Path, index: int, told: str | None) -> None:
                 service = Either(plain, proved)
         except TypeError as error:  # of options that a behaviour does not have
             raise UserError(f"liars.{replica.node}: {error}") from error
-        async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service):
+        attest = await node.clock.work(lambda: shown_by(node, part, anchors.epoch), 0.0)
+        async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service, attest=attest):
             node.journal.record("serving", part=part.name, digest=part.digest, circuit=part.circuit)
             await asyncio.Event().wait()
 

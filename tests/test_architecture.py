@@ -81,6 +81,7 @@ TORCH_FREE = [
     "decentral.launch.local",
     "decentral.launch.prepare",
     "decentral.launch.serving",
+    "nodes.quoting",
     "decentral.serving.adversaries.catalogue",
     *(module_of(p) for p in MODULES if p.parent in (HOUSE / "run", HOUSE / "cli")),
 ]
@@ -151,6 +152,7 @@ TESTED_ELSEWHERE = {
     "cli/recipes.py": "cli/test_main.py",
     "cli/show.py": "cli/test_main.py",
     "cli/zk_words.py": "cli/test_zk.py",
+    "launch/life.py": "launch/test_serving.py",
     "data/archives.py": "data/test_datasets.py",
     "models/cnn.py": "models/test_catalogue.py",
     "models/mlp.py": "models/test_catalogue.py",

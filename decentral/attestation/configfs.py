@@ -16,6 +16,7 @@ from pathlib import Path
 from decentral.attestation.attester import RUNTIME, Quoted, Unattested
 from decentral.attestation.registers import Event, EventLog, extend
 from decentral.attestation.report import REPORT_DATA_BYTES, Technology
+from decentral.attestation.tdx.quote import trimmed
 
 SYSTEM = Path("/sys")
 REPORTS = "kernel/config/tsm/report"
@@ -56,9 +57,32 @@ class Configfs:
                 raise Unattested(f"{entry}: others write there all the time")
         except OSError as error:
             raise Unattested(f"{entry}: the kernel makes no report ({error.strerror or error})") from error
-        if provider not in PROVIDERS:
+        if (technology := PROVIDERS.get(provider)) is None:
             raise Unattested(f"{entry}: reports of {provider!r} cannot be read here")
-        return PROVIDERS[provider], quote, also
+        return technology, trimmed(quote) if technology is Technology.TDX else quote, also
+
+    def provider(self) -> str:
+        """Whose reports the kernel makes, in its words (`PROVIDERS`). Blocking. Raises Unattested."""
+        entry = self.system / REPORTS / f"decentral-provider-{os.getpid()}"
+        try:
+            entry.mkdir(exist_ok=True)
+            try:
+                return (entry / "provider").read_text().strip()
+            finally:
+                entry.rmdir()
+        except OSError as error:
+            raise Unattested(f"{entry}: the kernel does not tell ({error.strerror or error})") from error
+
+    def register(self) -> bytes | None:
+        """The run-time register, 48 bytes; None on a machine that has none. Blocking. Raises Unattested."""
+        try:
+            return self._register_file.read_bytes() if self._register_file.exists() else None
+        except OSError as error:
+            raise Unattested(f"{self._register_file}: cannot be read ({error.strerror or error})") from error
+
+    @property
+    def _register_file(self) -> Path:
+        return self.system / REGISTERS / f"rtmr{RUNTIME}:sha384"
 
     def extend(self, events: Sequence[Event], log: EventLog | None = None) -> EventLog:
         """Extends the run-time register with these, in turn; what was extended is the log. Blocking.
@@ -67,7 +91,7 @@ class Configfs:
         all that is measured. Raises Unattested, also where somebody else has extended the register: nobody could replay
         it then.
         """
-        file = self.system / REGISTERS / f"rtmr{RUNTIME}:sha384"
+        file = self._register_file
         if not file.exists():
             return EventLog()
         log = log or EventLog()

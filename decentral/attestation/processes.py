@@ -58,10 +58,25 @@ def running(pid: int) -> Running:
         raise UserError(f"process {pid}: what it runs cannot be read ({error})") from error
     if interpreter != Path(sys.executable).resolve():
         raise UserError(f"process {pid}: {interpreter} is another interpreter, and what it imports is not known")
-    for path in _import_path(arguments, environment, where):
+    return Running(pid, started, interpreter, *_imported(_import_path(arguments, environment, where)))
+
+
+def startable() -> Running:
+    """What a node would run that this process starts: with its interpreter, `-P` and its environment, as launchers do.
+
+    Raises UserError where that could not be measured.
+    """
+    interpreter = Path(sys.executable).resolve()
+    paths = _import_path([str(interpreter), "-P"], dict(os.environ), Path.cwd())
+    return Running(0, 0, interpreter, *_imported(paths))
+
+
+def _imported(paths: list[Path]) -> tuple[Path, Path]:
+    """The package that is found first, or this one, and its programs. Raises UserError."""
+    for path in paths:
         if (path / PACKAGE / "__init__.py").is_file():
-            return Running(pid, started, interpreter, path / PACKAGE, _nodes_of(path / PACKAGE))
-    return Running(pid, started, interpreter, locate.PACKAGE, locate.folder("nodes"))
+            return path / PACKAGE, _nodes_of(path / PACKAGE)
+    return locate.PACKAGE, locate.folder("nodes")
 
 
 def _strings(file: Path) -> list[str]:

@@ -36,6 +36,7 @@ COMMANDS = (
     "verify",
     "calibrate",
     "leakage",
+    "attest",
     "zk",
     "generate",
     "doctor",

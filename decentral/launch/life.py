@@ -1,4 +1,4 @@
-"""The life of a node's process: what it finds when it starts, how it listens, how it ends and what its exit code says.
+"""The life of a node: what it finds when it starts, how it listens, and what its journal says of its end.
 
 The programs in `nodes/` differ in what they do in between.
 """
@@ -6,15 +6,12 @@ The programs in `nodes/` differ in what they do in between.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError, leading
@@ -30,11 +27,8 @@ from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
 from decentral.wire.messages import PeerId
+from decentral.wire.sealed import Attest
 from decentral.wire.sessions import Serve
-
-CANNOT, FAILED, TOLD = 2, 1, 128 + signal.SIGTERM
-"""Exit codes: what it was given cannot be used; it broke; it was told to end."""
-
 
 D = TypeVar("D", RunDirectory, ServingDirectory)
 
@@ -54,7 +48,12 @@ class Node(Generic[D]):
 
     @asynccontextmanager
     async def listening(
-        self, limits: Limits, *, members: Callable[[PeerId], bool] = lambda peer: True, serve: Serve | None = None
+        self,
+        limits: Limits,
+        *,
+        members: Callable[[PeerId], bool] = lambda peer: True,
+        serve: Serve | None = None,
+        attest: Attest | None = None,
     ) -> AsyncIterator[GrpcTransport]:
         """Listens at the node's address, and renews its certificate in time. See `GrpcTransport.serve`."""
         async with (
@@ -66,6 +65,7 @@ class Node(Generic[D]):
                 members=members,
                 call_deadline=self.directory.recipe.deadlines.call,
                 serve=serve,
+                attest=attest,
             ) as transport,
             Renewal(
                 transport,
@@ -113,22 +113,3 @@ def node_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--dir", type=Path, required=True, help="the run directory")
     parser.add_argument("--index", type=int, required=True, help="which node to be")
     return parser
-
-
-def live(work: Coroutine[Any, Any, None]) -> int:
-    """Runs a node to its end, with an exit code. SIGTERM and Ctrl-C cancel it, so that it can say goodbye."""
-    return asyncio.run(_supervise(work))
-
-
-async def _supervise(work: Coroutine[Any, Any, None]) -> int:
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        return TOLD
-    except DecentralError as error:
-        print(error, file=sys.stderr)  # noqa: T201  a node's log
-        return CANNOT if isinstance(error, UserError) else FAILED
-    return 0

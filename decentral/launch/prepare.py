@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from decentral.errors import RunDirectoryError
+from decentral.errors import RecipeError, RunDirectoryError
 from decentral.launch.engine import Options, execute
 from decentral.run.directory import ABOUT, ServingDirectory
 from decentral.run.finished import FinishedRun
@@ -53,7 +53,7 @@ def prepare(
     elif ServingDirectory.open(path).in_use:
         raise RunDirectoryError(f"{path}: is up already; end it with: decentral down {path}")
     elif is_prepared(path):
-        opened = ServingDirectory.resume(path, recipe)
+        opened = _as_prepared(path, recipe)
     else:
         opened = ServingDirectory.resume(path, ServingDirectory.open(path).recipe)
     with opened as directory:
@@ -66,11 +66,22 @@ def prepare(
             Anchors(Authority.open(directory.authority).pem, (), 1, parts).save(path / FILE)
         if recipe.proofs is not None:
             prepare_proofs(recipe.proofs, path, say)
+        if recipe.attestation.shown:
+            from decentral.launch.attesting import pin_machines
+
+            pin_machines(directory, say)
         if bounded:
             budget = recipe.budget()
             noise = "" if budget is None else str(budget)
             check_leakage(path, Anchors.load(path / FILE).parts, recipe.default_policy(), noise)
     return directory
+
+
+def _as_prepared(path: Path, recipe: ServingRecipe) -> ServingDirectory:
+    """A folder whose stages are there: machines are measured with recipe and policy, which stay as they are."""
+    if ServingDirectory.open(path).recipe.attestation != recipe.attestation:
+        raise RecipeError(f"{path} was made with another; serve in another folder", key="attestation")
+    return ServingDirectory.resume(path, recipe)
 
 
 def _source(directory: ServingDirectory, plugins: Sequence[Path], train: Train) -> FinishedRun | None:

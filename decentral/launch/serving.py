@@ -11,12 +11,15 @@ import asyncio
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from decentral.algorithms.catalogue import SERVED
 from decentral.errors import DecentralError, UserError, leading
+from decentral.launch.attesting import simulates
 from decentral.launch.changes import DIGEST, LOOK, adopt, forget, has_left, leave
 from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
+from decentral.launch.quoting import quoting
 from decentral.run.directory import AnyDirectory, RunDirectory, ServingDirectory, peer_name
 from decentral.run.journal import Journal, Observer, Tail
 from decentral.trust.anchors import FILE, Anchors
@@ -72,9 +75,14 @@ class ServingRun:
             introduced(self.directory, names, self._port) as members,
             Journal(self.directory.journal_file("launcher"), None, lambda: time.time() - epoch) as self._journal,
         ):
-            async with open_nodes(self.directory, members, epoch, self._plugins, self.parts) as nodes:
-                nodes.invite(self.directory.client)
-                try:
+            try:
+                async with (
+                    self._quoting() as quotes,
+                    open_nodes(self.directory, members, epoch, self._plugins, self.parts) as nodes,
+                ):
+                    nodes.invite(self.directory.client)
+                    if quotes is not None:
+                        await quotes.wait()
                     async with asyncio.TaskGroup() as tasks:
                         following = tasks.create_task(self._follow())
                         async with asyncio.TaskGroup() as lives:
@@ -84,9 +92,15 @@ class ServingRun:
                             changing = tasks.create_task(self._change(nodes, lives))
                         following.cancel()
                         changing.cancel()
-                except BaseExceptionGroup as group:
-                    raise leading(group) or group from None
+            except BaseExceptionGroup as group:
+                raise leading(group) or group from None
         raise DecentralError(f"no node is left; their logs are under {self.directory.nodes}")
+
+    def _quoting(self) -> AbstractAsyncContextManager[asyncio.Event | None]:
+        """The simulated processor, where nodes show evidence of one: it starts while the fork server does."""
+        if isinstance(self.directory, ServingDirectory) and simulates(self.directory.recipe.attestation):
+            return quoting(self.directory, self._journal)
+        return nullcontext()
 
     async def _keep(self, nodes: Nodes, index: int, part: Part) -> None:
         """One node from its first start to its last end."""

@@ -4,6 +4,7 @@
     of peers that train:  summary.json  metrics.csv  events.jsonl  report.html     checkpoints/peer-0.safetensors ...
     of peers that serve:  stages/{network.json, stage-0.safetensors ...}     training/, if the model was trained for it
                           zk/{circuits.json, references.json}, if they prove their answers
+                          attestation/{manifest.json, simulated-processor ...}, if they show evidence of their machines
 
 A launcher holds an advisory lock on it, which the operating system releases however the launcher ends.
 """
@@ -31,7 +32,7 @@ from decentral.run.serving_recipe import ServingRecipe
 RUNS = Path("runs")
 LOCK = ".lock"
 RECIPE, ABOUT, LOG = FILE, "run.json", "log.txt"
-CHECKPOINTS, STAGES, TRAINING, CIRCUITS = "checkpoints", "stages", "training", "zk"
+CHECKPOINTS, STAGES, TRAINING, CIRCUITS, MACHINE = "checkpoints", "stages", "training", "zk", "attestation"
 TRAINS, SERVES = "training", "serving"
 """What the peers of a cluster do."""
 
@@ -206,6 +207,11 @@ class ServingDirectory(ClusterDirectory[ServingRecipe]):
     def circuits(self) -> Path:
         """What proves the parts that peers compute, see `decentral.launch.proofs`; there if they are proved."""
         return self.path / CIRCUITS
+
+    @property
+    def attestation(self) -> Path:
+        """What evidence of machines needs, made for its owner alone: a simulated processor has its keys there."""
+        return self._private(self.path / MACHINE)
 
     @property
     def training(self) -> Path:

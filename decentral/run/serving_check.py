@@ -142,7 +142,8 @@ def _policy(recipe: ServingRecipe, document: Document) -> None:
         policy, budget = recipe.default_policy(), recipe.budget()
     if budget is not None and not recipe.local:
         raise document.error("the client adds noise to what it computes itself: local must be at least 1", ("noise",))
-    offered = () if recipe.proofs is None else (Kind.ZK,)
+    offered = [] if recipe.proofs is None else [Kind.ZK]
+    offered += [Kind.ATTESTATION] if recipe.attestation.shown else []
     try:
         policy.check_possible(dict.fromkeys(recipe.parts[recipe.local :], recipe.replicas), offered)
     except UserError as error:

@@ -7,7 +7,7 @@ cut, by `decentral.launch.stages`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from string import ascii_lowercase
@@ -17,11 +17,13 @@ from pydantic import Field, JsonValue, PlainValidator, model_serializer, model_v
 
 from decentral.core.budget import Budget
 from decentral.errors import RecipeError
+from decentral.run.attesting import Attesting
 from decentral.run.choice import Choice, Count, Section, gathered, spread
 from decentral.run.experiment import Data, Deadlines, Device, Experiment, Seed, Threads
 from decentral.run.proving import Proving
 from decentral.run.recipe import STAGES, Recipe, checked, read_recipe, resolved
 from decentral.run.source import Document
+from decentral.trust.evidence import Kind
 from decentral.trust.policy import Policy
 
 MOST_REPLICAS = len(ascii_lowercase)
@@ -85,8 +87,8 @@ class Replica:
 class ServingRecipe(Experiment):
     """A model in stages, each computed by several peers."""
 
-    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "proofs")
-    """Circuits change nothing of what is answered without them; who asks for proofs pins them."""
+    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "proofs", "attestation")
+    """Circuits change nothing of what is answered without them, nor does evidence; who asks for either pins it."""
     model: ServedModel = ServedModel()
     """Where the network and its parameters come from."""
     stages: Annotated[int | tuple[str, ...], PlainValidator(_cuts)]
@@ -109,6 +111,8 @@ class ServingRecipe(Experiment):
     `decentral.serving.adversaries.catalogue.BEHAVIOURS` each."""
     proofs: Proving | None = None
     """Circuits with which peers prove their answers to who asks for it; null: they have none. Not part of the hash."""
+    attestation: Attesting = Attesting(mode="none")
+    """Whether nodes show evidence of the machines that they run on. Not part of the hash."""
     data: Data | None = None
     """What the inputs are taken from; null: the data of the run."""
     seed: Seed = 0
@@ -144,7 +148,8 @@ class ServingRecipe(Experiment):
 
     def default_policy(self) -> Policy:
         """What its clients ask for. Raises RecipeError, though not of a recipe that was checked."""
-        return Policy.of({"tolerance": self.tolerance, **self.policy}, partial(_refuse, "policy"))
+        policy = Policy.of({"tolerance": self.tolerance, **self.policy}, partial(_refuse, "policy"))
+        return replace(policy, require=policy.require | {Kind.ATTESTATION}) if self.attestation.required else policy
 
     def budget(self) -> Budget | None:
         """Of the noise. Raises RecipeError, though not of a recipe that was checked."""

@@ -13,6 +13,7 @@ from decentral.attestation.attester import RUNTIME, Unattested
 from decentral.attestation.configfs import REGISTERS, REPORTS, Configfs, HardwareAttester
 from decentral.attestation.registers import REGISTER_BYTES, ZERO, Event, EventLog, extend
 from decentral.attestation.report import Technology
+from tests.attestation.world import IMAGE, LOG, TDX
 
 DATA = bytes(range(64))
 EVENTS = (Event.of(RUNTIME, "code", b"files"), Event.of(RUNTIME, "recipe", b"yaml"))
@@ -27,7 +28,8 @@ class Kernel:
         self.provider, self.busy, self.generation = provider, 0, 0
         self.register: bytes | None = ZERO
         self.interfering: Callable[[], None] = lambda: None
-        self._entry = self.reports / f"decentral-{os.getpid()}"
+        self.quote: Callable[[bytes], bytes] = lambda signed: b"quote" + signed
+        self.entry = self.reports / f"decentral-{os.getpid()}"
         self._inblob = b""
         write, read, text = Path.write_bytes, Path.read_bytes, Path.read_text
         monkeypatch.setattr(Path, "write_bytes", lambda path, data: self.write(path, data, write))
@@ -37,13 +39,13 @@ class Kernel:
         monkeypatch.setattr(Path, "exists", lambda path, **_: self.exists(path, exists))
 
     def exists(self, path: Path, otherwise: Callable[[Path], bool]) -> bool:
-        if path.parent == self._entry:
+        if path.parent == self.entry:
             return path.name != "auxblob" or "sev" in self.provider
         return self.register is not None if path.parent == self.registers else otherwise(path)
 
     def write(self, path: Path, data: bytes, otherwise: Callable[[Path, bytes], int]) -> int:
-        if path.parent == self._entry and path.name == "inblob":
-            assert self._entry.is_dir()
+        if path.parent == self.entry and path.name == "inblob":
+            assert self.entry.is_dir()
             self._inblob = data
             self.generation += 1
         elif path.parent == self.registers:
@@ -59,14 +61,14 @@ class Kernel:
     def read(self, path: Path, otherwise: Callable[[Path], object]) -> object:
         if path.parent == self.registers:
             return self.register
-        if path.parent != self._entry:
+        if path.parent != self.entry:
             return otherwise(path)
         if path.name == "outblob" and self.busy:
             self.busy -= 1
             self.generation += 1
         return {
             "generation": str(self.generation),
-            "outblob": b"quote" + self._inblob,
+            "outblob": self.quote(self._inblob),
             "provider": self.provider,
             "auxblob": b"certificates",
         }[path.name]
@@ -150,3 +152,30 @@ def test_a_register_that_was_extended_before_or_meanwhile_is_nobodys(tmp_path: P
 def test_without_a_register_the_image_alone_is_measured(tmp_path: Path, kernel: Kernel) -> None:
     kernel.register = None
     assert Configfs(tmp_path).extend(EVENTS) == EventLog()
+
+
+def test_a_quote_of_tdx_ends_where_it_says_and_the_buffer_of_the_kernel_is_longer(
+    tmp_path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quote = TDX.quote(DATA, IMAGE, LOG)
+    kernel.quote = lambda signed: quote + bytes(300)
+    assert Configfs(tmp_path).report(DATA) == (Technology.TDX, quote, b"")
+    kernel.provider = "sev_guest\n"
+    assert Configfs(tmp_path).report(DATA)[1] == quote + bytes(300), "of others nothing is taken away"
+
+
+def test_the_kernel_tells_whose_reports_it_makes_and_what_its_register_is(tmp_path: Path, kernel: Kernel) -> None:
+    kernel.provider = "sev_guest\n"
+    (kernel.reports / f"decentral-provider-{os.getpid()}").mkdir()
+    kernel.entry = kernel.reports / f"decentral-provider-{os.getpid()}"
+    assert Configfs(tmp_path).provider() == "sev_guest"
+    assert not kernel.entry.exists(), "it is left as it was"
+    assert Configfs(tmp_path).register() == ZERO
+    kernel.register = None
+    assert Configfs(tmp_path).register() is None
+
+
+def test_without_the_interface_nobody_tells_whose_reports_there_are(tmp_path: Path) -> None:
+    with pytest.raises(Unattested, match="does not tell"):
+        Configfs(tmp_path).provider()
+    assert Configfs(tmp_path).register() is None

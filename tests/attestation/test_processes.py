@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from decentral import locate
-from decentral.attestation.processes import caller, running
+from decentral.attestation.processes import caller, running, startable
 from decentral.errors import UserError
 
 WAIT = "import sys; print(flush=True); sys.stdin.read()"
@@ -110,3 +110,12 @@ def test_the_other_end_of_a_socket_is_who_the_kernel_says_it_is(monkeypatch: pyt
         monkeypatch.delattr(socket, "SO_PEERCRED")
         with pytest.raises(UserError, match="needs Linux"):
             caller(one)
+
+
+def test_what_can_be_started_is_what_runs_once_it_is_started(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, package in ((str(other), other / "decentral"), ("", locate.PACKAGE)):
+        monkeypatch.setenv("PYTHONPATH", path)
+        with process(sys.executable, "-P", "-c", WAIT, PYTHONPATH=path) as pid:
+            found, before = running(pid), startable()
+        assert (found.interpreter, found.package, found.nodes) == (before.interpreter, before.package, before.nodes)
+        assert before.package == package

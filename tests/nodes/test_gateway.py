@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from decentral import locate
-from decentral.launch.life import CANNOT, TOLD
+from decentral.launch.ending import CANNOT, TOLD
 from decentral.serving.access import CLIENT
 from decentral.serving.gateway.https import PUBLIC, TOKEN
 

@@ -11,7 +11,7 @@ import pytest
 NODE = """
 import asyncio, sys
 from decentral.errors import DecentralError, UserError
-from decentral.launch.life import live
+from decentral.launch.ending import live
 
 async def node():
     try:

@@ -1,0 +1,33 @@
+"""How the process of a node ends, and what its exit code says: what all programs of `nodes/` have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from decentral.errors import DecentralError, UserError
+
+CANNOT, FAILED, TOLD = 2, 1, 128 + signal.SIGTERM
+"""Exit codes: what it was given cannot be used; it broke; it was told to end."""
+
+
+def live(work: Coroutine[Any, Any, None]) -> int:
+    """Runs a node to its end, with an exit code. SIGTERM and Ctrl-C cancel it, so that it can say goodbye."""
+    return asyncio.run(_supervise(work))
+
+
+async def _supervise(work: Coroutine[Any, Any, None]) -> int:
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return TOLD
+    except DecentralError as error:
+        print(error, file=sys.stderr)  # noqa: T201  a node's log
+        return CANNOT if isinstance(error, UserError) else FAILED
+    return 0

@@ -1,0 +1,110 @@
+"""A simulated processor is a process of the launcher's: it measures who asks, comes back, and ends with its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decentral.attestation.attester import Unattested
+from decentral.attestation.manifest import Manifest, differences
+from decentral.attestation.quoting import ADDRESS, QuotingAttester
+from decentral.attestation.simulation import FILE
+from decentral.errors import UserError, leading
+from decentral.launch.attesting import MANIFEST
+from decentral.launch.prepare import prepare
+from decentral.launch.quoting import quoting
+from decentral.run.directory import ServingDirectory
+from decentral.run.journal import Journal
+from tests.launch.attested import copied, recipe_in
+
+ASK = """
+import asyncio, json, pathlib, sys
+from decentral.attestation.quoting import QuotingAttester
+quoted = asyncio.run(QuotingAttester(pathlib.Path(sys.argv[1])).quote(bytes(64)))
+print(json.dumps([quoted.manifest.decode(), {event.name: event.digest.hex() for event in quoted.log.events}]))
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> ServingDirectory:
+    (tmp_path / "made").mkdir()
+    return prepare(recipe_in(tmp_path), tmp_path / "made" / "here")
+
+
+@pytest.fixture
+def told() -> asyncio.Queue[Mapping[str, Any]]:
+    """The launcher's events."""
+    return asyncio.Queue()
+
+
+@pytest.fixture
+def journal(cluster: ServingDirectory, told: asyncio.Queue[Mapping[str, Any]]) -> Journal:
+    return Journal(cluster.journal_file("launcher"), None, time.monotonic, told.put_nowait)
+
+
+async def test_it_answers_comes_back_when_it_is_killed_and_leaves_nothing(
+    cluster: ServingDirectory, journal: Journal, told: asyncio.Queue[Mapping[str, Any]]
+) -> None:
+    attester = QuotingAttester(cluster.path)
+    async with quoting(cluster, journal) as listens:
+        await listens.wait()
+        first = await attester.log()
+        assert [event.name for event in first.events] == ["code", "recipe", "policy", "model"]
+        started = await told.get()
+        assert (started["event"], started["simulated"]) == ("quoting", True)
+        os.kill(started["process"], signal.SIGKILL)
+        async with asyncio.timeout(100):
+            ended, again = await told.get(), await told.get()
+        assert (ended["event"], ended["code"], again["event"]) == ("unquoted", -signal.SIGKILL, "quoting")
+        assert await attester.log() == first, "what it knew before it does not need"
+        place = Path((cluster.path / ADDRESS).read_text()).parent
+        assert place.stat().st_mode & 0o777 == 0o700
+    assert not place.exists() and not (cluster.path / ADDRESS).exists()
+    with pytest.raises(Unattested, match="does not answer"):
+        await attester.log()
+
+
+async def test_what_it_cannot_use_ends_the_launcher_with_its_words(cluster: ServingDirectory, journal: Journal) -> None:
+    (cluster.attestation / FILE).write_text("{}")
+    with pytest.raises(BaseExceptionGroup) as refused:
+        async with quoting(cluster, journal) as listens:
+            await listens.wait()
+    problem = leading(refused.value)
+    assert isinstance(problem, UserError) and "simulated" in str(problem)
+
+
+async def test_who_changes_a_file_of_the_package_shows_other_evidence(
+    cluster: ServingDirectory, journal: Journal, tmp_path: Path
+) -> None:
+    """The copy is the same code until it is changed; the one that runs from it does not say so itself."""
+    copy = copied(tmp_path / "copy")
+    before = Manifest.parse((cluster.attestation / MANIFEST).read_bytes())
+
+    async def shown() -> tuple[Manifest, str]:
+        asked = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", ASK, str(cluster.path)),
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(copy)},
+        )
+        said, _ = await asked.communicate()
+        manifest, events = json.loads(said)
+        return Manifest.parse(manifest.encode()), events["code"]
+
+    async with quoting(cluster, journal) as listens:
+        await listens.wait()
+        manifest, code = await shown()
+        assert not differences(before, manifest) and code == before.digest.hex()
+        with (copy / "nodes" / "stage.py").open("a") as program:
+            program.write("\n# and now the inputs are kept\n")
+        manifest, code = await shown()
+        assert str(differences(before, manifest)) == "changed: nodes/stage.py" and code != before.digest.hex()
