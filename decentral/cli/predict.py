@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from decentral.cli.evidence_words import evidence_lines
 from decentral.cli.output import JsonOption, SimulatedOption, note, say, say_json, say_table
 from decentral.cli.proving import ProofProgress, plain_proof, proof_words
-from decentral.cli.zk_words import proved_lines
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
         say(f"right: {right} of {len(known)} that are decided")
     agreed = [f"{each.part} {each.detail}" for each in prediction.findings if each.kind.value == "consensus"]
     say(f"verified: {'; '.join(agreed) or 'nothing was compared'}")
-    for line in proved_lines(prediction.findings):
+    for line in evidence_lines(prediction.findings):
         say(line)
     if prediction.proved is not None:
         for line in proof_words(prediction.proved, _names(directory)):

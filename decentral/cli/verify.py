@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from decentral.cli.evidence_words import evidence_lines
 from decentral.cli.output import JsonOption, SimulatedOption, say, say_json, say_table
-from decentral.cli.zk_words import proved_lines
 from decentral.errors import Unproven, UserError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _say(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination,
         say(f"NOT VALID; {client}")
         for reason in found.verdict.reasons:
             say(f"  {reason}")
-    for line in proved_lines(found.findings):
+    for line in evidence_lines(found.findings):
         say(line)
     if any(each.simulated for each in found.findings) and not policy.allow_simulated:
         say("what is simulated counts only with --allow-simulated, and if the client allowed it too")

@@ -12,7 +12,6 @@ from decentral.cli.output import say, say_json, say_table
 if TYPE_CHECKING:
     from decentral.run.directory import ServingDirectory
     from decentral.serving.asking.inputs import Asked
-    from decentral.trust.evidence import Finding
     from decentral.zk.bundle import Bundle
     from decentral.zk.card import SignedCard
     from decentral.zk.circuit import Chain
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
     from decentral.zk.verification import Verified
 
 TEST = "local test SRS: whoever made it could forge these proofs"
-
-
-def proved_lines(findings: Sequence[Finding]) -> list[str]:
-    """What proofs say of an answer, and what they stand on; nothing of one without."""
-    proved = [each for each in findings if each.kind.value == "zk" and each.passed]
-    details = dict.fromkeys(each.detail for each in proved)
-    parts = {detail: ", ".join(each.part for each in proved if each.detail == detail) for detail in details}
-    standing = [f"stands on {TEST}"] if any(each.simulated for each in proved) else []
-    return [*(f"proved: {parts[detail]}: {detail}" for detail in details), *standing]
 
 
 def _stages(chain: Chain) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from decentral.serving.client import Client
 from decentral.serving.stages.model import Network, save_stages
 from decentral.serving.stages.stage import StageService
 from decentral.trust.receipt import verify
+from tests.serving.asking.test_attesting import EDITED, PINNED, Node
 
 
 class Lies(StageService):
@@ -135,3 +136,22 @@ async def test_what_cannot_be_asked_ends_with_one_line(cluster, arguments, said)
     assert (code, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
+
+
+async def test_machines_that_were_shown_are_told_and_simulated_ones_have_to_be_allowed(cluster):
+    made = await cluster(attesters={"": Node()}, machines=PINNED)
+    code, out, err = await predict(made, "digits:7", "--require", "consensus,attestation", "--allow-simulated")
+    assert code == 0, err
+    assert "attested: stage-0, stage-1, stage-2: 3 machines count (tdx)" in out
+    assert "stands on simulated machines: whoever owns their host could forge this" in out
+    code, out, err = await predict(made, "digits:7", "--require", "consensus,attestation")
+    assert code == 1
+    assert "is simulated, which the policy does not allow" in out + err
+
+
+async def test_replicas_whose_machines_do_not_count_are_named_with_what_is_wrong(cluster):
+    made = await cluster(attesters={"": Node(), "stage-1-a": Node(EDITED), "stage-1-b": Node(EDITED)}, machines=PINNED)
+    code, out, err = await predict(made, "digits:7", "--require", "consensus,attestation", "--allow-simulated")
+    assert code == 1
+    for node in ("stage-1-a", "stage-1-b"):
+        assert f"unattested: {node} (stage-1): its machine does not count: measurement: its code is not" in out + err

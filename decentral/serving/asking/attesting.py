@@ -30,6 +30,8 @@ MANIFEST = Path("attestation") / "manifest.json"
 """The files of the code that is pinned, in a cluster's folder: where a client has it, it can name what has changed."""
 MOST_NAMES = 5
 """Files that are named."""
+MOST_WORDS = 200
+"""Characters of what a replica says instead, which a terminal may read."""
 
 
 class Distrusted(Unreachable):
@@ -72,7 +74,8 @@ class Attesting:
         except Refused as error:
             if error.reason is Refusal.BUSY:
                 raise
-            raise Distrusted(f"shows no evidence of its machine ({error})") from error
+            said = "".join(filter(str.isprintable, str(error)))[:MOST_WORDS]
+            raise Distrusted(f"shows no evidence of its machine ({said})") from error
         judged = await asyncio.to_thread(judge, seen, machines, int(self._clock()))
         if judged.complaints:
             why = await asyncio.to_thread(self._explained, judged.complaints, seen)

@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from decentral.core.quorum import Sizes
 from decentral.errors import UserError
@@ -23,7 +23,7 @@ from decentral.serving.selection.reputation import Reputations
 from decentral.serving.selection.routing import Router
 from decentral.trust.anchors import Anchors, Part
 from decentral.trust.consensus import Tensors, judge
-from decentral.trust.evidence import FaultKind
+from decentral.trust.evidence import FaultKind, Kind
 from decentral.trust.order import SEED_BYTES, Order, Step
 from decentral.trust.policy import Policy
 from decentral.trust.transcript import Exchange, Transcript
@@ -31,6 +31,8 @@ from decentral.wire.messages import PeerId
 
 ALONE = Policy(require=frozenset())
 """Of a question that is put to one replica."""
+ATTESTED = replace(ALONE, require=frozenset({Kind.ATTESTATION}), allow_simulated=True)
+"""The same where machines are pinned: questions are users' inputs, and may have been for such machines alone."""
 ONE = Sizes(1, 0, 1)
 
 BURST, PAUSE = 16, 1.0
@@ -110,7 +112,8 @@ class Probation:
         digest = await digest_of(known.inputs)
         step = Step(part.name, known.model, peer, {peer: 1.0})
         seed = os.urandom(SEED_BYTES)
-        order = Order(seed, self.anchors.epoch, self.client, int(time.time()), ALONE, digest, (step,))
+        policy = ALONE if self.anchors.machines is None else ATTESTED
+        order = Order(seed, self.anchors.epoch, self.client, int(time.time()), policy, digest, (step,))
         found = await consult(order, step, known.inputs, digest, self.replicas)
         question = order.question(step, digest)
         judged = judge(question, [peer], found.replies, ONE, part.tolerance, reference=known.output)
