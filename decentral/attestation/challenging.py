@@ -41,6 +41,7 @@ class Seen:
         return report_data(
             tls_key=self.key,
             hpke_key=self.evidence.key,
+            voice=self.evidence.voice,
             peer=self.subject.peer,
             nonce=self.nonce,
             model=self.subject.model,

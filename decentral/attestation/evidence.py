@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME, Quoted
-from decentral.attestation.binding import HPKE_KEY_BYTES
+from decentral.attestation.binding import HPKE_KEY_BYTES, VOICE_BYTES
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import Flaw, NotGenuine, Report, Root, Technology
 from decentral.attestation.snp.verification import verify_snp
@@ -18,23 +18,26 @@ from decentral.errors import Malformed
 
 MOST_QUOTE, MOST_COLLATERAL, MOST_MANIFEST = 1 << 16, 1 << 19, 1 << 22
 """Bytes of each."""
-_KEYS = {"technology", "quote", "log", "collateral", "key", "manifest"}
+_KEYS = {"technology", "quote", "log", "collateral", "key", "voice", "manifest"}
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """`key`: the X25519 key that the quote covers, to which a session's keys are sealed. See `Quoted` for the rest."""
+    """`key`, `voice`: keys that the quote covers, X25519 to which a session's keys are sealed and Ed25519 that verifies
+    what the machine signs of its answers. See `Quoted` for the rest.
+    """
 
     technology: Technology
     quote: bytes
     log: EventLog
     collateral: bytes
     key: bytes
+    voice: bytes
     manifest: bytes = b""
 
     @classmethod
-    def of(cls, quoted: Quoted, key: bytes) -> Self:
-        return cls(quoted.technology, quoted.quote, quoted.log, quoted.collateral, key, quoted.manifest)
+    def of(cls, quoted: Quoted, key: bytes, voice: bytes) -> Self:
+        return cls(quoted.technology, quoted.quote, quoted.log, quoted.collateral, key, voice, quoted.manifest)
 
     @property
     def short(self) -> Evidence:
@@ -49,6 +52,7 @@ class Evidence:
             "log": canonical.text(self.log.encoded()),
             "collateral": canonical.text(self.collateral),
             "key": canonical.text(self.key),
+            "voice": canonical.text(self.voice),
             "manifest": canonical.text(self.manifest),
         }
 
@@ -67,6 +71,7 @@ class Evidence:
                 EventLog.parse(canonical.data(plain["log"])),
                 canonical.data(plain["collateral"]),
                 canonical.data(plain["key"], HPKE_KEY_BYTES),
+                canonical.data(plain["voice"], VOICE_BYTES),
                 canonical.data(plain["manifest"]),
             )
         except (Malformed, ValueError, TypeError) as error:

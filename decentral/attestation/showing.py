@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from decentral.attestation.attester import Attester, Unattested
-from decentral.attestation.binding import report_data
+from decentral.attestation.binding import VOUCHED, report_data
 from decentral.attestation.channel import NodeChannel
 from decentral.attestation.evidence import Evidence
 from decentral.errors import Malformed, Refusal
 from decentral.wire.certificate import public_info
+from decentral.wire.identity import Identity
 from decentral.wire.messages import PeerId
 from decentral.wire.sealed import Offer
 
@@ -19,7 +22,7 @@ ATTEMPTS = 3
 
 
 class Showing:
-    """What a node shows who challenges it. Its key is new for every start, and is written nowhere.
+    """What a node shows who challenges it. Its keys are new for every start, and are written nowhere.
 
     `peer`: its id; `part`, `model`, `epoch`: what it serves, as its clients have it pinned.
     """
@@ -29,6 +32,7 @@ class Showing:
         self._part, self._model, self._epoch = part, model, epoch
         self._key = X25519PrivateKey.generate()
         self.public_key = self._key.public_key().public_bytes_raw()
+        self._voice = Identity.generate()
 
     async def __call__(self, nonce: bytes, certificate: bytes) -> Offer:
         """`certificate`: what this node shows in TLS (PEM). Raises Malformed where no evidence can be made."""
@@ -37,7 +41,7 @@ class Showing:
         def agree(keys: bytes) -> NodeChannel:
             return NodeChannel(self._key, keys, bound)
 
-        return Offer(evidence.encoded(), agree)
+        return Offer(evidence.encoded(), agree, partial(self._voice.sign, VOUCHED))
 
     async def made(self, nonce: bytes, key: bytes) -> tuple[Evidence, bytes]:
         """Evidence for a nonce and a public key of TLS (SubjectPublicKeyInfo in DER), and what its quote covers.
@@ -50,7 +54,7 @@ class Showing:
                 bound = self._bound(nonce, key, log.digest)
                 quoted = await self._attester.quote(bound)
                 if quoted.log == log:
-                    return Evidence.of(quoted, self.public_key), bound
+                    return Evidence.of(quoted, self.public_key, self._voice.public_key), bound
         except Unattested as error:
             raise Malformed(Refusal.UNSPECIFIED, f"no evidence of this machine can be made: {error}") from error
         raise Malformed(Refusal.UNSPECIFIED, "no evidence of this machine can be made: its files change all the time")
@@ -59,6 +63,7 @@ class Showing:
         return report_data(
             tls_key=key,
             hpke_key=self.public_key,
+            voice=self._voice.public_key,
             peer=self._peer,
             nonce=nonce,
             model=self._model,

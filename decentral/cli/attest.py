@@ -159,12 +159,13 @@ def show(directory: RunArgument, as_json: JsonOption = False) -> None:
 
 async def seen(attester: Attester, roots: tuple[Root, ...]) -> tuple[Evidence, Report]:
     """Evidence about this process that nobody has seen before, and what it says. Raises Unattested, NotGenuine."""
-    from decentral.attestation.binding import HPKE_KEY_BYTES
+    from decentral.attestation.binding import HPKE_KEY_BYTES, VOICE_BYTES
     from decentral.attestation.evidence import Evidence, verify_evidence
     from decentral.attestation.report import REPORT_DATA_BYTES
 
     fresh = os.urandom(REPORT_DATA_BYTES)
-    evidence = Evidence.of(await attester.quote(fresh), bytes(HPKE_KEY_BYTES))  # nothing will be sealed to it
+    keys = bytes(HPKE_KEY_BYTES), bytes(VOICE_BYTES)  # nothing will be sealed to it, and it says nothing
+    evidence = Evidence.of(await attester.quote(fresh), *keys)
     return evidence, verify_evidence(evidence, fresh, roots, int(time.time()))
 
 

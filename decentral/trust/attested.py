@@ -1,8 +1,10 @@
 """Evidence of machines in a receipt: whoever gave an answer ran what is pinned, on a machine that counts.
 
 Each replica was challenged when the client's session with it began, and the session was sealed to its machine before it
-was told anything. Offline, at the time of the order, the same is found again: by the verifier's own roots, references
-and list of revoked processors, and by collateral that lies beside the quotes.
+was told anything. That an answer was given in there its machine has signed, with a key that the evidence covers and
+that is kept nowhere else: evidence does not speak for what its node has said elsewhere, or at another time. Offline, at
+the time of the order, the same is found again: by the verifier's own roots, references and list of revoked processors,
+and by collateral that lies beside the quotes.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from decentral import canonical
-from decentral.attestation.binding import MAX_TLS_KEY
+from decentral.attestation.binding import MAX_TLS_KEY, VOUCHED
 from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
 from decentral.attestation.report import Flaw, NotGenuine, Report, Root
 from decentral.errors import Malformed, Refusal
-from decentral.trust.evidence import Finding, Kind
+from decentral.trust.evidence import Finding, Kind, Question, Reply, together
 from decentral.trust.machines import Complaint, Machines
 from decentral.wire.conversation import NONCE_BYTES
+from decentral.wire.identity import verify
 from decentral.wire.messages import PeerId
 
 if TYPE_CHECKING:
@@ -127,7 +130,9 @@ _known: dict[tuple[Seen, tuple[Root, ...]], tuple[int, Report]] = {}
 
 
 def verify_attestations(evidence: bytes, case: Case) -> Finding:
-    """Whether every replica that gave an answer ran on a machine that counts. Raises Malformed."""
+    """Whether every replica that knew the inputs, since it committed to an answer, ran on a machine that counts, and
+    every answer was given in there. Raises Malformed.
+    """
     found, question, machines = Attestations.decode(evidence), case.question, case.anchors.machines
     if machines is None:
         return _finding(case, False, "the trust file pins no machines")
@@ -135,9 +140,11 @@ def verify_attestations(evidence: bytes, case: Case) -> Finding:
     if part is None:
         return _finding(case, False, "the trust file does not know this part")
     names = {anchor.id: anchor.name for anchor in case.anchors.peers}
-    answered = [node for node in case.exchange.asked if _revealed(case, node)]
+    replies = {node: case.exchange.replies.get(node, Reply()) for node in case.exchange.asked}
+    told = [node for node, reply in replies.items() if reply.commitment is not None or reply.reveal is not None]
+    opened = together(each.commitment for each in replies.values() if each.commitment is not None)
     reasons, simulated = [], False
-    for node in answered:
+    for node in told:
         name = names.get(node, node)
         if (shown := found.shown.get(node)) is None:
             reasons.append(f"{name} has shown nothing of its machine")
@@ -147,19 +154,34 @@ def verify_attestations(evidence: bytes, case: Case) -> Finding:
         simulated = simulated or judged.simulated
         if judged.complaints:
             reasons.append(f"{name}: {judged.why}")
-    if not answered:
+        elif not vouched(shown.evidence, question, replies[node], opened):
+            reasons.append(f"{name}: its machine has not signed this answer")
+    if not told:
         reasons.append("nobody has answered")
-    detail = "; ".join(reasons) or _words(found, answered)
-    return replace(_finding(case, not reasons, detail), measured=float(len(answered)), simulated=simulated)
+    detail = "; ".join(reasons) or _words(found, told)
+    return replace(_finding(case, not reasons, detail), measured=float(len(told)), simulated=simulated)
+
+
+def vouched(evidence: Evidence, question: Question, reply: Reply, shown: bytes) -> bool:
+    """Whether a machine has signed what was revealed, after these commitments (`together`).
+
+    Of what its node has not signed itself, and so has no vote, nothing is asked.
+    """
+    try:
+        signed = reply.signed(question, shown)
+    except Malformed:
+        return True
+    if signed is None or reply.reveal is None:
+        return True
+    try:
+        verify(evidence.voice, VOUCHED, signed.content, reply.reveal.vouched)
+    except Malformed:
+        return False
+    return True
 
 
 def _finding(case: Case, passed: bool, detail: str) -> Finding:
     return Finding(Kind.ATTESTATION, case.question.part, passed, detail)
-
-
-def _revealed(case: Case, node: PeerId) -> bool:
-    reply = case.exchange.replies.get(node)
-    return reply is not None and reply.reveal is not None
 
 
 def _words(found: Attestations, nodes: list[PeerId]) -> str:

@@ -24,6 +24,8 @@ from decentral.wire.messages import PeerId
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decentral.wire.sealed import Speak
+
 DIGEST_BYTES = NONCE_BYTES = SALT_BYTES = 32
 TASK_BYTES = 16
 MAX_PART = 64
@@ -100,10 +102,14 @@ class SignedClaim:
     shown: bytes
     signature: bytes
 
+    @property
+    def content(self) -> bytes:
+        """What is signed."""
+        return _signed(self.claim, peer_id(self.public_key), self.shown)
+
     def signer(self) -> PeerId:
         """Raises Malformed(SIGNATURE)."""
-        content = _signed(self.claim, peer_id(self.public_key), self.shown)
-        return verify(self.public_key, ANSWER, content, self.signature)
+        return verify(self.public_key, ANSWER, self.content, self.signature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +152,16 @@ class Sealed:
     salt: bytes
     commitment: bytes
 
-    def open(self, commitments: Collection[bytes]) -> Reveal:
-        """What it sends then. Raises Malformed where its own commitment is not among those that it is shown."""
+    def open(self, commitments: Collection[bytes], speak: Speak | None = None) -> Reveal:
+        """What it sends then; `speak`: where the session is sealed to its machine, this one's own signature of it.
+
+        Raises Malformed where its own commitment is not among those that it is shown.
+        """
         if self.commitment not in commitments:
             raise Malformed(Refusal.MALFORMED, "my commitment is not among those that I am shown")
         content = _signed(self.claim, self.identity.id, together(commitments))
-        return Reveal(self.identity.public_key, self.claim.output, self.salt, self.identity.sign(ANSWER, content))
+        signature, vouched = self.identity.sign(ANSWER, content), b"" if speak is None else speak(content)
+        return Reveal(self.identity.public_key, self.claim.output, self.salt, signature, vouched)
 
 
 def commit(identity: Identity, claim: Claim, salt: bytes) -> Sealed:

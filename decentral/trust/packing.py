@@ -133,6 +133,7 @@ def _reveal(said: Reveal) -> dict[str, str]:
         "output": said.output.hex(),
         "salt": canonical.text(said.salt),
         "signature": canonical.text(said.signature),
+        **({"vouched": canonical.text(said.vouched)} if said.vouched else {}),
     }
 
 
@@ -154,6 +155,7 @@ def _read_reveal(plain: Any) -> Reveal:
         read_digest(plain["output"]),
         canonical.data(plain["salt"], SALT_BYTES),
         canonical.data(plain["signature"], SIGNATURE_BYTES),
+        canonical.data(plain.get("vouched", "")),
     )
 
 

@@ -90,12 +90,16 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Reveal:
-    """What opens a commitment, and the signature of the claim that it hid."""
+    """What opens a commitment, and the signature of the claim that it hid.
+
+    `vouched`: in a sealed session the machine's own signature of the same (`sealed.Speak`), in others no bytes.
+    """
 
     public_key: bytes
     output: bytes
     salt: bytes
     signature: bytes
+    vouched: bytes = b""
 
     def __post_init__(self) -> None:
         _measure(
@@ -104,6 +108,7 @@ class Reveal:
             (self.output, DIGEST_BYTES),
             (self.salt, SALT_BYTES),
             (self.signature, SIGNATURE_BYTES),
+            (self.vouched, SIGNATURE_BYTES if self.vouched else 0),
         )
 
 

@@ -120,9 +120,9 @@ def _alone(said: Commitment | Open | Reveal | Fetch | Challenge | Keys | Over | 
             frame.commitment.digest = digest
         case Open(commitments):
             frame.open.commitments.extend(commitments)
-        case Reveal(public_key, output, salt, signature):
+        case Reveal(public_key, output, salt, signature, vouched):
             frame.reveal.public_key, frame.reveal.output = public_key, output
-            frame.reveal.salt, frame.reveal.signature = salt, signature
+            frame.reveal.salt, frame.reveal.signature, frame.reveal.vouched = salt, signature, vouched
         case Fetch():
             frame.fetch.SetInParent()
         case Challenge(nonce):
@@ -237,7 +237,7 @@ def _heard_alone(frame: pb.SessionFrame, kind: str | None) -> Said:
             said = Open(tuple(frame.open.commitments))
         case "reveal":
             reveal = frame.reveal
-            said = Reveal(reveal.public_key, reveal.output, reveal.salt, reveal.signature)
+            said = Reveal(reveal.public_key, reveal.output, reveal.salt, reveal.signature, reveal.vouched)
         case "fetch":
             said = Fetch()
         case "challenge":

@@ -30,12 +30,17 @@ class Cipher(Protocol):
         """Raises Malformed for anything but the other end's next message."""
 
 
+Speak = Callable[[bytes], bytes]
+"""Signs with a key that the evidence covers and that never leaves the machine: 64 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Evidence of a machine, and what it makes of keys that are sealed to it, which may raise Malformed."""
+    """Evidence of a machine, what it makes of keys that are sealed to it (may raise Malformed), and its voice."""
 
     evidence: bytes
     agree: Callable[[bytes], Cipher]
+    speak: Speak
 
 
 Attest = Callable[[bytes, bytes], Awaitable[Offer]]
@@ -51,6 +56,11 @@ class Greeting:
         self._show, self._stream = show, stream
         self._offer: Offer | None = None
         self._agreed = False
+
+    @property
+    def speak(self) -> Speak | None:
+        """The voice of the machine, once the session is sealed to it."""
+        return self._offer.speak if self._offer is not None and self._agreed else None
 
     async def take(self, frame: serving_pb2.SessionFrame, begun: bool) -> None:
         """`begun`: whether there have been conversations. Raises Malformed; once in a session each may be said."""

@@ -39,7 +39,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
 from decentral.wire.room import Room
-from decentral.wire.sealed import SESSION, Cipher, Greeting, Show
+from decentral.wire.sealed import SESSION, Cipher, Greeting, Show, Speak
 from decentral.wire.stream import Stream
 from decentral.wire.v1 import serving_pb2
 
@@ -263,9 +263,15 @@ async def open_session(
 class Client:
     """The server's side of one conversation: whose it is, and a way to answer."""
 
-    def __init__(self, sender: PeerId, say: Callable[[Said], Awaitable[None]], pending: int = 8) -> None:
-        """`pending`: messages that may wait to be read."""
-        self.sender, self.say = sender, say
+    def __init__(
+        self,
+        sender: PeerId,
+        say: Callable[[Said], Awaitable[None]],
+        pending: int = 8,
+        speak: Speak | None = None,
+    ) -> None:
+        """`pending`: messages that may wait to be read; `speak`: signs as the machine that a sealed session is for."""
+        self.sender, self.say, self.speak = sender, say, speak
         self._heard: asyncio.Queue[Open | Fetch] = asyncio.Queue(pending)
 
     async def hear(self) -> Open | Fetch:
@@ -319,7 +325,7 @@ class Service:
                         elif number in running:
                             _tell(*running[number], frame, stream)
                         elif (given := arriving.take(frame, len(running))) is not None:
-                            client = Client(sender, partial(stream.say, number), self._limits.pending)
+                            client = Client(sender, partial(stream.say, number), self._limits.pending, greeting.speak)
                             task = tasks.create_task(self._answer(given, client))
                             running[number] = client, task
                             task.add_done_callback(partial(over, number, arriving.pop(number)))  # if it began or not

@@ -16,6 +16,7 @@ from decentral.wire.identity import Identity
 HONEST: dict[str, Any] = {
     "tls_key": b"\x30\x59" + bytes(89),
     "hpke_key": bytes(range(32)),
+    "voice": bytes(range(3, 35)),
     "peer": Identity.from_seed(b"one").id,
     "nonce": bytes(range(1, 33)),
     "model": bytes(range(2, 34)),
@@ -26,6 +27,7 @@ HONEST: dict[str, Any] = {
 OTHER: dict[str, Any] = {
     "tls_key": b"\x30\x59" + bytes(90),
     "hpke_key": bytes(32),
+    "voice": bytes(32),
     "peer": Identity.from_seed(b"other").id,
     "nonce": bytes(32),
     "model": bytes(32),
@@ -38,6 +40,7 @@ inputs = st.fixed_dictionaries(
     {
         "tls_key": st.binary(min_size=1, max_size=3),
         "hpke_key": fixed,
+        "voice": fixed,
         "peer": st.sampled_from([HONEST["peer"], OTHER["peer"]]),
         "nonce": fixed,
         "model": fixed,
@@ -55,7 +58,7 @@ def test_it_fills_what_a_guest_may_have_signed_and_is_the_same_for_the_same() ->
 
 def test_its_bytes_stay_what_they_are() -> None:
     """A verifier of another release computes the same."""
-    assert report_data(**HONEST).hex().startswith("03c785fee918619e107f4bb8a0edfe92")
+    assert report_data(**HONEST).hex().startswith("575c8d58bb4c7598a7b13773ebb82f17")
 
 
 @pytest.mark.parametrize("field", HONEST)
@@ -79,6 +82,7 @@ LIES: dict[str, dict[str, Any]] = {
     "no TLS key": {"tls_key": b""},
     "a TLS key without end": {"tls_key": bytes(1025)},
     "a short key": {"hpke_key": bytes(31)},
+    "a short voice": {"voice": bytes(31)},
     "a short nonce": {"nonce": b""},
     "a long nonce": {"nonce": bytes(33)},
     "a model in hexadecimal": {"model": b"a" * 64},

@@ -125,7 +125,7 @@ async def test_a_session_of_the_wire_is_for_who_has_the_key_alone(
     given: list[Task] = []
 
     async def attest(nonce: bytes, certificate: bytes) -> Offer:
-        return Offer(PUBLIC, lambda hello: NodeChannel(holds, hello, nonce))
+        return Offer(PUBLIC, lambda hello: NodeChannel(holds, hello, nonce), bytes)
 
     async def double(task: Task, client: Client) -> None:
         given.append(task)

@@ -16,13 +16,13 @@ from decentral.attestation.simulation import Simulation
 from tests.attestation.world import IMAGE, LOG, NOW, STRANGER, TDX
 
 BOUND = bytes(range(64))
-KEY = bytes(32)
+KEY, VOICE = bytes(32), bytes(range(32))
 OTHER = EventLog((LOG.events[0], Event.of(RUNTIME, "recipe", b"another")))
 
 
 def shown(simulation: Simulation = TDX, log: EventLog = LOG) -> Evidence:
     quote = simulation.quote(BOUND, IMAGE, log)
-    return Evidence.of(Quoted(simulation.technology, quote, log, simulation.collateral(NOW), b"files"), KEY)
+    return Evidence.of(Quoted(simulation.technology, quote, log, simulation.collateral(NOW), b"files"), KEY, VOICE)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ WRONG = {
     "no technology": {"technology": "sgx"},
     "no bytes": {"quote": 3},
     "a key of another length": {"key": canonical.text(bytes(31))},
+    "a voice of another length": {"voice": canonical.text(bytes(31))},
     "no log": {"log": canonical.text(b"[")},
     "more than it has": {"more": 1},
     "a quote without end": {"quote": canonical.text(bytes(MOST_QUOTE + 1))},

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from decentral.attestation.attester import Quoted, Unattested
+from decentral.attestation.binding import VOUCHED
 from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
 from decentral.attestation.report import Flaw, NotGenuine
@@ -15,7 +16,7 @@ from decentral.attestation.showing import ATTEMPTS, Showing, tls_key
 from decentral.errors import Malformed
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
-from decentral.wire.identity import Identity
+from decentral.wire.identity import Identity, verify
 from tests.attestation.world import MODEL, NONCE, NOW, TDX, Machine
 
 IDENTITY = Identity.from_seed(b"node")
@@ -49,6 +50,7 @@ OTHERS = {
     "model": lambda each: replace(each, subject=replace(each.subject, model=bytes(32))),
     "epoch": lambda each: replace(each, subject=replace(each.subject, epoch=4)),
     "key": lambda each: replace(each, evidence=replace(each.evidence, key=bytes(32))),
+    "voice": lambda each: replace(each, evidence=replace(each.evidence, voice=bytes(32))),
 }
 
 
@@ -91,5 +93,14 @@ async def test_a_machine_that_makes_no_evidence_is_said_to(certificate: bytes) -
         tls_key(b"nothing")
 
 
-async def test_every_start_has_a_key_of_its_own() -> None:
+async def test_every_start_has_keys_of_its_own(certificate: bytes) -> None:
     assert showing(Machine()).public_key != showing(Machine()).public_key
+    assert (await seen(Machine(), certificate)).evidence.voice != (await seen(Machine(), certificate)).evidence.voice
+
+
+async def test_a_machine_signs_answers_with_the_voice_that_its_evidence_covers(certificate: bytes) -> None:
+    offer = await showing(Machine())(NONCE, certificate)
+    voice = Evidence.parse(offer.evidence).voice
+    assert verify(voice, VOUCHED, b"an answer", offer.speak(b"an answer"))
+    with pytest.raises(Malformed):
+        verify(voice, "answer", b"an answer", offer.speak(b"an answer"))

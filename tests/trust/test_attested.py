@@ -12,7 +12,7 @@ import pytest
 
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME
-from decentral.attestation.binding import report_data
+from decentral.attestation.binding import VOUCHED, report_data
 from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
 from decentral.attestation.registers import Event, EventLog
@@ -21,12 +21,13 @@ from decentral.attestation.simulation import Simulation
 from decentral.errors import Malformed
 from decentral.trust.anchors import Anchors
 from decentral.trust.attested import Attestations, Shown, judge
-from decentral.trust.evidence import Kind
+from decentral.trust.evidence import Kind, Reply, together
 from decentral.trust.examination import examine
 from decentral.trust.machines import Machines, Reference
 from decentral.trust.policy import Policy, Verdict
 from decentral.trust.receipt import Receipt, check
-from decentral.trust.transcript import Transcript
+from decentral.trust.transcript import Exchange, Transcript
+from decentral.wire.identity import Identity
 from decentral.wire.messages import PeerId
 from tests.attestation.world import IMAGE, LOG, STRANGER, TDX, Machine
 from tests.trust.world import World
@@ -41,13 +42,19 @@ OTHER = EventLog((LOG.events[0], Event.of(RUNTIME, "recipe", b"another")))
 KEY = b"the public key of a connection"
 
 
-def shown(peer: PeerId, part: str, machine: Machine, epoch: int = WORLD.epoch) -> Shown:
+def voice(peer: PeerId, start: bytes = b"") -> Identity:
+    """Of its machine, since it was started."""
+    return Identity.from_seed(b"voice" + start + peer.encode())
+
+
+def shown(peer: PeerId, part: str, machine: Machine, epoch: int = WORLD.epoch, start: bytes = b"") -> Shown:
     """As a node with this machine answers a challenge of its own."""
     model = next(bytes.fromhex(each.digest) for each in ANCHORS.parts if each.name == part)
     nonce, hpke = (hashlib.sha256(peer.encode() + word).digest() for word in (b"nonce", b"key"))
     bound = report_data(
         tls_key=KEY,
         hpke_key=hpke,
+        voice=voice(peer, start).public_key,
         peer=peer,
         nonce=nonce,
         model=model,
@@ -56,7 +63,7 @@ def shown(peer: PeerId, part: str, machine: Machine, epoch: int = WORLD.epoch) -
         events=machine.measured.digest,
     )
     quoted = asyncio.run(machine.quote(bound))
-    return Shown(nonce, KEY, Evidence.of(quoted, hpke).short)
+    return Shown(nonce, KEY, Evidence.of(quoted, hpke, voice(peer, start).public_key).short)
 
 
 def machine(simulation: Simulation = TDX, image: bytes = IMAGE, log: EventLog = LOG, now: int = TIME) -> Machine:
@@ -74,8 +81,76 @@ def transcript(change: Callable[[str, dict[PeerId, Shown]], Mapping[PeerId, Show
     for each in plain().exchanges:
         right = {node: shown(node, each.step.part, machine()) for node in each.asked}
         said = Attestations(change(each.step.part, right)).encoded()
-        exchanges.append(replace(each, evidence={Kind.ATTESTATION: said}))
+        exchanges.append(replace(each, replies=spoken(each), evidence={Kind.ATTESTATION: said}))
     return replace(plain(), exchanges=tuple(exchanges))
+
+
+def spoken(exchange: Exchange, start: bytes = b"") -> dict[PeerId, Reply]:
+    """The replies, each signed by the machine of its node too."""
+    question = WORLD.order.question(exchange.step, exchange.inputs)
+    opened = together(each.commitment for each in exchange.replies.values() if each.commitment is not None)
+    found = {}
+    for node, reply in exchange.replies.items():
+        signed = reply.signed(question, opened)
+        assert signed is not None and reply.reveal is not None
+        vouched = voice(node, start).sign(VOUCHED, signed.content)
+        found[node] = replace(reply, reveal=replace(reply.reveal, vouched=vouched))
+    return found
+
+
+def answering(change: Callable[[Exchange, PeerId, Reply], Reply]) -> Transcript:
+    """With right evidence of all, and another reply of the second replica of the second part."""
+    right = transcript(lambda part, right: right)
+    node = ANCHORS.replicas("stage-1")[1].id
+    exchanges = list(right.exchanges)
+    said = {**exchanges[1].replies, node: change(exchanges[1], node, exchanges[1].replies[node])}
+    exchanges[1] = replace(exchanges[1], replies=said)
+    return replace(right, exchanges=tuple(exchanges))
+
+
+def vouching(reply: Reply, vouched: bytes) -> Reply:
+    assert reply.reveal is not None
+    return replace(reply, reveal=replace(reply.reveal, vouched=vouched))
+
+
+def vouched_by(reply: Reply) -> bytes:
+    assert reply.reveal is not None
+    return reply.reveal.vouched
+
+
+ELSEWHERE: dict[str, Callable[[Exchange, PeerId, Reply], Reply]] = {
+    "in a session that was not sealed": lambda said, node, reply: vouching(reply, b""),
+    "in a machine that was started at another time": lambda said, node, reply: spoken(said, b"later")[node],
+    "in another replica's machine": lambda said, node, reply: vouching(
+        reply, next(vouched_by(other) for peer, other in said.replies.items() if peer != node)
+    ),
+    "by the node's own key": lambda said, node, reply: vouching(
+        reply, WORLD.peers[node].sign(VOUCHED, b"what it has answered")
+    ),
+}
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_evidence_of_a_machine_does_not_speak_for_what_was_answered_elsewhere(
+    elsewhere: Callable[[Exchange, PeerId, Reply], Reply],
+) -> None:
+    found = verdict(answering(elsewhere))
+    assert found.reasons == ("stage-1: attestation: stage-1-b: its machine has not signed this answer",)
+
+
+def test_whoever_committed_knew_the_inputs_and_has_to_have_shown_its_machine_whatever_it_revealed() -> None:
+    def silent(said: Exchange, node: PeerId, reply: Reply) -> Reply:
+        return Reply(reply.commitment)
+
+    assert verdict(answering(silent)).valid
+    right = answering(silent)
+    liar = ANCHORS.replicas("stage-1")[1].id
+    seen = Attestations.decode(right.exchanges[1].evidence[Kind.ATTESTATION]).shown
+    without_it = Attestations({node: each for node, each in seen.items() if node != liar}).encoded()
+    exchanges = list(right.exchanges)
+    exchanges[1] = replace(exchanges[1], evidence={Kind.ATTESTATION: without_it})
+    (said,) = verdict(replace(right, exchanges=tuple(exchanges))).reasons
+    assert said == "stage-1: attestation: stage-1-b has shown nothing of its machine"
 
 
 def verdict(said: Transcript, anchors: Anchors = ANCHORS, policy: Policy = POLICY) -> Verdict:

@@ -91,6 +91,7 @@ def test_large_outputs_travel_in_chunks_of_a_mebibyte() -> None:
         Commitment(DIGEST),
         Open((bytes(32), DIGEST)),
         Reveal(DIGEST, bytes(32), b"s" * 32, b"s" * 64),
+        Reveal(DIGEST, bytes(32), b"s" * 32, b"s" * 64, b"v" * 64),
         Fetch(),
         Over(),
         Output({}),
@@ -145,6 +146,12 @@ def test_a_reason_of_a_later_version_is_read_as_unspecified() -> None:
         serving_pb2.SessionFrame(conversation=1, open=serving_pb2.Open()),
         serving_pb2.SessionFrame(conversation=1, proof=serving_pb2.Proof(total_bytes=5), data=b"six..."),
         serving_pb2.SessionFrame(conversation=1, reveal=serving_pb2.Reveal(public_key=DIGEST)),
+        serving_pb2.SessionFrame(
+            conversation=1,
+            reveal=serving_pb2.Reveal(
+                public_key=DIGEST, output=DIGEST, salt=DIGEST, signature=bytes(64), vouched=b"short"
+            ),
+        ),
     ],
 )
 def test_a_frame_that_breaks_a_rule_is_refused(broken: serving_pb2.SessionFrame) -> None:

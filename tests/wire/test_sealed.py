@@ -47,7 +47,7 @@ async def double(given: Task, client: Client) -> None:
 
 def shows(evidence: bytes = b"quote", agree: Callable[[bytes], Marked] = Marked) -> Any:
     async def attest(nonce: bytes, certificate: bytes = b"") -> Offer:
-        return Offer(evidence + nonce, agree)
+        return Offer(evidence + nonce, agree, lambda content: b"signed" + content)
 
     return attest
 
@@ -76,7 +76,7 @@ async def test_a_client_is_shown_evidence_for_its_nonce_and_seals_all_that_follo
 
 async def test_evidence_is_made_for_the_certificate_that_the_client_sees(serving: Any) -> None:
     async def attest(nonce: bytes, certificate: bytes) -> Offer:
-        return Offer(certificate, Marked)
+        return Offer(certificate, Marked, bytes)
 
     _, session = await serving(double, attest=attest)
     assert await session.challenge(NONCE, 20.0) == session.certificate
@@ -186,8 +186,10 @@ async def test_a_greeting_in_order_seals_the_stream() -> None:
     ends = Ends(shows())
     await ends.hear(Challenge(NONCE))
     assert ends.stream.cipher is None
+    assert ends.greeting.speak is None
     await ends.hear(Keys(b"key"))
     assert isinstance(ends.stream.cipher, Marked)
+    assert ends.greeting.speak is not None and ends.greeting.speak(b"this") == b"signed" + b"this"
 
 
 def test_a_session_that_hears_evidence_which_it_did_not_ask_for_is_broken() -> None:

@@ -155,7 +155,7 @@ class ReplayedEvidence(Adversary):
     _first: Reveal | None = None
 
     async def reveal(self, sealed: Sealed, shown: tuple[bytes, ...], client: Client) -> None:
-        self._first = self._first or sealed.open(shown)
+        self._first = self._first or sealed.open(shown, client.speak)
         await client.say(self._first)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.serving.asking.attesting import Distrusted
 from decentral.serving.asking.replicas import Replicas
+from decentral.trust.attested import vouched
 from decentral.trust.evidence import Question, Reply, together
 from decentral.trust.order import Order, Step
 from decentral.trust.policy import Policy
@@ -288,8 +289,13 @@ class _Line:
             replica.reply = replace(replica.reply, reveal=heard)
             if replica.fetched:
                 await self._take_output(replica)
+        opened = together(shown.commitments)
         with suppress(Malformed):  # the vote holds it against its maker, and finds what is verified while others sign
-            replica.reply.signed(question, together(shown.commitments))
+            replica.reply.signed(question, opened)
+        seen = self._replicas.seen(replica.peer) if self._policy.attested else None
+        if seen is not None and not vouched(seen.evidence, question, replica.reply, opened):
+            replica.reply = Reply(replica.reply.commitment)  # one liar is outvoted, and takes no answer from others
+            self.problems[replica.peer] = "its machine has not signed its answer"
 
     async def _share(self, digest: bytes, holders: Sequence[_Replica]) -> None:
         """One output for all who revealed its digest: it is sent until it is the right one once."""

@@ -117,7 +117,7 @@ class StageService:
 
     async def reveal(self, sealed: Sealed, shown: tuple[bytes, ...], client: Client) -> None:
         """Raises Malformed where its own commitment is not among those that are shown."""
-        await client.say(sealed.open(shown))
+        await client.say(sealed.open(shown, client.speak))
 
     async def deliver(self, outputs: Mapping[str, Tensor], client: Client) -> None:
         await client.say(Output(outputs))

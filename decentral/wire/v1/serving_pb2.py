@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from decentral.wire.v1 import messages_pb2 as decentral_dot_wire_dot_v1_dot_messages__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64\x65\x63\x65ntral/wire/v1/serving.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\x1a decentral/wire/v1/messages.proto\"@\n\rSessionFrames\x12/\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1f.decentral.wire.v1.SessionFrame\"\xd0\x04\n\x0cSessionFrame\x12\x14\n\x0c\x63onversation\x18\x01 \x01(\x04\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x17.decentral.wire.v1.TaskH\x00\x12+\n\x06output\x18\x03 \x01(\x0b\x32\x19.decentral.wire.v1.OutputH\x00\x12-\n\x07refused\x18\x04 \x01(\x0b\x32\x1a.decentral.wire.v1.RefusedH\x00\x12\'\n\x04over\x18\x05 \x01(\x0b\x32\x17.decentral.wire.v1.OverH\x00\x12\x33\n\ncommitment\x18\x06 \x01(\x0b\x32\x1d.decentral.wire.v1.CommitmentH\x00\x12\'\n\x04open\x18\x07 \x01(\x0b\x32\x17.decentral.wire.v1.OpenH\x00\x12+\n\x06reveal\x18\x08 \x01(\x0b\x32\x19.decentral.wire.v1.RevealH\x00\x12)\n\x05\x66\x65tch\x18\t \x01(\x0b\x32\x18.decentral.wire.v1.FetchH\x00\x12)\n\x05proof\x18\n \x01(\x0b\x32\x18.decentral.wire.v1.ProofH\x00\x12\x31\n\tchallenge\x18\x0b \x01(\x0b\x32\x1c.decentral.wire.v1.ChallengeH\x00\x12)\n\x05shown\x18\x0c \x01(\x0b\x32\x18.decentral.wire.v1.ShownH\x00\x12\'\n\x04keys\x18\r \x01(\x0b\x32\x17.decentral.wire.v1.KeysH\x00\x12\x0c\n\x04\x64\x61ta\x18\x0f \x01(\x0c\x42\x06\n\x04said\"\xa9\x01\n\x04Task\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12+\n\x07tensors\x18\x03 \x01(\x0b\x32\x1a.decentral.wire.v1.Tensors\x12-\n\x08question\x18\x04 \x01(\x0b\x32\x1b.decentral.wire.v1.Question\x12\'\n\x05prove\x18\x05 \x01(\x0b\x32\x18.decentral.wire.v1.Prove\"\x14\n\x05Prove\x12\x0b\n\x03srs\x18\x01 \x01(\x08\"6\n\x08Question\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\x1c\n\nCommitment\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\"\x1b\n\x04Open\x12\x13\n\x0b\x63ommitments\x18\x01 \x03(\x0c\"M\n\x06Reveal\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x0e\n\x06output\x18\x02 \x01(\x0c\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"\x07\n\x05\x46\x65tch\"5\n\x06Output\x12+\n\x07tensors\x18\x01 \x01(\x0b\x32\x1a.decentral.wire.v1.Tensors\"\x1c\n\x05Proof\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\x1c\n\x05Shown\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\"\x16\n\x04Keys\x12\x0e\n\x06sealed\x18\x01 \x01(\x0c\"\x06\n\x04Over\"P\n\x07Tensors\x12\x30\n\x07headers\x18\x01 \x03(\x0b\x32\x1f.decentral.wire.v1.TensorHeader\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x32\\\n\x07Serving\x12Q\n\x07Session\x12 .decentral.wire.v1.SessionFrames\x1a .decentral.wire.v1.SessionFrames(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64\x65\x63\x65ntral/wire/v1/serving.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\x1a decentral/wire/v1/messages.proto\"@\n\rSessionFrames\x12/\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1f.decentral.wire.v1.SessionFrame\"\xd0\x04\n\x0cSessionFrame\x12\x14\n\x0c\x63onversation\x18\x01 \x01(\x04\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x17.decentral.wire.v1.TaskH\x00\x12+\n\x06output\x18\x03 \x01(\x0b\x32\x19.decentral.wire.v1.OutputH\x00\x12-\n\x07refused\x18\x04 \x01(\x0b\x32\x1a.decentral.wire.v1.RefusedH\x00\x12\'\n\x04over\x18\x05 \x01(\x0b\x32\x17.decentral.wire.v1.OverH\x00\x12\x33\n\ncommitment\x18\x06 \x01(\x0b\x32\x1d.decentral.wire.v1.CommitmentH\x00\x12\'\n\x04open\x18\x07 \x01(\x0b\x32\x17.decentral.wire.v1.OpenH\x00\x12+\n\x06reveal\x18\x08 \x01(\x0b\x32\x19.decentral.wire.v1.RevealH\x00\x12)\n\x05\x66\x65tch\x18\t \x01(\x0b\x32\x18.decentral.wire.v1.FetchH\x00\x12)\n\x05proof\x18\n \x01(\x0b\x32\x18.decentral.wire.v1.ProofH\x00\x12\x31\n\tchallenge\x18\x0b \x01(\x0b\x32\x1c.decentral.wire.v1.ChallengeH\x00\x12)\n\x05shown\x18\x0c \x01(\x0b\x32\x18.decentral.wire.v1.ShownH\x00\x12\'\n\x04keys\x18\r \x01(\x0b\x32\x17.decentral.wire.v1.KeysH\x00\x12\x0c\n\x04\x64\x61ta\x18\x0f \x01(\x0c\x42\x06\n\x04said\"\xa9\x01\n\x04Task\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12+\n\x07tensors\x18\x03 \x01(\x0b\x32\x1a.decentral.wire.v1.Tensors\x12-\n\x08question\x18\x04 \x01(\x0b\x32\x1b.decentral.wire.v1.Question\x12\'\n\x05prove\x18\x05 \x01(\x0b\x32\x18.decentral.wire.v1.Prove\"\x14\n\x05Prove\x12\x0b\n\x03srs\x18\x01 \x01(\x08\"6\n\x08Question\x12\x0c\n\x04task\x18\x01 \x01(\x0c\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\x1c\n\nCommitment\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\"\x1b\n\x04Open\x12\x13\n\x0b\x63ommitments\x18\x01 \x03(\x0c\"^\n\x06Reveal\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x0e\n\x06output\x18\x02 \x01(\x0c\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x0f\n\x07vouched\x18\x05 \x01(\x0c\"\x07\n\x05\x46\x65tch\"5\n\x06Output\x12+\n\x07tensors\x18\x01 \x01(\x0b\x32\x1a.decentral.wire.v1.Tensors\"\x1c\n\x05Proof\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\x1c\n\x05Shown\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\"\x16\n\x04Keys\x12\x0e\n\x06sealed\x18\x01 \x01(\x0c\"\x06\n\x04Over\"P\n\x07Tensors\x12\x30\n\x07headers\x18\x01 \x03(\x0b\x32\x1f.decentral.wire.v1.TensorHeader\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x32\\\n\x07Serving\x12Q\n\x07Session\x12 .decentral.wire.v1.SessionFrames\x1a .decentral.wire.v1.SessionFrames(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPEN']._serialized_start=1029
   _globals['_OPEN']._serialized_end=1056
   _globals['_REVEAL']._serialized_start=1058
-  _globals['_REVEAL']._serialized_end=1135
-  _globals['_FETCH']._serialized_start=1137
-  _globals['_FETCH']._serialized_end=1144
-  _globals['_OUTPUT']._serialized_start=1146
-  _globals['_OUTPUT']._serialized_end=1199
-  _globals['_PROOF']._serialized_start=1201
-  _globals['_PROOF']._serialized_end=1229
-  _globals['_CHALLENGE']._serialized_start=1231
-  _globals['_CHALLENGE']._serialized_end=1257
-  _globals['_SHOWN']._serialized_start=1259
-  _globals['_SHOWN']._serialized_end=1287
-  _globals['_KEYS']._serialized_start=1289
-  _globals['_KEYS']._serialized_end=1311
-  _globals['_OVER']._serialized_start=1313
-  _globals['_OVER']._serialized_end=1319
-  _globals['_TENSORS']._serialized_start=1321
-  _globals['_TENSORS']._serialized_end=1401
-  _globals['_SERVING']._serialized_start=1403
-  _globals['_SERVING']._serialized_end=1495
+  _globals['_REVEAL']._serialized_end=1152
+  _globals['_FETCH']._serialized_start=1154
+  _globals['_FETCH']._serialized_end=1161
+  _globals['_OUTPUT']._serialized_start=1163
+  _globals['_OUTPUT']._serialized_end=1216
+  _globals['_PROOF']._serialized_start=1218
+  _globals['_PROOF']._serialized_end=1246
+  _globals['_CHALLENGE']._serialized_start=1248
+  _globals['_CHALLENGE']._serialized_end=1274
+  _globals['_SHOWN']._serialized_start=1276
+  _globals['_SHOWN']._serialized_end=1304
+  _globals['_KEYS']._serialized_start=1306
+  _globals['_KEYS']._serialized_end=1328
+  _globals['_OVER']._serialized_start=1330
+  _globals['_OVER']._serialized_end=1336
+  _globals['_TENSORS']._serialized_start=1338
+  _globals['_TENSORS']._serialized_end=1418
+  _globals['_SERVING']._serialized_start=1420
+  _globals['_SERVING']._serialized_end=1512
 # @@protoc_insertion_point(module_scope)

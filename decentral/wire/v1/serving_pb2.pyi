@@ -88,16 +88,18 @@ class Open(_message.Message):
     def __init__(self, commitments: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Reveal(_message.Message):
-    __slots__ = ("public_key", "output", "salt", "signature")
+    __slots__ = ("public_key", "output", "salt", "signature", "vouched")
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     SALT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    VOUCHED_FIELD_NUMBER: _ClassVar[int]
     public_key: bytes
     output: bytes
     salt: bytes
     signature: bytes
-    def __init__(self, public_key: _Optional[bytes] = ..., output: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    vouched: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., output: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., vouched: _Optional[bytes] = ...) -> None: ...
 
 class Fetch(_message.Message):
     __slots__ = ()

@@ -113,6 +113,22 @@ async def test_a_replica_whose_machine_does_not_count_is_named_and_told_nothing(
     assert asked == []
 
 
+async def test_a_replica_whose_machine_does_not_sign_its_answers_takes_none_from_the_others(cluster):
+    made = await cluster(attesters={"": Node()}, machines=PINNED)
+    liar = made.services["stage-1-b"]
+
+    async def reveal(sealed: Any, shown: Any, client: Any) -> None:
+        await client.say(sealed.open(shown))
+
+    liar.reveal = reveal
+    async with Client.connect(made.folder) as client:
+        prediction = await client.predict(X, WANTED)
+    assert torch.equal(prediction.output, made.expected(X))
+    problems = {made.node(peer): problem for peer, problem in prediction.problems.items()}
+    assert problems == {"stage-1-b": "its machine has not signed its answer"}
+    assert verify(prediction.receipt.encode(), made.folder / "trust.toml", WANTED).valid
+
+
 async def test_where_too_few_count_there_is_no_answer_and_each_is_named(cluster):
     made = await cluster(attesters={"": Node(), "stage-1-a": Node(EDITED), "stage-1-b": Node(EDITED)}, machines=PINNED)
     async with Client.connect(made.folder) as client:
@@ -159,7 +175,7 @@ def seen_with(files: Manifest) -> Any:
     from decentral.attestation.evidence import Evidence
 
     log = EventLog((Event(RUNTIME, CODE, files.digest),))
-    evidence = Evidence(Technology.TDX, b"quote", log, b"", bytes(32), files.encoded())
+    evidence = Evidence(Technology.TDX, b"quote", log, b"", bytes(32), bytes(32), files.encoded())
     return Seen(Subject("peer", "stage-0", bytes(32), 1), bytes(32), b"key", evidence)
 
 
