@@ -16,6 +16,8 @@ REPORT_DATA_BYTES = 64
 """What a guest may have signed along."""
 REGISTER_BYTES = 48
 """SHA-384."""
+MOST_DETAIL = 400
+"""Characters of what is said of evidence: it may quote it, and a terminal may read it."""
 
 
 class Technology(Enum):
@@ -69,8 +71,20 @@ class NotGenuine(DecentralError):
     """Evidence that says nothing, with the first thing that is wrong with it."""
 
     def __init__(self, flaw: Flaw, detail: str) -> None:
-        super().__init__(f"{flaw.value}: {detail}")
-        self.flaw, self.detail = flaw, detail
+        self.flaw, self.detail = flaw, "".join(each if each.isprintable() else "?" for each in detail[:MOST_DETAIL])
+        super().__init__(f"{flaw.value}: {self.detail}")
+
+
+MAKERS = {
+    Technology.TDX: frozenset({"44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"}),
+    Technology.SNP: frozenset(
+        {
+            "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
+            "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
+        }
+    ),
+}
+"""SHA-256 of the certificates (DER) that makers have published as their roots: Intel; AMD for Milan and for Genoa."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,11 @@ class Root:
         """SHA-256 of the certificate, in hexadecimal; empty for the maker's own."""
         return "" if self.certificate is None else hashlib.sha256(self.certificate).hexdigest()
 
+    @property
+    def makers(self) -> bool:
+        """Whether this is a maker's own, by whatever is known of them here."""
+        return self.certificate is None or self.fingerprint in MAKERS[self.technology]
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -101,14 +120,15 @@ class Report:
     `report_data`: 64 bytes that the guest chose. `measurement`: 48 bytes, the image that was started (MRTD of TDX,
     MEASUREMENT of SEV-SNP). `registers`: RTMR 0 to 3 of TDX, 48 bytes each; SEV-SNP has none. `configuration`: what the
     host gave along at the start (MRCONFIGID of 48 bytes, HOST_DATA of 32). `signer`: whose key the image is signed with
-    (MROWNER of 48 bytes, or the digest of the author's or identity key; zeros where there is none). `versions`:
-    security versions, each at its place (TEE_TCB_SVN of 16 bytes; boot loader, TEE, SNP, microcode). `status`: what the
-    maker says of this processor and its firmware, in the maker's words ("UpToDate"); `advisories`: the maker's names of
-    known faults. `issued`, `expires`: when the youngest part of the collateral was issued and the first of its parts or
-    certificates ends, seconds since 1970. `serial`: of the certificate of this very processor, hexadecimal; of SEV-SNP,
-    whose certificates all have the same, the chip's own identifier of 64 bytes. `privilege`: the level inside the guest
-    that asked for the evidence, 0 (most) to 3 (VMPL of SEV-SNP). `migratable`: whether an agent of the host may take
-    the guest to another machine.
+    (48 bytes, the digest of the author's or identity key; zeros where there is none, as always under TDX, whose MROWNER
+    is nothing but the host's word). `versions`: security versions, each at its place (TEE_TCB_SVN of 16 bytes; boot
+    loader, TEE, SNP, microcode). `status`: what the maker says of this processor and its firmware, in the maker's words
+    ("UpToDate"); `advisories`: the maker's names of known faults. `issued`, `expires`: when the oldest part of the
+    collateral that tells of processors was issued (of TDX not the root's list, which changes once a year) and the first
+    of its parts or certificates ends, seconds since 1970. `serial`: of the certificate of this very processor,
+    hexadecimal; of SEV-SNP, whose certificates all have the same, the chip's own identifier of 64 bytes. `privilege`:
+    the level inside the guest that asked for the evidence, 0 (most) to 3 (VMPL of SEV-SNP). `migratable`: whether an
+    agent of the host may take the guest to another machine.
     """
 
     technology: Technology

@@ -10,20 +10,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from decentral.attestation.report import Flaw, NotGenuine, Report, Root, Technology
+from decentral.attestation.report import MAKERS, Flaw, NotGenuine, Report, Root, Technology
 from decentral.attestation.snp.chain import Chain
 from decentral.attestation.snp.collateral import Collateral
 from decentral.attestation.snp.endorsement import Endorsement
 from decentral.attestation.snp.report import SnpReport
 from decentral.attestation.snp.revocations import Revocations
 
-MAKERS_ROOTS = frozenset(
-    {
-        "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
-        "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
-    }
-)
-"""SHA-256 of AMD's own roots (ARK, DER), for a `Root` without a certificate: those of Milan and of Genoa."""
 VCEK, NOBODY = 0, 7
 """Who signs a report, by its flags."""
 
@@ -66,7 +59,7 @@ def verify_snp(report: bytes, collateral: bytes, roots: Collection[Root], now: i
 
 def pinned(certificate: bytes, roots: Collection[Root]) -> Root:
     """Which of the roots a certificate (DER) is. Raises NotGenuine(ROOT)."""
-    own = hashlib.sha256(certificate).hexdigest() in MAKERS_ROOTS
+    own = hashlib.sha256(certificate).hexdigest() in MAKERS[Technology.SNP]
     for root in roots:
         if root.technology is Technology.SNP and (
             root.certificate == certificate or (root.certificate is None and own)

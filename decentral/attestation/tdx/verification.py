@@ -13,14 +13,12 @@ from typing import Any
 
 import dcap_qvl
 
-from decentral.attestation.report import Flaw, NotGenuine, Report, Root, Technology
+from decentral.attestation.report import MAKERS, REGISTER_BYTES, Flaw, NotGenuine, Report, Root, Technology
 from decentral.attestation.tdx import chains, pem
 from decentral.attestation.tdx.chains import Certificate, Role, Span
 from decentral.attestation.tdx.collateral import Collateral, Document
 from decentral.attestation.tdx.quote import TdxQuote
 
-INTEL_ROOT = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
-"""SHA-256 of Intel's root, the one that dcap-qvl brings along."""
 DEBUG = 1
 """Bit of a guest's attributes."""
 _FINDINGS = (
@@ -85,12 +83,12 @@ def verify_tdx(quote: bytes, collateral: bytes, roots: Collection[Root], now: in
         measurement=report.mr_td,
         registers=report.registers,
         configuration=report.mr_config_id,
-        signer=report.mr_owner,
+        signer=bytes(REGISTER_BYTES),
         versions=tuple(report.tee_tcb_svn),
         debug=bool(report.attributes[0] & DEBUG),
         status=claims["tcb"]["status"],
         advisories=tuple(claims["tcb"]["advisory_ids"]),
-        issued=max(span.begin for span in renewed.values()),
+        issued=min(by_issuer.span.begin, tcb.issued, enclave.issued),
         expires=min(span.end for span in (lasting | renewed).values()),
         serial=f"{processor.serial:x}",
     )
@@ -99,7 +97,7 @@ def verify_tdx(quote: bytes, collateral: bytes, roots: Collection[Root], now: in
 def _root(embedded: bytes, roots: Collection[Root]) -> Root:
     """The one that the quote embeds, if it is pinned."""
     for root in roots:
-        makers = root.certificate is None and hashlib.sha256(embedded).hexdigest() == INTEL_ROOT
+        makers = root.certificate is None and hashlib.sha256(embedded).hexdigest() in MAKERS[Technology.TDX]
         if root.technology is Technology.TDX and (root.certificate == embedded or makers):
             return root
     raise NotGenuine(Flaw.ROOT, f"leads to {hashlib.sha256(embedded).hexdigest()[:16]}, which is not pinned")

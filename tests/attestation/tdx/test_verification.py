@@ -118,11 +118,26 @@ def test_what_is_known_of_an_old_machine_is_told() -> None:
     assert report.advisories == ("SIMULATED-SA-00001",)
 
 
+def test_the_makers_word_is_as_old_as_the_oldest_part_that_tells_of_processors() -> None:
+    """Whoever shows it chooses the parts: levels of before a fault was known, beside a list of today."""
+    old = time_text(NOW - 20 * DAY)
+    for each in (
+        published(tcb_info={"issueDate": old}),
+        published(qe_identity={"issueDate": old}),
+        published(lists=Span(NOW - 20 * DAY, NOW + DAY)),
+    ):
+        assert Try(collateral=each).verify().issued == NOW - 20 * DAY
+
+
+def test_what_the_host_says_of_the_owner_is_nobodys_signature() -> None:
+    assert Try(guest(owner=b"o" * 48)).verify().signer == bytes(48)
+
+
 def test_evidence_expires_with_the_first_of_its_parts() -> None:
     signer = AUTHORITY.processor(KEY, PCK, span=Span(NOW - DAY, NOW + DAY))
     assert Try(guest(certified(signer))).verify().expires == NOW + DAY
     lists = published(lists=Span(NOW - DAY, NOW + 5))
-    assert (Try(collateral=lists).verify().issued, Try(collateral=lists).verify().expires) == (NOW, NOW + 5)
+    assert (Try(collateral=lists).verify().issued, Try(collateral=lists).verify().expires) == (NOW - DAY, NOW + 5)
 
 
 PROCESSOR = AUTHORITY.processor(KEY, PCK)
