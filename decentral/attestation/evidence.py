@@ -111,13 +111,14 @@ def _check_log(log: EventLog, report: Report) -> None:
     """Raises NotGenuine(EVENTS) unless the log is the one that the machine has signed.
 
     TDX has it in a register, of which it must tell all; SEV-SNP has registers nowhere, and its host gives the digest of
-    what the guest is to run along (HOST_DATA), which a measured guest holds it to.
+    what the guest is to run along (HOST_DATA), which a measured guest holds it to. With an empty log nothing may have
+    been given along: an image can obey what no log tells of.
     """
     if report.registers:
         others = {event.register for event in log.events} - {RUNTIME}
         if others or RUNTIME in log.differing(report.registers):
             raise NotGenuine(Flaw.EVENTS, "the log does not lead to the register that was signed")
-    elif log.events and report.configuration != host_data(log):
+    elif report.configuration != host_data(log) and (log.events or any(report.configuration)):
         raise NotGenuine(Flaw.EVENTS, "the log is not the one that was given along when the machine was started")
 
 

@@ -14,8 +14,9 @@
     technology = "tdx"    measurement = "51d0..."    registers = ["", "", ""]    versions = []    signer = ""
     events = { code = "9f2c...", recipe = "...", model = "..." }
 
-A machine counts if it is like one of the references in all that this one says. Evidence is verified elsewhere
-(`attestation.evidence`); this judges the facts, and in doubt it says no.
+A machine counts if it is like one of the references in all that this one says, and each has to say which image is
+meant. A root that is no maker's own is a simulation's. Evidence is verified elsewhere (`attestation.evidence`); this
+judges the facts, and in doubt it says no.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Machines:
         That it is simulated is no complaint: a policy allows that or does not.
         """
         found = []
-        if report.serial in self.revoked:
+        if report.serial.lstrip("0") in {serial.lstrip("0") for serial in self.revoked}:
             found.append(Complaint(Flaw.REVOKED, f"{report.serial[:16]}... is on the list of revoked processors"))
         if report.debug and not self.debug:
             found.append(Complaint(Flaw.DEBUG, "the machine is in debug mode: its host can look into it"))
@@ -203,9 +204,12 @@ def _root(values: object, where: str, refuse: Refuse) -> Root:
     simulated = _truth(table.get("simulated", False), f"{where}.simulated", refuse)
     try:
         certificate = canonical.data(table["certificate"]) if "certificate" in table else None
-        return Root(_technology(table, where, refuse), certificate, simulated)
+        root = Root(_technology(table, where, refuse), certificate, simulated)
     except (Malformed, ValueError) as error:
         raise refuse(str(error), f"{where}.certificate") from None
+    if not root.makers and not simulated:
+        raise refuse("is no maker's own: it has to be simulated = true", f"{where}.certificate")
+    return root
 
 
 def _reference(values: object, where: str, refuse: Refuse) -> Reference:
@@ -222,7 +226,7 @@ def _reference(values: object, where: str, refuse: Refuse) -> Reference:
     whole = isinstance(versions, list) and all(type(each) is int and 0 <= each < 2**16 for each in versions)
     if not whole or len(versions) > 16:
         raise refuse("must be a list of at most 16 whole numbers", f"{where}.versions")
-    return Reference(
+    found = Reference(
         _technology(table, where, refuse),
         _digest(table.get("measurement", ""), f"{where}.measurement", refuse),
         tuple(_digest(each, f"{where}.registers[{place}]", refuse) for place, each in enumerate(registers)),
@@ -230,6 +234,11 @@ def _reference(values: object, where: str, refuse: Refuse) -> Reference:
         _digest(table.get("signer", ""), f"{where}.signer", refuse),
         tuple(versions),
     )
+    if found.signer and found.technology is Technology.TDX:
+        raise refuse("tdx tells of none: what it calls an owner is the host's word", f"{where}.signer")
+    if not found.measurement and not found.signer:
+        raise refuse("without it every image counts, and measures of itself what it likes", f"{where}.measurement")
+    return found
 
 
 def _technology(table: Mapping[str, Any], where: str, refuse: Refuse) -> Technology:

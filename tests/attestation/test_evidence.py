@@ -9,10 +9,12 @@ import pytest
 
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME, Quoted
-from decentral.attestation.evidence import MOST_QUOTE, Evidence, verify_evidence
+from decentral.attestation.evidence import MOST_QUOTE, Evidence, host_data, verify_evidence
 from decentral.attestation.registers import Event, EventLog
 from decentral.attestation.report import Flaw, NotGenuine, Technology
 from decentral.attestation.simulation import Simulation
+from decentral.attestation.snp.authority import SnpAuthority
+from decentral.attestation.snp.platform import SnpPlatform
 from tests.attestation.world import IMAGE, LOG, NOW, STRANGER, TDX
 
 BOUND = bytes(range(64))
@@ -85,11 +87,24 @@ CHANGES = {
 def test_whatever_is_exchanged_is_found(snp: Simulation, change: object, bound: bytes, flaw: Flaw | None) -> None:
     for simulation in (TDX, snp):
         evidence = change(shown(simulation))  # type: ignore[operator]
-        if simulation is snp and evidence.log == EventLog():
-            continue  # SEV-SNP has no register: a guest that claims to have measured nothing is judged by its image
         with pytest.raises(NotGenuine) as refused:
             verify_evidence(evidence, bound, [TDX.root, snp.root], NOW)
         assert flaw is None or refused.value.flaw is flaw
+
+
+def test_a_guest_that_was_given_nothing_along_is_judged_by_its_image_alone(tmp_path: Path) -> None:
+    maker, processor = SnpAuthority.create(NOW - 300), b"p" * 32
+    platform = SnpPlatform.certified(maker, processor, maker.starts)
+    collateral = platform.collateral(maker.revoked(NOW - 300)).encode()
+    for given, counts in ((bytes(32), True), (host_data(EventLog()), True), (b"h" * 32, False)):
+        report = platform.report(BOUND, IMAGE, host_data=given)
+        evidence = Evidence(Technology.SNP, report, EventLog(), collateral, KEY, VOICE)
+        if counts:
+            assert verify_evidence(evidence, BOUND, [maker.root], NOW).configuration == given
+            continue
+        with pytest.raises(NotGenuine) as refused:
+            verify_evidence(evidence, BOUND, [maker.root], NOW)
+        assert refused.value.flaw is Flaw.EVENTS
 
 
 def test_one_technologys_evidence_is_not_read_as_anothers(snp: Simulation) -> None:

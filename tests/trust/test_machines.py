@@ -42,6 +42,7 @@ REFERENCE = Reference(
     signer=(b"s" * 48).hex(),
     versions=(3, 2),
 )
+SIGNED = Reference(Technology.SNP, signer=(b"s" * 48).hex())
 MACHINES = Machines((ROOT,), (REFERENCE,))
 
 
@@ -88,6 +89,7 @@ CASES: dict[str, tuple[Callable[[Report], Report], EventLog, Flaw, str]] = {
     ),
     "old collateral": (lambda each: replace(each, issued=NOW - 31 * DAY), LOG, Flaw.STALE, "31 days"),
     "a revoked processor": (lambda each: replace(each, serial="bad"), LOG, Flaw.REVOKED, "bad"),
+    "one that is listed as OpenSSL writes it": (lambda each: replace(each, serial="c0de"), LOG, Flaw.REVOKED, "c0de"),
     "another technology": (lambda each: replace(each, technology=Technology.SNP), LOG, Flaw.MEASUREMENT, "sev-snp"),
 }
 
@@ -96,7 +98,7 @@ CASES: dict[str, tuple[Callable[[Report], Report], EventLog, Flaw, str]] = {
 def test_a_machine_that_is_not_does_not_count(
     change: Callable[[Report], Report], log: EventLog, flaw: Flaw, detail: str
 ) -> None:
-    machines = replace(MACHINES, revoked=("bad",))
+    machines = replace(MACHINES, revoked=("bad", "00c0de"))
     complaints = machines.complaints(change(REPORT), log, NOW)
     assert [each.flaw for each in complaints if detail in each.detail] == [flaw]
 
@@ -130,7 +132,8 @@ AUTHORITY = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 def test_what_is_pinned_is_read_as_it_was_written(tmp_path: Path) -> None:
     own = Root(Technology.SNP, None, False)
-    machines = replace(MACHINES, roots=(ROOT, own), days=7, minutes=5, debug=True, revoked=("0a", "ff"))
+    pinned_of = (replace(REFERENCE, signer=""), SIGNED)
+    machines = Machines((ROOT, own), pinned_of, days=7, minutes=5, debug=True, revoked=("0a", "ff"))
     for pinned in (None, machines, Machines((own,), ())):
         Anchors(AUTHORITY, (), machines=pinned).save(tmp_path / "trust.toml")
         assert Anchors.load(tmp_path / "trust.toml").machines == pinned
@@ -144,6 +147,9 @@ WRONG = {
     "machines.roots[0].certificate": 'roots = [{technology = "tdx", certificate = "?"}]',
     "machines.roots[0].simulated: must be true or false": 'roots = [{technology = "tdx", simulated = 1}]',
     "the maker's own root is no simulation": 'roots = [{technology = "tdx", simulated = true}]',
+    "is no maker's own: it has to be simulated = true": 'roots = [{technology = "tdx", certificate = "AAAA"}]',
+    "machines.references[0].measurement: without it every image counts": 'references = [{technology = "tdx"}]',
+    "references[0].signer: tdx tells of none": f'references = [{{technology = "tdx", signer = "{"00" * 48}"}}]',
     "machines.roots[0].key: not a key": 'roots = [{technology = "tdx", key = 1}]',
     "machines.days: must be a whole number": "days = 0",
     "machines.debug: must be true or false": 'debug = "no"',
