@@ -24,9 +24,10 @@ from decentral.attestation.simulation import Simulation
 from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.run.attesting import Attesting
-from decentral.run.directory import ServingDirectory
+from decentral.run.directory import AnyDirectory
 from decentral.trust.anchors import FILE, Anchors
 from decentral.trust.machines import Machines, Reference
+from decentral.wire.authority import Authority
 
 MANIFEST, COLLATERAL, LOG = "manifest.json", "collateral", "log"
 """The measured files of the code, for whoever wants to know which of them are others; what a maker says of its
@@ -38,13 +39,13 @@ def simulates(attesting: Attesting, configfs: Configfs | None = None) -> bool:
     return attesting.shown and not (configfs or Configfs()).here
 
 
-def pin_machines(directory: ServingDirectory, say: Callable[[str], None], configfs: Configfs | None = None) -> None:
+def pin_machines(directory: AnyDirectory, say: Callable[[str], None], configfs: Configfs | None = None) -> None:
     """Pins what the nodes will show, once; later it is said where they would show something else. Blocking.
 
     Raises UserError.
     """
     attesting, file = directory.recipe.attestation, directory.path / FILE
-    anchors = Anchors.load(file)
+    anchors = Anchors.load(file) if file.exists() else Anchors(Authority.open(directory.authority).pem, ())
     if not simulates(attesting, configfs):
         if anchors.machines is None:
             say(f"nothing is pinned of this machine: decentral attest measure {directory.path} prints what it runs")
@@ -69,9 +70,7 @@ def reference(technology: Technology, measured: Measurement) -> Reference:
     return Reference(technology, measured.image.hex(), events=events)
 
 
-def changed(
-    directory: ServingDirectory, machines: Machines, technology: Technology, measured: Measurement
-) -> str | None:
+def changed(directory: AnyDirectory, machines: Machines, technology: Technology, measured: Measurement) -> str | None:
     """What is not as it is pinned, in words; None if a machine that runs what was measured is one of those."""
     now = reference(technology, measured)
     alike = [each for each in machines.references if each.technology is technology]
@@ -90,7 +89,7 @@ def _differing(pinned: Reference, now: Reference) -> list[str]:
     return image + sorted(name for name in names if pinned.events.get(name) != now.events.get(name))
 
 
-def code_differences(directory: ServingDirectory, found: Manifest) -> str:
+def code_differences(directory: AnyDirectory, found: Manifest) -> str:
     """The files that are not those that were measured when the cluster was made; empty where nobody knows."""
     try:
         before = Manifest.parse((directory.attestation / MANIFEST).read_bytes())
@@ -99,7 +98,7 @@ def code_differences(directory: ServingDirectory, found: Manifest) -> str:
     return str(differences(before, found))
 
 
-def attester_of(directory: ServingDirectory, configfs: Configfs | None = None) -> Attester:
+def attester_of(directory: AnyDirectory, configfs: Configfs | None = None) -> Attester:
     """Who makes evidence for this process, a node of the cluster. Blocking.
 
     Of hardware, whose run-time register is extended with what this process runs. Raises Unattested, UserError.
@@ -112,7 +111,7 @@ def attester_of(directory: ServingDirectory, configfs: Configfs | None = None) -
     return HardwareAttester(configfs, log, collateral=collateral_of(directory), manifest=measured.manifest.encoded())
 
 
-def observer_of(directory: ServingDirectory, configfs: Configfs | None = None) -> Attester:
+def observer_of(directory: AnyDirectory, configfs: Configfs | None = None) -> Attester:
     """The same for a process that is no node: it extends nothing. Blocking. Raises Unattested, UserError."""
     configfs = configfs or Configfs()
     if not configfs.here:
@@ -122,7 +121,7 @@ def observer_of(directory: ServingDirectory, configfs: Configfs | None = None) -
     return HardwareAttester(configfs, log, collateral=collateral_of(directory))
 
 
-def collateral_of(directory: ServingDirectory) -> bytes:
+def collateral_of(directory: AnyDirectory) -> bytes:
     """What the maker of a real processor says of it, where its owner has put that; else no bytes. Raises UserError."""
     file = directory.attestation / COLLATERAL
     try:

@@ -57,6 +57,8 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
     plan, began = make_plan(recipe), time.monotonic()
     if world == "sim" and (options.restarts or options.port is not None):
         raise UserError("--restart and --port are for processes: they mean nothing with --on sim")
+    if world == "sim" and recipe.attestation.shown:
+        raise UserError("attestation: evidence is of the machine that a process runs on, and the simulator has none")
     with open_directory(recipe, world, options) as directory:
         note_launcher(directory)
         resumed = common_round(directory, plan) if options.resume else None

@@ -6,6 +6,7 @@ The programs in `nodes/` differ in what they do in between.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +17,12 @@ from typing import Generic, TypeVar
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.cluster import Cluster, node_lock
+from decentral.launch.joining import show_for
 from decentral.launch.renewal import Renewal
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.journal import Journal
+from decentral.wire.authority import Show
 from decentral.wire.certificate import Credentials
 from decentral.wire.clock import WallClock
 from decentral.wire.enrolment import credentials_for
@@ -45,6 +48,8 @@ class Node(Generic[D]):
     journal: Journal
     identity: Identity
     credentials: Credentials
+    show: Show | None
+    """Evidence of this machine for an authority that asks for it."""
 
     @asynccontextmanager
     async def listening(
@@ -74,6 +79,7 @@ class Node(Generic[D]):
                 folder=self.folder,
                 authority=lambda: Cluster.load(self.directory.path).authority,
                 journal=self.journal,
+                show=self.show,
             ).running(),
         ):
             yield transport
@@ -97,8 +103,9 @@ async def entered(path: Path, index: int, kind: type[D]) -> AsyncIterator[Node[D
     with node_lock(folder), Journal(directory.journal_file(member.name), index, clock.now) as journal:
         try:
             identity = Identity.load(folder / "identity.key")
-            credentials = await credentials_for(identity, folder)
-            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials)
+            show = await asyncio.to_thread(show_for, directory, identity.id)
+            credentials = await credentials_for(identity, folder, show)
+            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials, show)
         except (DecentralError, BaseExceptionGroup) as raised:
             problem = leading(raised) if isinstance(raised, BaseExceptionGroup) else raised
             journal.record("failed", problem=str(problem or raised), user=isinstance(problem, UserError))

@@ -14,8 +14,10 @@ from pathlib import Path
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.cluster import is_running
+from decentral.launch.joining import vouch_for
 from decentral.launch.nodes import Nodes, introduced, open_nodes
 from decentral.launch.plan import Plan, make_plan
+from decentral.launch.quoting import quoting_for
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal, Observer, Tail, journals, read
 from decentral.run.recipe import Recipe
@@ -72,8 +74,14 @@ class LocalRun:
             raise DecentralError(f"no peer finished; their logs are under {self.directory.path / 'nodes'}")
 
     async def _supervise(self, members: tuple[Member, ...], epoch: float) -> None:
-        async with open_nodes(self.directory, members, epoch, self._plugins) as nodes:
-            try:
+        vouch = await asyncio.to_thread(vouch_for, self.directory)
+        try:
+            async with (
+                quoting_for(self.directory, self._journal) as quotes,
+                open_nodes(self.directory, members, epoch, self._plugins, vouch=vouch) as nodes,
+            ):
+                if quotes is not None:
+                    await quotes.wait()
                 async with asyncio.TaskGroup() as tasks:
                     following = tasks.create_task(self._follow())
                     async with asyncio.TaskGroup() as lives:
@@ -81,8 +89,8 @@ class LocalRun:
                             lives.create_task(self._keep(nodes, member))
                     await self._await_returned(members)
                     following.cancel()
-            except BaseExceptionGroup as group:
-                raise leading(group) or group from None
+        except BaseExceptionGroup as group:
+            raise leading(group) or group from None
 
     async def _keep(self, nodes: Nodes, member: Member) -> None:
         """One node from its first start to its last end."""

@@ -30,7 +30,7 @@ from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire import enrolment
-from decentral.wire.authority import Authority
+from decentral.wire.authority import Authority, Vouch
 from decentral.wire.identity import Identity
 
 HOST = "127.0.0.1"
@@ -189,16 +189,20 @@ async def open_nodes(
     epoch: float,
     plugins: tuple[str, ...],
     parts: Sequence[Part] = (),
+    *,
+    vouch: Vouch | None = None,
 ) -> AsyncIterator[Nodes]:
     """A fork server and the cluster's authority, for as long as the body runs; writes down who takes part.
 
-    `parts`: what each member serves, if they do. What was pinned of the model stays as it is.
+    `parts`: what each member serves, if they do. What was pinned of the model stays as it is. `vouch`: judges the
+    machines of those who want in; None: nobody asks for that.
     """
     authority = Authority.open(directory.authority)
     pin(directory, authority, members, parts)
     async with (
         ForkServer.open(directory.log_file("launcher"), preloaded_for(directory.recipe)) as forks,
-        authority.serve(f"{HOST}:0") as address,  # until the last node has ended: they renew their certificates
+        # Until the last node has ended: they renew their certificates.
+        authority.serve(f"{HOST}:0", vouch=vouch) as address,
     ):
         with ExitStack() as held:
             yield Nodes(directory, Cluster(members, epoch, plugins, address), authority, forks, held)

@@ -12,12 +12,14 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 from decentral import locate
 from decentral.errors import DecentralError, UserError
+from decentral.launch.attesting import simulates
 from decentral.launch.ending import CANNOT
 from decentral.launch.nodes import STOPPING, read_end
-from decentral.run.directory import ServingDirectory
+from decentral.run.directory import AnyDirectory
 from decentral.run.journal import Journal
 
 NAME, SCRIPT = "quoting", "quoting.py"
@@ -28,8 +30,13 @@ FIRST_PAUSE, LONGEST_PAUSE, SETTLED = 0.1, 10.0, 300.0
 """Seconds before it is started again, doubled each time unless it has lasted so long."""
 
 
+def quoting_for(directory: AnyDirectory, journal: Journal) -> AbstractAsyncContextManager[asyncio.Event | None]:
+    """The same where nodes show evidence of a processor that is played; else nothing."""
+    return quoting(directory, journal) if simulates(directory.recipe.attestation) else contextlib.nullcontext()
+
+
 @contextlib.asynccontextmanager
-async def quoting(directory: ServingDirectory, journal: Journal) -> AsyncIterator[asyncio.Event]:
+async def quoting(directory: AnyDirectory, journal: Journal) -> AsyncIterator[asyncio.Event]:
     """The process for as long as the body runs, started again if it ends meanwhile; the event is when it first listens.
 
     Raises a group with UserError, in its words, for what it cannot use, or with DecentralError if it does not start.
@@ -43,7 +50,7 @@ async def quoting(directory: ServingDirectory, journal: Journal) -> AsyncIterato
             keeping.cancel()
 
 
-async def _keep(directory: ServingDirectory, journal: Journal, listens: asyncio.Event) -> None:
+async def _keep(directory: AnyDirectory, journal: Journal, listens: asyncio.Event) -> None:
     pause = FIRST_PAUSE
     while True:
         began = time.monotonic()
@@ -62,7 +69,7 @@ async def _keep(directory: ServingDirectory, journal: Journal, listens: asyncio.
 
 
 @contextlib.asynccontextmanager
-async def _running(directory: ServingDirectory) -> AsyncIterator[Process]:
+async def _running(directory: AnyDirectory) -> AsyncIterator[Process]:
     """Once it listens; it has ended afterwards. Raises UserError, DecentralError."""
     directory.node(NAME)
     log = directory.log_file(NAME)

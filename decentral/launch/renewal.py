@@ -18,7 +18,7 @@ from typing import Protocol
 
 from decentral.errors import Malformed, RunDirectoryError, TransportError
 from decentral.run.journal import Journal
-from decentral.wire.authority import renew
+from decentral.wire.authority import Show, renew
 from decentral.wire.certificate import Credentials
 from decentral.wire.identity import Identity
 
@@ -52,10 +52,11 @@ class Renewal:
         folder: Path,
         authority: Callable[[], str],
         journal: Journal,
+        show: Show | None = None,
     ) -> None:
         self.credentials = credentials
         self._transport, self._identity, self._folder = transport, identity, folder
-        self._authority, self._journal = authority, journal
+        self._authority, self._journal, self._show = authority, journal, show
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Renewal]:
@@ -82,7 +83,9 @@ class Renewal:
         while (left := self.credentials.expires - time.time()) > 0.0:
             try:
                 address = self._authority()
-                fresh = await renew(address, self.credentials, self._identity, deadline=min(DEADLINE, left))
+                fresh = await renew(
+                    address, self.credentials, self._identity, show=self._show, deadline=min(DEADLINE, left)
+                )
             except (TransportError, Malformed, RunDirectoryError) as error:
                 left = max(self.credentials.expires - time.time(), 0.0)
                 self._journal.record("unrenewed", problem=str(error), left=left)

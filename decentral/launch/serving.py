@@ -11,15 +11,13 @@ import asyncio
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 from decentral.algorithms.catalogue import SERVED
 from decentral.errors import DecentralError, UserError, leading
-from decentral.launch.attesting import simulates
 from decentral.launch.changes import DIGEST, LOOK, adopt, forget, has_left, leave
 from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
-from decentral.launch.quoting import quoting
+from decentral.launch.quoting import quoting_for
 from decentral.run.directory import AnyDirectory, RunDirectory, ServingDirectory, peer_name
 from decentral.run.journal import Journal, Observer, Tail
 from decentral.trust.anchors import FILE, Anchors
@@ -77,7 +75,7 @@ class ServingRun:
         ):
             try:
                 async with (
-                    self._quoting() as quotes,
+                    quoting_for(self.directory, self._journal) as quotes,
                     open_nodes(self.directory, members, epoch, self._plugins, self.parts) as nodes,
                 ):
                     nodes.invite(self.directory.client)
@@ -95,12 +93,6 @@ class ServingRun:
             except BaseExceptionGroup as group:
                 raise leading(group) or group from None
         raise DecentralError(f"no node is left; their logs are under {self.directory.nodes}")
-
-    def _quoting(self) -> AbstractAsyncContextManager[asyncio.Event | None]:
-        """The simulated processor, where nodes show evidence of one: it starts while the fork server does."""
-        if isinstance(self.directory, ServingDirectory) and simulates(self.directory.recipe.attestation):
-            return quoting(self.directory, self._journal)
-        return nullcontext()
 
     async def _keep(self, nodes: Nodes, index: int, part: Part) -> None:
         """One node from its first start to its last end."""

@@ -1,4 +1,4 @@
-"""What a serving recipe says of the evidence that its nodes show of their machines. Torch-free.
+"""What a recipe says of the evidence that its nodes show of their machines. Torch-free.
 
 attestation: required
 attestation: {mode: offered, simulate: sev-snp}
@@ -24,7 +24,8 @@ class Attesting(Section):
     """Of every node; which hardware there is shows when it starts."""
 
     mode: Mode
-    """`offered`: nodes show evidence to who asks; `required`: so does the policy of clients that have no other."""
+    """`offered`: nodes that serve show evidence to who asks; `required`: so does the policy of clients that have no
+    other, and who is to train has to show some before it is let in."""
     simulate: Simulated = DEFAULT
     """What is played where there is no hardware."""
 

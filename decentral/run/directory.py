@@ -145,6 +145,11 @@ class ClusterDirectory(Generic[E]):
         """The folder of this machine's client of a standing cluster, made for its owner alone: it holds keys."""
         return self._private(self.path / "client")
 
+    @property
+    def attestation(self) -> Path:
+        """What evidence of machines needs, made for its owner alone: a simulated processor has its keys there."""
+        return self._private(self.path / MACHINE)
+
     def _private(self, folder: Path) -> Path:
         with _refusing(self.path):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -209,11 +214,6 @@ class ServingDirectory(ClusterDirectory[ServingRecipe]):
         return self.path / CIRCUITS
 
     @property
-    def attestation(self) -> Path:
-        """What evidence of machines needs, made for its owner alone: a simulated processor has its keys there."""
-        return self._private(self.path / MACHINE)
-
-    @property
     def training(self) -> Path:
         """The run from which the model came, where the recipe names another recipe to train it by."""
         return self.path / TRAINING
@@ -226,6 +226,14 @@ class ServingDirectory(ClusterDirectory[ServingRecipe]):
 
 
 AnyDirectory = RunDirectory | ServingDirectory
+
+
+def any_directory(path: Path | str) -> AnyDirectory:
+    """Of either kind, to read. Raises RunDirectoryError if there is none."""
+    folder = Path(path)
+    with _refusing(folder):
+        _, does = _about(folder)
+    return ServingDirectory.open(folder) if does == SERVES else RunDirectory.open(folder)
 
 
 def open_cluster(path: Path | str) -> AnyDirectory:

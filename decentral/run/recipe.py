@@ -19,6 +19,7 @@ from decentral import locate
 from decentral.errors import RecipeError
 from decentral.registry import nearest
 from decentral.run import source
+from decentral.run.attesting import Attesting
 from decentral.run.autoencoder import with_digest
 from decentral.run.check import check
 from decentral.run.choice import Attack, Choice, Count, Section
@@ -199,7 +200,7 @@ class Vae(Section):
 class Recipe(Experiment):
     """One experiment in training."""
 
-    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "simulation", "vae.folder")
+    not_hashed: ClassVar[tuple[str, ...]] = (*Experiment.not_hashed, "simulation", "vae.folder", "attestation")
 
     algorithm: str = "dimat"
     """A name of `decentral.algorithms.catalogue.ALGORITHMS`."""
@@ -230,6 +231,8 @@ class Recipe(Experiment):
     evaluation: Evaluation = Evaluation()
     checkpoint: Every = Every()
     deadlines: Deadlines = Deadlines()
+    attestation: Attesting = Attesting(mode="none")
+    """`required`: the authority lets in only who shows that it runs what is pinned. Not part of the hash."""
     simulation: Simulation = Simulation()
 
     @field_validator("learner", mode="before")

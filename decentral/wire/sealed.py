@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from decentral.errors import Malformed, Refusal
 from decentral.wire.conversation import Challenge, Keys, Shown
-from decentral.wire.stream import Stream
-from decentral.wire.v1 import serving_pb2
+
+if TYPE_CHECKING:
+    from decentral.wire.stream import Stream
+    from decentral.wire.v1 import serving_pb2
 
 SESSION = 0
 """The number under which both sides talk about the session itself."""
