@@ -22,12 +22,12 @@ from decentral.attestation.processes import running
 from decentral.attestation.quoting import Quoting, serving
 from decentral.attestation.simulation import Simulation
 from decentral.launch.ending import live
-from decentral.run.directory import any_directory
+from decentral.run.directory import open_cluster
 
 
 async def serve(path: Path, attached: bool) -> None:
     """Until it is cancelled; `attached`: or nobody has the other end of its standard input any more."""
-    directory = any_directory(path)
+    directory = open_cluster(path)
     quoting = Quoting(Simulation.kept(directory.attestation), Measurer(path), time.time)
     await asyncio.to_thread(quoting.measurer.measure, running(os.getpid()))  # before anybody waits for it
     with tempfile.TemporaryDirectory(prefix="decentral-") as place:  # 0700; a socket's name has 107 bytes at most

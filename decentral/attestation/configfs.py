@@ -8,14 +8,16 @@ configfs-tsm-report of Linux 6.7 and later). TDX guests extend RTMR 3 through `r
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from decentral.attestation.attester import RUNTIME, Quoted, Unattested
 from decentral.attestation.registers import Event, EventLog, extend
-from decentral.attestation.report import REPORT_DATA_BYTES, Technology
+from decentral.attestation.report import REPORT_DATA_BYTES, NotGenuine, Technology
+from decentral.attestation.snp.table import from_table
 from decentral.attestation.tdx.quote import trimmed
 
 SYSTEM = Path("/sys")
@@ -33,8 +35,15 @@ class Configfs:
 
     @property
     def here(self) -> bool:
-        """Whether this kernel offers reports at all."""
-        return (self.system / REPORTS).is_dir()
+        """Whether this kernel offers reports: also one that does not make them for this user. Blocking."""
+        if not (self.system / REPORTS).is_dir():
+            return False
+        try:
+            self.provider()
+        except Unattested as error:
+            cause = error.__cause__
+            return not (isinstance(cause, OSError) and cause.errno == errno.ENXIO)  # the interface of no guest
+        return True
 
     def report(self, report_data: bytes) -> tuple[Technology, bytes, bytes]:
         """The technology, the quote or report, and what the host gave along (certificates of SEV-SNP). Blocking.
@@ -110,9 +119,14 @@ class Configfs:
 
 
 class HardwareAttester:
-    """The machine itself. `collateral`: what its maker says of it, as a file has it; `manifest`: the measured code."""
+    """The machine itself. `manifest`: the measured code.
 
-    def __init__(self, configfs: Configfs, log: EventLog, *, collateral: bytes = b"", manifest: bytes = b"") -> None:
+    `collateral`: what its maker says of it, in the form of a file, by now; no bytes, what the host gives along.
+    """
+
+    def __init__(
+        self, configfs: Configfs, log: EventLog, *, collateral: Callable[[], bytes] = bytes, manifest: bytes = b""
+    ) -> None:
         self._configfs, self._log = configfs, log
         self._collateral, self._manifest = collateral, manifest
 
@@ -120,5 +134,17 @@ class HardwareAttester:
         return self._log
 
     async def quote(self, report_data: bytes) -> Quoted:
-        technology, quote, also = await asyncio.to_thread(self._configfs.report, report_data)
-        return Quoted(technology, quote, self._log, self._collateral or also, self._manifest)
+        return await asyncio.to_thread(self._quote, report_data)
+
+    def _quote(self, report_data: bytes) -> Quoted:
+        technology, quote, also = self._configfs.report(report_data)
+        collateral = self._collateral() or _given_along(technology, also)
+        return Quoted(technology, quote, self._log, collateral, self._manifest)
+
+
+def _given_along(technology: Technology, also: bytes) -> bytes:
+    """Of the certificates that a host of SEV-SNP hands out, if they are all that a verifier needs; else no bytes."""
+    try:
+        return from_table(also).encode() if technology is Technology.SNP else b""
+    except NotGenuine:
+        return b""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from decentral.attestation.evidence import Evidence
     from decentral.attestation.measuring import Measurement
     from decentral.attestation.report import Report, Root
-    from decentral.run.directory import ServingDirectory
+    from decentral.run.directory import AnyDirectory
     from decentral.trust.machines import Complaint, Machines
 
 NOT_AS_PINNED = 1
@@ -38,9 +38,7 @@ attest = typer.Typer(
 
 @attest.command()
 def measure(
-    directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="A cluster that serves a model in stages.")
-    ] = None,
+    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A cluster, or a run.")] = None,
     quoted: Annotated[
         bool,
         typer.Option("--from-quote", help="On real hardware: trust this machine's own quote for its image as well."),
@@ -55,9 +53,9 @@ def measure(
     from decentral.attestation.configfs import Configfs
     from decentral.attestation.measuring import Measurer
     from decentral.attestation.processes import startable
-    from decentral.run.directory import ServingDirectory
+    from decentral.run.directory import open_cluster
 
-    cluster = None if directory is None else ServingDirectory.open(directory)
+    cluster = None if directory is None else open_cluster(directory)
     # a folder without a cluster's files has neither recipe, policy nor model
     measured = Measurer(Path(os.devnull) if cluster is None else cluster.path).measure(startable())
     real = Configfs().here
@@ -100,7 +98,7 @@ def register_of(measured: Measurement) -> str:
     return EventLog(measured.events).replay()[RUNTIME].hex()
 
 
-async def pinnable(cluster: ServingDirectory, measured: Measurement, quoted: bool) -> Machines | None:
+async def pinnable(cluster: AnyDirectory, measured: Measurement, quoted: bool) -> Machines | None:
     """What a trust file would pin of machines that run what was measured; None before there is a root to pin.
 
     `quoted`: with the image as the machine's own quote has it.
@@ -133,13 +131,13 @@ def show(directory: RunArgument, as_json: JsonOption = False) -> None:
     that DIR/trust.toml pins. Exit code 1 if a client of the cluster would not take this machine for one of its nodes'.
     """
     from decentral.launch.attesting import observer_of, simulates
-    from decentral.run.directory import ServingDirectory
+    from decentral.run.directory import open_cluster
     from decentral.trust.anchors import FILE, Anchors
 
-    cluster = ServingDirectory.open(directory)
+    cluster = open_cluster(directory)
     if simulates(cluster.recipe.attestation) and not cluster.in_use:
         raise UserError(f"{directory}: is down, and so is its simulated processor")
-    machines = Anchors.load(directory / FILE).machines
+    machines = Anchors.load(directory / FILE).machines if (directory / FILE).exists() else None
     if machines is None:
         raise UserError(f"{directory / FILE}: pins no machines, so that nothing can be said of this one")
     evidence, report = asyncio.run(seen(observer_of(cluster), machines.roots))

@@ -21,9 +21,10 @@ TEE_DEVICES = {
 def doctor(as_json: JsonOption = False) -> None:
     """Show what this machine offers.
 
-    Cores, memory, accelerators, TEE devices, and the data sets that recipes can use without a download.
+    Cores, memory, accelerators, TEE devices and by which of them nodes would show evidence, and the data sets that
+    recipes can use without a download.
     """
-    found = {**_machine(), **_torch(), "tee": _tee(), **_data()}
+    found = {**_machine(), **_torch(), "tee": _tee(), **_attestation(), **_data()}
     if as_json:
         say_json(found)
     else:
@@ -51,6 +52,13 @@ def _torch() -> dict[str, Any]:
 
 def _tee() -> list[str]:
     return [name for name, path in TEE_DEVICES.items() if Path(path).exists()]
+
+
+def _attestation() -> dict[str, Any]:
+    from decentral.attestation.backends import back_end, confidential_gpu
+
+    found = back_end()
+    return {"attestation": found.name, "attestation_by": found.note, "confidential_gpu": confidential_gpu()}
 
 
 def _data() -> dict[str, Any]:

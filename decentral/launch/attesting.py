@@ -10,8 +10,9 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from decentral.attestation.attester import Attester
+from decentral.attestation.attester import Attester, Unattested
 from decentral.attestation.configfs import Configfs, HardwareAttester
 from decentral.attestation.evidence import MOST_COLLATERAL
 from decentral.attestation.extending import extended, kept
@@ -21,7 +22,6 @@ from decentral.attestation.processes import running, startable
 from decentral.attestation.quoting import QuotingAttester
 from decentral.attestation.report import NotGenuine, Technology
 from decentral.attestation.simulation import Simulation
-from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.run.attesting import Attesting
 from decentral.run.directory import AnyDirectory
@@ -108,7 +108,8 @@ def attester_of(directory: AnyDirectory, configfs: Configfs | None = None) -> At
         return QuotingAttester(directory.path)
     measured = Measurer(directory.path).measure(running(os.getpid()))
     log = extended(configfs, measured.events, directory.attestation / LOG)
-    return HardwareAttester(configfs, log, collateral=collateral_of(directory), manifest=measured.manifest.encoded())
+    manifest = measured.manifest.encoded()
+    return HardwareAttester(configfs, log, collateral=partial(collateral_of, directory), manifest=manifest)
 
 
 def observer_of(directory: AnyDirectory, configfs: Configfs | None = None) -> Attester:
@@ -118,16 +119,16 @@ def observer_of(directory: AnyDirectory, configfs: Configfs | None = None) -> At
         return QuotingAttester(directory.path)
     measured = Measurer(directory.path).measure(startable())
     log = kept(configfs, measured.events, directory.attestation / LOG)
-    return HardwareAttester(configfs, log, collateral=collateral_of(directory))
+    return HardwareAttester(configfs, log, collateral=partial(collateral_of, directory))
 
 
 def collateral_of(directory: AnyDirectory) -> bytes:
-    """What the maker of a real processor says of it, where its owner has put that; else no bytes. Raises UserError."""
+    """What the maker of a real processor says of it, where its owner has put that; else no bytes. Raises Unattested."""
     file = directory.attestation / COLLATERAL
     try:
         data = file.read_bytes() if file.exists() else b""
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+        raise Unattested(f"{file}: cannot be read ({error.strerror or error})") from error
     if len(data) > MOST_COLLATERAL:
-        raise UserError(f"{file}: {len(data)} bytes are more than any collateral has")
+        raise Unattested(f"{file}: {len(data)} bytes are more than any collateral has")
     return data

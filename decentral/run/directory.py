@@ -228,14 +228,6 @@ class ServingDirectory(ClusterDirectory[ServingRecipe]):
 AnyDirectory = RunDirectory | ServingDirectory
 
 
-def any_directory(path: Path | str) -> AnyDirectory:
-    """Of either kind, to read. Raises RunDirectoryError if there is none."""
-    folder = Path(path)
-    with _refusing(folder):
-        _, does = _about(folder)
-    return ServingDirectory.open(folder) if does == SERVES else RunDirectory.open(folder)
-
-
 def open_cluster(path: Path | str) -> AnyDirectory:
     """Of either kind, to read. Raises RunDirectoryError if there is none."""
     with _refusing(Path(path)):

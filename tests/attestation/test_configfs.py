@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -13,7 +14,10 @@ from decentral.attestation.attester import RUNTIME, Unattested
 from decentral.attestation.configfs import REGISTERS, REPORTS, Configfs, HardwareAttester
 from decentral.attestation.registers import REGISTER_BYTES, ZERO, Event, EventLog, extend
 from decentral.attestation.report import Technology
-from tests.attestation.world import IMAGE, LOG, TDX
+from decentral.attestation.simulation import Simulation
+from decentral.attestation.snp.collateral import Collateral
+from decentral.attestation.snp.table import to_table
+from tests.attestation.world import IMAGE, LOG, NOW, TDX
 
 DATA = bytes(range(64))
 EVENTS = (Event.of(RUNTIME, "code", b"files"), Event.of(RUNTIME, "recipe", b"yaml"))
@@ -27,6 +31,7 @@ class Kernel:
         self.reports.mkdir(parents=True)
         self.provider, self.busy, self.generation = provider, 0, 0
         self.register: bytes | None = ZERO
+        self.along = b"certificates"
         self.interfering: Callable[[], None] = lambda: None
         self.quote: Callable[[bytes], bytes] = lambda signed: b"quote" + signed
         self.entry = self.reports / f"decentral-{os.getpid()}"
@@ -70,7 +75,7 @@ class Kernel:
             "generation": str(self.generation),
             "outblob": self.quote(self._inblob),
             "provider": self.provider,
-            "auxblob": b"certificates",
+            "auxblob": self.along,
         }[path.name]
 
 
@@ -90,7 +95,9 @@ async def test_a_quote_is_of_what_was_given_to_sign(tmp_path: Path, kernel: Kern
     configfs = Configfs(tmp_path)
     assert configfs.here
     assert configfs.report(DATA) == (Technology.TDX, b"quote" + DATA, b"")
-    quoted = await HardwareAttester(configfs, EventLog(EVENTS), collateral=b"tcb", manifest=b"files").quote(DATA)
+    quoted = await HardwareAttester(configfs, EventLog(EVENTS), collateral=lambda: b"tcb", manifest=b"files").quote(
+        DATA
+    )
     assert (quoted.quote, quoted.log, quoted.collateral, quoted.manifest) == (
         b"quote" + DATA,
         EventLog(EVENTS),
@@ -99,12 +106,21 @@ async def test_a_quote_is_of_what_was_given_to_sign(tmp_path: Path, kernel: Kern
     )
 
 
-async def test_a_report_of_sev_snp_brings_its_certificates(tmp_path: Path, kernel: Kernel) -> None:
+async def test_a_report_of_sev_snp_brings_its_certificates(tmp_path: Path, kernel: Kernel, sev_snp: Simulation) -> None:
     kernel.provider = "sev_guest\n"
     attester = HardwareAttester(Configfs(tmp_path), EventLog())
     quoted = await attester.quote(DATA)
-    assert (quoted.technology, quoted.collateral) == (Technology.SNP, b"certificates")
+    assert (quoted.technology, quoted.collateral) == (Technology.SNP, b""), "which are no table"
+    collateral = sev_snp.collateral(NOW)
+    kernel.along = to_table(Collateral.parse(collateral))
+    assert (await attester.quote(DATA)).collateral == collateral
     assert await attester.log() == EventLog()
+
+
+async def test_collateral_that_is_renewed_is_shown_from_then_on(tmp_path: Path, kernel: Kernel) -> None:
+    words = iter([b"of June", b"of July", b""])
+    attester = HardwareAttester(Configfs(tmp_path), EventLog(), collateral=lambda: next(words))
+    assert [(await attester.quote(DATA)).collateral for _ in range(3)] == [b"of June", b"of July", b""]
 
 
 def test_a_report_that_somebody_else_may_have_ordered_is_made_again(tmp_path: Path, kernel: Kernel) -> None:
@@ -179,3 +195,16 @@ def test_without_the_interface_nobody_tells_whose_reports_there_are(tmp_path: Pa
     with pytest.raises(Unattested, match="does not tell"):
         Configfs(tmp_path).provider()
     assert Configfs(tmp_path).register() is None
+
+
+@pytest.mark.parametrize(("number", "here"), [(errno.ENXIO, False), (errno.EACCES, True)])
+def test_an_interface_without_a_guest_is_none_and_one_that_this_user_may_not_use_is(
+    tmp_path: Path, kernel: Kernel, number: int, here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module that has the interface may be loaded on any machine; it makes no entries there."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert Configfs(tmp_path).here is here

@@ -15,7 +15,7 @@ from decentral.attestation.extending import extended, kept
 from decentral.attestation.registers import ZERO, Event, EventLog, extend
 from decentral.attestation.report import Technology
 from decentral.attestation.simulation import Simulation
-from tests.attestation.world import IMAGE, NOW
+from tests.attestation.world import IMAGE
 
 CODE, RECIPE = Event.of(RUNTIME, "code", b"files"), Event.of(RUNTIME, "recipe", b"yaml")
 
@@ -45,11 +45,6 @@ class Machine(Configfs):
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(Machine, "value", ZERO)
     return Machine()
-
-
-@pytest.fixture(scope="module")
-def sev_snp(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    return Simulation.open(tmp_path_factory.mktemp("maker"), Technology.SNP, NOW)
 
 
 @pytest.fixture

@@ -156,6 +156,8 @@ def test_the_doctor_says_what_there_is(tmp_path: Path, monkeypatch: pytest.Monke
     assert found["data_root_writable"]
     assert "digits" in found["datasets"]
     assert "cifar10" not in found["datasets"]
+    assert found["attestation"] in ("tdx", "sev-snp", "simulator", "none") and found["attestation_by"]
+    assert "confidential_gpu" in found
     table = runner.invoke(app, ["doctor"]).stdout
     assert "data root" in table
     assert "digits" in table

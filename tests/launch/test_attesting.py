@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from decentral.attestation.attester import Unattested
 from decentral.attestation.configfs import REPORTS, Configfs, HardwareAttester
 from decentral.attestation.manifest import Manifest, differences, own_manifest
 from decentral.attestation.measuring import Measurer
@@ -16,7 +17,7 @@ from decentral.attestation.quoting import QuotingAttester
 from decentral.attestation.report import Technology
 from decentral.attestation.simulation import FILE as PROCESSOR
 from decentral.attestation.simulation import Simulation
-from decentral.errors import RecipeError, UserError
+from decentral.errors import RecipeError
 from decentral.launch.attesting import (
     COLLATERAL,
     MANIFEST,
@@ -163,9 +164,9 @@ def test_a_node_without_hardware_asks_the_quoting_process(cluster: ServingDirect
 def test_collateral_is_what_lies_there(cluster: ServingDirectory) -> None:
     assert collateral_of(cluster) == b""
     (cluster.attestation / COLLATERAL).write_bytes(bytes(1 << 20))
-    with pytest.raises(UserError, match="more than any collateral has"):
+    with pytest.raises(Unattested, match="more than any collateral has"):
         collateral_of(cluster)
     (cluster.attestation / COLLATERAL).unlink()
     (cluster.attestation / COLLATERAL).mkdir()
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(Unattested, match="cannot be read"):
         collateral_of(cluster)
