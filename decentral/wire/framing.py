@@ -30,7 +30,7 @@ from decentral.wire.conversation import (
     Terms,
 )
 from decentral.wire.elements import Arrival, Elements
-from decentral.wire.limits import MAX_FRAME, MAX_HEADER, MAX_TAG, Limits
+from decentral.wire.limits import MAX_FRAME, MAX_HEADER, MAX_SHOWN, MAX_TAG, Limits
 from decentral.wire.records import text
 from decentral.wire.refusals import refused_in, refused_out
 from decentral.wire.tensors import framed, varint
@@ -190,6 +190,8 @@ class Hearing:
                 self._take(self._arrival, frame.data)
             case "proof" | "shown":
                 total = announced_bytes(frame)
+                if frame.HasField("shown") and total > MAX_SHOWN:
+                    raise Malformed(Refusal.TOO_LARGE, f"evidence of {total} bytes; the limit is {MAX_SHOWN}")
                 header = messages_pb2.TensorHeader(dtype=messages_pb2.DATA_TYPE_UINT8, shape=[total])
                 self._arrival = Arrival([header], total, limits)
                 self._take(self._arrival, frame.data)

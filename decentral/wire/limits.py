@@ -13,6 +13,9 @@ MAX_FRAME = MAX_HEADER + CHUNK_BYTES + 64
 MAX_SEALED = MAX_FRAME + 64
 """Of one message, as the cipher of a session leaves it."""
 
+MAX_SHOWN = 8 << 20
+"""Of what a machine shows, before anybody knows whether it counts."""
+
 MAX_ADDRESS = 255
 MAX_HASH = 128
 MAX_TAG = 64

@@ -39,7 +39,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.messages import PeerId
 from decentral.wire.room import Room
-from decentral.wire.sealed import SESSION, Cipher, Greeting, Show, Speak
+from decentral.wire.sealed import SESSION, Cipher, Greeting, Offer, Show, Speak
 from decentral.wire.stream import Stream
 from decentral.wire.v1 import serving_pb2
 
@@ -296,6 +296,7 @@ class Service:
     def __init__(self, serve: Serve, limits: Limits, show: Show | None = None) -> None:
         self._serve, self._limits, self._show = serve, limits, show
         self._room = Room(limits.held)
+        self._showing: dict[PeerId, asyncio.Future[Offer]] = {}
         self.open = 0
         """Sessions that there are now."""
 
@@ -305,7 +306,7 @@ class Service:
         """One session, until the client ends it. Raises Malformed where what comes is none."""
         stream = Stream(write, self._limits)
         arriving = Arriving(stream, self._room, sender, self._limits)
-        greeting = Greeting(self._show, stream)
+        greeting = Greeting(self._show and partial(self._shown_to, sender), stream)
         self.open += 1
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -335,6 +336,15 @@ class Service:
         finally:
             self.open -= 1
             arriving.drop()
+
+    async def _shown_to(self, sender: PeerId, nonce: bytes) -> Offer:
+        """One at a time for each client, and to its end even if that hangs up: a machine makes quotes one by one."""
+        assert self._show is not None
+        if sender in self._showing:
+            raise Malformed(Refusal.BUSY, "evidence is being made for you already")
+        making = self._showing[sender] = asyncio.ensure_future(self._show(nonce))
+        making.add_done_callback(lambda _: self._showing.pop(sender))
+        return await asyncio.shield(making)
 
     async def _answer(self, task: Task, client: Client) -> None:
         try:

@@ -26,7 +26,7 @@ from decentral.wire.conversation import (
     Terms,
 )
 from decentral.wire.framing import MOST_FRAMES, Hearing, announced_bytes, frames, parse
-from decentral.wire.limits import CHUNK_BYTES, Limits
+from decentral.wire.limits import CHUNK_BYTES, MAX_SHOWN, Limits
 from decentral.wire.v1 import serving_pb2
 
 DIGEST = bytes(range(32))
@@ -145,6 +145,7 @@ def test_a_reason_of_a_later_version_is_read_as_unspecified() -> None:
         serving_pb2.SessionFrame(conversation=1, open=serving_pb2.Open(commitments=[DIGEST, DIGEST])),
         serving_pb2.SessionFrame(conversation=1, open=serving_pb2.Open()),
         serving_pb2.SessionFrame(conversation=1, proof=serving_pb2.Proof(total_bytes=5), data=b"six..."),
+        serving_pb2.SessionFrame(conversation=0, shown=serving_pb2.Shown(total_bytes=MAX_SHOWN + 1), data=b"..."),
         serving_pb2.SessionFrame(conversation=1, reveal=serving_pb2.Reveal(public_key=DIGEST)),
         serving_pb2.SessionFrame(
             conversation=1,

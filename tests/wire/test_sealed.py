@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 import torch
 
 from decentral.errors import Malformed, Refusal, Refused, Unreachable
-from decentral.wire.certificate import peer_id_of
+from decentral.wire.authority import Authority
+from decentral.wire.certificate import Credentials, peer_id_of
 from decentral.wire.conversation import Challenge, Keys, Output, Said, Shown, Task
 from decentral.wire.framing import parse
+from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
+from decentral.wire.links import Links
 from decentral.wire.sealed import SESSION, Greeting, Offer
-from decentral.wire.sessions import Client, Session
+from decentral.wire.sessions import Client, Session, open_session
 from decentral.wire.stream import Stream
 
 DIGEST = bytes(32)
@@ -145,6 +149,41 @@ async def test_one_that_says_nothing_is_waited_for_until_the_deadline(serving: A
     _, session = await serving(double, attest=attest)
     with pytest.raises(Unreachable, match="no evidence within"):
         await session.challenge(NONCE, 0.05)
+
+
+async def test_evidence_is_made_for_a_client_once_at_a_time_even_if_it_hangs_up(
+    serving: Any, authority: Authority, certify: Callable[..., Credentials]
+) -> None:
+    """Whoever asks again and again would keep the machine from everybody else."""
+    made, may = 0, asyncio.Event()
+
+    async def attest(nonce: bytes, certificate: bytes) -> Offer:
+        nonlocal made
+        made += 1
+        await may.wait()
+        return Offer(b"quote" + nonce, Marked, bytes)
+
+    transport, other = await serving(double, attest=attest)
+    links = Links(certify(authority, Identity.generate()))
+    links.introduce(transport.id, transport.address)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(links.close)
+        async with open_session(links, transport.id) as first:
+            with pytest.raises(Unreachable, match="no evidence within"):
+                await first.challenge(NONCE, 0.2)
+        for _ in range(3):
+            session = await stack.enter_async_context(open_session(links, transport.id))
+            with pytest.raises(Refused) as refused:
+                await session.challenge(NONCE, 20.0)
+            assert refused.value.reason is Refusal.BUSY
+        assert made == 1
+        theirs = asyncio.create_task(other.challenge(NONCE, 20.0))
+        await asyncio.sleep(0.05)
+        may.set()
+        assert await theirs == b"quote" + NONCE
+        session = await stack.enter_async_context(open_session(links, transport.id))
+        assert await session.challenge(NONCE, 20.0) == b"quote" + NONCE
+    assert made == 3
 
 
 class Ends:
