@@ -9,6 +9,7 @@ and by collateral that lies beside the quotes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -116,15 +117,18 @@ def judge(seen: Seen, machines: Machines, now: int) -> Judged:
 
 def _report(seen: Seen, roots: tuple[Root, ...], now: int) -> Report:
     """A quote is verified once, as long as all that it rests on is valid."""
+    seen = replace(seen, evidence=seen.evidence.short)  # the files are large, and prove nothing
     since, report = _known.get((seen, roots), (now, None))
     if report is None or not since <= now < report.expires:
         report = seen.verify(roots, now)
-        if len(_known) >= MOST_KNOWN:
-            del _known[next(iter(_known))]
-        _known[seen, roots] = now, report
+        with _knowing:
+            _known[seen, roots] = now, report
+            if len(_known) > MOST_KNOWN:
+                del _known[next(iter(_known))]
     return report
 
 
+_knowing = threading.Lock()
 _known: dict[tuple[Seen, tuple[Root, ...]], tuple[int, Report]] = {}
 """With the time at which it was verified: what was valid then had begun before."""
 

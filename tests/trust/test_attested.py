@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 
@@ -19,6 +20,7 @@ from decentral.attestation.registers import Event, EventLog
 from decentral.attestation.report import Flaw, Technology
 from decentral.attestation.simulation import Simulation
 from decentral.errors import Malformed
+from decentral.trust import attested
 from decentral.trust.anchors import Anchors
 from decentral.trust.attested import Attestations, Shown, judge
 from decentral.trust.evidence import Kind, Reply, together
@@ -250,6 +252,42 @@ def test_what_was_verified_once_is_verified_again_when_it_has_expired() -> None:
     assert judge(seen, MACHINES, TIME + 86400).complaints == ()
     assert [each.flaw for each in judge(seen, MACHINES, TIME + 90 * 86400).complaints] == [Flaw.EXPIRED]
     assert [each.flaw for each in judge(seen, MACHINES, TIME - 90 * 86400).complaints] == [Flaw.FUTURE]
+
+
+def test_a_quote_is_verified_once_with_or_without_the_files_that_it_tells_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client is shown the files too, and keeps nothing of them; its receipt does not have them."""
+    monkeypatch.setattr(attested, "_known", {})
+    verified: list[Evidence] = []
+    verify = Seen.verify
+    monkeypatch.setattr(Seen, "verify", lambda seen, *args: verified.append(seen.evidence) or verify(seen, *args))
+    node = ANCHORS.replicas("stage-0")[0].id
+    given = shown(node, "stage-0", machine())
+    subject = Subject(node, "stage-0", bytes.fromhex(ANCHORS.parts[0].digest), WORLD.epoch)
+    for manifest in (b"files", b"", b"other files"):
+        seen = Seen(subject, given.nonce, given.key, replace(given.evidence, manifest=manifest))
+        assert judge(seen, MACHINES, TIME).complaints == ()
+    assert [each.manifest for each in verified] == [b""]
+
+
+def test_what_is_remembered_is_bounded_whoever_else_remembers_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[object, object] = {}
+    monkeypatch.setattr(attested, "_known", known)
+    monkeypatch.setattr(attested, "MOST_KNOWN", 2)
+    node = ANCHORS.replicas("stage-0")[0].id
+    given = shown(node, "stage-0", machine())
+    subject = Subject(node, "stage-0", bytes.fromhex(ANCHORS.parts[0].digest), WORLD.epoch)
+    report = Seen(subject, given.nonce, given.key, given.evidence).verify(MACHINES.roots, TIME)
+    monkeypatch.setattr(Seen, "verify", lambda *_: report)
+
+    def many(start: int) -> None:
+        for number in range(start, start + 2000):
+            seen = Seen(subject, number.to_bytes(32, "big"), given.key, given.evidence)
+            assert judge(seen, MACHINES, TIME).complaints == ()
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(many, 10_000 * each) for each in range(4)]:
+            done.result()
+    assert len(known) == 2
 
 
 def test_evidence_is_kept_in_one_form_and_common_collateral_once() -> None:
