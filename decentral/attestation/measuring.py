@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -73,7 +74,7 @@ class Measurer:
         return before[1]
 
     def _image(self, interpreter: Path) -> bytes:
-        seen = tuple(look([interpreter]))
+        seen = (*look([interpreter]), *_installed())
         before = self._images.get(interpreter)
         if before is None or before[0] != seen:
             self._images[interpreter] = before = seen, image(interpreter)
@@ -98,9 +99,17 @@ def content_event(name: str, path: Path) -> Event:
     """Of a file, or of all the files of a folder. Blocking. Raises UserError."""
     if path.is_file():
         return Event(RUNTIME, name, _digest(path, "sha384"))
-    files = sorted(each for each in path.rglob("*") if not each.is_dir())
+    files = sorted(each for each in path.rglob("*") if each.is_symlink() or not each.is_dir())
     fields = [part for each in files for part in (str(each.relative_to(path)).encode(), _digest(each))]
     return Event.of(RUNTIME, name, canonical.joined(_FOLDER, *fields))
+
+
+def _installed() -> Iterator[tuple[str, int, int, int, int]]:
+    """What the file system says of where distributions are installed, and of their records."""
+    for folder in map(Path, sys.path):
+        for each in (folder, *sorted(folder.glob("*.dist-info/RECORD"))):
+            if each.exists():
+                yield str(each), *_said(each.stat())
 
 
 def look(paths: Sequence[Path]) -> Iterator[tuple[str, int, int, int, int]]:

@@ -105,6 +105,29 @@ def test_what_cannot_be_read_is_an_error_that_names_it(measurer: Measurer, proce
         measurer.measure(process)
 
 
+def test_a_link_to_a_folder_hides_nothing(measurer: Measurer, process: Running, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "cluster" / "stages" / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="stages/more: cannot be measured"):
+        measurer.measure(process)
+
+
+def test_what_is_installed_while_it_is_measured_is_seen(
+    measurer: Measurer, process: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    images = [measurer.measure(process).image]
+    installed = site / "other-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    for record in ("other.py,sha256=a,1\n", "other.py,sha256=bb,1\n"):
+        (installed / "RECORD").write_text(record)
+        images.append(measurer.measure(process).image)
+    assert len(set(images)) == 3
+
+
 def test_the_image_is_of_interpreter_and_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_bytes(b"ELF")
