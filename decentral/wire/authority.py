@@ -57,7 +57,7 @@ MAX_EVIDENCE = 1 << 20
 MAX_MESSAGE = 3 * MAX_DOCUMENT + MAX_EVIDENCE
 NONCE_BYTES = 32
 NONCES, NONCE_SECONDS = 10_000, 60.0
-"""How many nonces wait to be used at most, and for how long each."""
+"""How many that were used are remembered, and for how long each may be used."""
 SERVICE = "decentral.wire.v1.Authority"
 ENROL, INVITE = f"/{SERVICE}/Enrol", f"/{SERVICE}/Invite"
 Vouch = Callable[[bytes, bytes, PeerId, bytes], Awaitable[None]]
@@ -265,22 +265,34 @@ class Authority:
 
 
 class _Nonces:
-    """Each is given once and taken once, in time; the oldest are forgotten where too many wait."""
+    """Each is given once and taken once, in time.
+
+    Nothing is kept of those that are given, which anybody may ask for: a nonce has the end of its time in it, and a
+    code that nobody else can make. Of those that were taken the oldest are forgotten where they are too many; one that
+    is taken again then speaks for the same key of the same peer as before.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, float] = {}
+        self._key = secrets.token_bytes(SECRET_BYTES)
+        self._taken: dict[bytes, None] = {}
 
     def give(self) -> bytes:
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        self._waiting[nonce] = time.monotonic() + NONCE_SECONDS
-        if len(self._waiting) > NONCES:
-            del self._waiting[next(iter(self._waiting))]
-        return nonce
+        """32 bytes: the second in which it ends (8), 8 at random, and the code over both (16)."""
+        front = int(time.monotonic() + NONCE_SECONDS).to_bytes(8, "big", signed=True) + secrets.token_bytes(8)
+        return front + self._code(front)
 
     def take(self, nonce: bytes) -> None:
         """Raises Malformed."""
-        if self._waiting.pop(nonce, 0.0) < time.monotonic():
+        front, code = nonce[:16], nonce[16:]
+        own = hmac.compare_digest(code, self._code(front))
+        if not own or nonce in self._taken or int.from_bytes(front[:8], "big", signed=True) < time.monotonic():
             raise Malformed(Refusal.STALE, "this authority asks for evidence of the machine, for a nonce of its own")
+        self._taken[nonce] = None
+        if len(self._taken) > NONCES:
+            del self._taken[next(iter(self._taken))]
+
+    def _code(self, front: bytes) -> bytes:
+        return hmac.digest(self._key, front, "sha256")[: NONCE_BYTES - 16]
 
 
 def _request(data: bytes) -> pb.EnrolRequest:

@@ -270,14 +270,27 @@ async def test_a_nonce_counts_once_and_for_a_minute(folder: Path, monkeypatch: p
         assert refused.value.reason is Refusal.STALE
 
 
-async def test_waiting_nonces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_asks_for_nonces_without_end_takes_none_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("decentral.wire.authority.NONCES", 2)
     nonces = _Nonces()
-    first, *later = (nonces.give() for _ in range(3))
+    first, *_ = given = [nonces.give() for _ in range(100)]
+    assert len(set(given)) == 100
+    nonces.take(first)
     with pytest.raises(Malformed):
         nonces.take(first)
-    for nonce in later:
+    for nonce in given[1:]:
         nonces.take(nonce)
+    assert len(nonces._taken) == 2
+
+
+def test_a_nonce_of_nobody_or_of_another_authority_does_not_count() -> None:
+    nonces = _Nonces()
+    other = bytearray(nonces.give())
+    other[0] ^= 1  # would last longer
+    for nonce in (b"", bytes(32), bytes(other), _Nonces().give()):
+        with pytest.raises(Malformed) as refused:
+            nonces.take(nonce)
+        assert refused.value.reason is Refusal.STALE
 
 
 async def test_who_has_evidence_brings_none_where_nobody_asks_for_it(folder: Path) -> None:
