@@ -19,7 +19,7 @@ from pathlib import Path
 
 from decentral.attestation.measuring import Measurer
 from decentral.attestation.processes import running
-from decentral.attestation.quoting import Quoting, serving
+from decentral.attestation.quoting import PREFIX, Quoting, forget, serving
 from decentral.attestation.simulation import Simulation
 from decentral.launch.ending import live
 from decentral.run.directory import open_cluster
@@ -30,7 +30,8 @@ async def serve(path: Path, attached: bool) -> None:
     directory = open_cluster(path)
     quoting = Quoting(Simulation.kept(directory.attestation), Measurer(path), time.time)
     await asyncio.to_thread(quoting.measurer.measure, running(os.getpid()))  # before anybody waits for it
-    with tempfile.TemporaryDirectory(prefix="decentral-") as place:  # 0700; a socket's name has 107 bytes at most
+    await forget(path)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as place:  # 0700; a socket's name has 107 bytes at most
         async with serving(quoting, Path(place), path):
             print(Path(place) / "socket", flush=True)
             await (input_ended() if attached else asyncio.Event().wait())

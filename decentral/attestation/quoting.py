@@ -10,9 +10,9 @@ Requests and replies are JSON in its canonical form, a line each: `{"log": true}
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,6 +28,8 @@ from decentral.files import write_atomic
 
 ADDRESS = "quoting"
 """The file, in a cluster's folder, that names the socket."""
+PREFIX = "decentral-"
+"""Of the socket's own folder."""
 DEADLINE = 10.0
 """Seconds for one request."""
 MOST_BYTES = 8 << 20
@@ -85,7 +87,7 @@ class Quoting:
         return found, log
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def serving(quoting: Quoting, place: Path, folder: Path) -> AsyncIterator[None]:
     """Answers at a Unix socket in `place`, a folder with a short name; `folder`, the cluster's, says where that is."""
     asked = asyncio.Lock()
@@ -114,6 +116,23 @@ async def serving(quoting: Quoting, place: Path, folder: Path) -> AsyncIterator[
         (folder / ADDRESS).unlink(missing_ok=True)
         server.close()
         path.unlink(missing_ok=True)
+
+
+async def forget(folder: Path) -> None:
+    """Removes what a process has left that was killed. Raises UserError if one of this cluster answers."""
+    try:
+        path = Path((folder / ADDRESS).read_text())
+        _, writer = await asyncio.open_unix_connection(path)
+    except FileNotFoundError:
+        return
+    except OSError:
+        if path.is_socket() and path.parent.name.startswith(PREFIX):  # whatever else is named there stays
+            path.unlink()
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+    else:
+        writer.close()
+        raise UserError(f"{folder}: its simulated processor runs already, at {path}")
 
 
 def _answered(quoting: Quoting, connection: socket.socket, line: bytes) -> dict[str, Any]:

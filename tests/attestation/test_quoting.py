@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from decentral import canonical
 from decentral.attestation.attester import RUNTIME, Unattested
 from decentral.attestation.measuring import CODE, RECIPE, Measurer
 from decentral.attestation.processes import Running, running
-from decentral.attestation.quoting import ADDRESS, Quoting, QuotingAttester, serving
+from decentral.attestation.quoting import ADDRESS, PREFIX, Quoting, QuotingAttester, forget, serving
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import Technology
 from decentral.errors import UserError
@@ -165,3 +167,25 @@ async def test_a_process_that_is_gone_or_talks_nonsense_is_an_error(
 
 async def test_nobody_but_the_owner_may_ask(attester: QuotingAttester, folder: Path) -> None:
     assert os.stat((folder / ADDRESS).read_text()).st_mode & 0o077 == 0  # noqa: PTH116
+
+
+async def test_a_socket_that_answers_is_nobody_elses_to_take(attester: QuotingAttester, folder: Path) -> None:
+    with pytest.raises(UserError, match="runs already"):
+        await forget(folder)
+    assert await attester.log()
+
+
+async def test_what_one_that_was_killed_has_left_is_removed_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    await forget(folder)  # there was none
+    place = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(place / "socket"))
+    (folder / ADDRESS).write_text(str(place / "socket"))
+    await forget(folder)
+    assert not place.exists()
+    mine = tmp_path / f"{PREFIX}mine"
+    mine.mkdir()
+    (mine / "socket").write_text("years of work")
+    (folder / ADDRESS).write_text(str(mine / "socket"))
+    await forget(folder)
+    assert (mine / "socket").exists()

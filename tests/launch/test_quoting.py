@@ -62,13 +62,14 @@ async def test_it_answers_comes_back_when_it_is_killed_and_leaves_nothing(
         assert [event.name for event in first.events] == ["code", "recipe", "policy", "model"]
         started = await told.get()
         assert (started["event"], started["simulated"]) == ("quoting", True)
+        left = Path((cluster.path / ADDRESS).read_text()).parent
         os.kill(started["process"], signal.SIGKILL)
         async with asyncio.timeout(100):
             ended, again = await told.get(), await told.get()
         assert (ended["event"], ended["code"], again["event"]) == ("unquoted", -signal.SIGKILL, "quoting")
         assert await attester.log() == first, "what it knew before it does not need"
         place = Path((cluster.path / ADDRESS).read_text()).parent
-        assert place.stat().st_mode & 0o777 == 0o700
+        assert place.stat().st_mode & 0o777 == 0o700 and not left.exists()
     assert not place.exists() and not (cluster.path / ADDRESS).exists()
     with pytest.raises(Unattested, match="does not answer"):
         await attester.log()
