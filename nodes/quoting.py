@@ -30,7 +30,7 @@ async def serve(path: Path, attached: bool) -> None:
     directory = open_cluster(path)
     quoting = Quoting(Simulation.kept(directory.attestation), Measurer(path), time.time)
     await asyncio.to_thread(quoting.measurer.measure, running(os.getpid()))  # before anybody waits for it
-    await forget(path)
+    await asyncio.to_thread(forget, path)
     with tempfile.TemporaryDirectory(prefix=PREFIX) as place:  # 0700; a socket's name has 107 bytes at most
         async with serving(quoting, Path(place), path):
             print(Path(place) / "socket", flush=True)

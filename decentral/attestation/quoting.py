@@ -118,20 +118,20 @@ async def serving(quoting: Quoting, place: Path, folder: Path) -> AsyncIterator[
         path.unlink(missing_ok=True)
 
 
-async def forget(folder: Path) -> None:
-    """Removes what a process has left that was killed. Raises UserError if one of this cluster answers."""
-    try:
-        path = Path((folder / ADDRESS).read_text())
-        _, writer = await asyncio.open_unix_connection(path)
-    except FileNotFoundError:
+def forget(folder: Path) -> None:
+    """Removes what a process has left that was killed. Blocking. Raises UserError if one of this cluster answers."""
+    if not (folder / ADDRESS).exists():
         return
+    path = Path((folder / ADDRESS).read_text())
+    try:
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(path))
     except OSError:
         if path.is_socket() and path.parent.name.startswith(PREFIX):  # whatever else is named there stays
             path.unlink()
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
     else:
-        writer.close()
         raise UserError(f"{folder}: its simulated processor runs already, at {path}")
 
 

@@ -171,21 +171,21 @@ async def test_nobody_but_the_owner_may_ask(attester: QuotingAttester, folder: P
 
 async def test_a_socket_that_answers_is_nobody_elses_to_take(attester: QuotingAttester, folder: Path) -> None:
     with pytest.raises(UserError, match="runs already"):
-        await forget(folder)
+        forget(folder)
     assert await attester.log()
 
 
-async def test_what_one_that_was_killed_has_left_is_removed_and_nothing_else(folder: Path, tmp_path: Path) -> None:
-    await forget(folder)  # there was none
+def test_what_one_that_was_killed_has_left_is_removed_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    forget(folder)  # there was none
     place = Path(tempfile.mkdtemp(prefix=PREFIX))
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(place / "socket"))
     (folder / ADDRESS).write_text(str(place / "socket"))
-    await forget(folder)
+    forget(folder)
     assert not place.exists()
     mine = tmp_path / f"{PREFIX}mine"
     mine.mkdir()
     (mine / "socket").write_text("years of work")
     (folder / ADDRESS).write_text(str(mine / "socket"))
-    await forget(folder)
+    forget(folder)
     assert (mine / "socket").exists()
