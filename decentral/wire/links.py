@@ -87,6 +87,11 @@ class Links:
         contact = self._contacts.get(peer)
         return b"" if contact is None or contact.link is None else contact.link.certificate
 
+    def redial(self, peer: PeerId) -> None:
+        """The next call shakes hands anew: a connection outlives the certificate that was shown when it began."""
+        if (contact := self._contacts.get(peer)) is not None:
+            self._hang_up(contact)
+
     async def close(self) -> None:
         for contact in self._contacts.values():
             if contact.link is not None:

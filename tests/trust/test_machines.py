@@ -149,6 +149,7 @@ WRONG = {
     "the maker's own root is no simulation": 'roots = [{technology = "tdx", simulated = true}]',
     "is no maker's own: it has to be simulated = true": 'roots = [{technology = "tdx", certificate = "AAAA"}]',
     "machines.references[0].measurement: without it every image counts": 'references = [{technology = "tdx"}]',
+    "references[0].measurement: without it": f'references = [{{technology = "sev-snp", signer = "{"00" * 48}"}}]',
     "references[0].signer: tdx tells of none": f'references = [{{technology = "tdx", signer = "{"00" * 48}"}}]',
     "machines.roots[0].key: not a key": 'roots = [{technology = "tdx", key = 1}]',
     "machines.days: must be a whole number": "days = 0",

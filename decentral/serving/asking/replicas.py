@@ -107,6 +107,8 @@ class Replicas:
             return held.session
 
     async def _open(self, held: _Held, peer: PeerId, attested: bool) -> None:
+        if attested:
+            self._links.redial(peer)  # its evidence is for the certificate that it shows now
         opened = open_session(self._links, peer, limits=self._limits, deadline=self.patience.opening)
         held.session = await held.stack.enter_async_context(opened)
         if not attested:

@@ -191,6 +191,20 @@ async def test_a_session_rests_on_one_challenge_no_longer_than_is_allowed(cluste
         assert client._replicas.seen(peer).nonce != nonce
 
 
+async def test_replicas_that_renewed_their_certificates_are_met_over_connections_that_show_the_new_ones(
+    cluster, authority, certify
+):
+    made = await cluster(attesters={"": Node()}, machines=PINNED)
+    async with Client.connect(made.folder) as client:
+        await client.predict(X, WANTED)
+        for name, transport in made.transports.items():
+            transport.rotate(certify(authority, made.services[name].identity))
+        for held in client._replicas._held.values():
+            held.ends = 0.0
+        prediction = await client.predict(X, WANTED)
+    assert prediction.faults == ()
+
+
 async def test_who_asks_for_it_of_a_cluster_that_pins_no_machines_is_told_before_anybody_is_asked(cluster):
     made = await cluster()
     async with Client.connect(made.folder) as client:
