@@ -247,8 +247,10 @@ def _say_refused(directory: Path, refused: Unverified, as_json: bool) -> None:
         say(f"  {reason}")
     for fault in faults:
         say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    told = {(fault["node"], fault["detail"]) for fault in faults}
     for node, why in problems.items():
-        say(f"{node}: {why}")
+        if (node, why) not in told:
+            say(f"{node}: {why}")
     if problems and all(fault["kind"] == "unresponsive" for fault in faults):
         say(f"who is up: decentral status {directory}")
 
