@@ -30,8 +30,9 @@ import torch
 from blake3 import blake3
 
 from decentral.launch.nodes import KEEP_MEMORY
-from decentral.wire.authority import Authority, JoinToken, enrol
+from decentral.wire.authority import Authority, JoinToken
 from decentral.wire.certificate import Credentials, host_name
+from decentral.wire.enrolment import enrol
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import CHUNK_BYTES

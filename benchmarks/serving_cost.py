@@ -47,10 +47,11 @@ from decentral.training.digest import model_digest
 from decentral.trust.anchors import FILE, Anchor, Anchors, Part
 from decentral.trust.consensus import judge
 from decentral.trust.evidence import Question, Reply, tensors_digest, together
-from decentral.wire.authority import Authority, JoinToken, enrol
+from decentral.wire.authority import Authority, JoinToken
 from decentral.wire.certificate import Credentials, host_name
 from decentral.wire.clock import WallClock
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Reveal, Task, Terms
+from decentral.wire.enrolment import enrol
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links

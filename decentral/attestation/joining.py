@@ -21,7 +21,7 @@ def subject(peer: PeerId, run: str) -> Subject:
 
 
 class Joining:
-    """A peer's side: see `wire.authority.Show`."""
+    """A peer's side: see `wire.enrolment.Show`."""
 
     def __init__(self, attester: Attester, peer: PeerId, run: str) -> None:
         about = subject(peer, run)

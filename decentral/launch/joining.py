@@ -12,7 +12,8 @@ from decentral.launch.attesting import attester_of, pin_machines
 from decentral.run.directory import AnyDirectory, RunDirectory
 from decentral.trust.anchors import FILE, Anchors
 from decentral.trust.attested import judge
-from decentral.wire.authority import Show, Vouch
+from decentral.wire.authority import Vouch
+from decentral.wire.enrolment import Show
 from decentral.wire.messages import PeerId
 
 

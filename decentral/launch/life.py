@@ -22,10 +22,9 @@ from decentral.launch.renewal import Renewal
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.journal import Journal
-from decentral.wire.authority import Show
 from decentral.wire.certificate import Credentials
 from decentral.wire.clock import WallClock
-from decentral.wire.enrolment import credentials_for
+from decentral.wire.enrolment import Show, credentials_for
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits

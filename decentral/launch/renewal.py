@@ -18,8 +18,8 @@ from typing import Protocol
 
 from decentral.errors import Malformed, RunDirectoryError, TransportError
 from decentral.run.journal import Journal
-from decentral.wire.authority import Show, renew
 from decentral.wire.certificate import Credentials
+from decentral.wire.enrolment import Show, renew
 from decentral.wire.identity import Identity
 
 _LOG = logging.getLogger(__name__)

@@ -36,17 +36,16 @@ from decentral.wire import rpc
 from decentral.wire.certificate import (
     BINDING_OID,
     CLOCK_SKEW,
-    Credentials,
     host_name,
     new_key,
     peer_id_of,
+    pem_of,
     private_pem,
     public_info,
     read_binding,
-    request_certificate,
     subject,
 )
-from decentral.wire.identity import Identity, read_private
+from decentral.wire.identity import read_private
 from decentral.wire.messages import PeerId
 from decentral.wire.v1 import authority_pb2 as pb
 
@@ -63,8 +62,6 @@ ENROL, INVITE = f"/{SERVICE}/Enrol", f"/{SERVICE}/Invite"
 Vouch = Callable[[bytes, bytes, PeerId, bytes], Awaitable[None]]
 """Judges evidence: of a nonce, a TLS key (SubjectPublicKeyInfo in DER), a peer, and what it has shown. Raises Malformed
 where its machine does not count."""
-Show = Callable[[bytes, bytes], Awaitable[bytes]]
-"""Evidence of this machine for a nonce and a TLS key (SubjectPublicKeyInfo in DER). Raises Malformed."""
 VALIDITY = timedelta(days=7)
 """Of a peer's certificate, at most."""
 
@@ -91,7 +88,7 @@ class JoinToken:
 
     @property
     def authority_pem(self) -> bytes:
-        return _pem(x509.load_der_x509_certificate(self.authority))
+        return pem_of(x509.load_der_x509_certificate(self.authority))
 
 
 class Authority:
@@ -117,7 +114,7 @@ class Authority:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         certificate = builder.sign(key, hashes.SHA256())
         write_atomic(folder / "tokens.json", b"[]", private=True)
-        write_atomic(folder / "authority.pem", _pem(certificate) + private_pem(key), private=True)
+        write_atomic(folder / "authority.pem", pem_of(certificate) + private_pem(key), private=True)
         return cls(folder, key, certificate)
 
     @classmethod
@@ -141,7 +138,7 @@ class Authority:
     @property
     def pem(self) -> bytes:
         """The certificate that peers trust."""
-        return _pem(self._certificate)
+        return pem_of(self._certificate)
 
     def token(self, *, uses: int = 1, valid_seconds: float = 3600.0) -> JoinToken:
         """A new token that lets `uses` peers in until it expires. Only its digest is stored."""
@@ -193,7 +190,7 @@ class Authority:
             request = x509.load_der_x509_csr(csr)
         except (ValueError, TypeError, InvalidSignature) as error:
             raise Malformed(Refusal.SIGNATURE, "not a certificate of this authority") from error
-        if peer_id_of(_pem(current)) != read_binding(request).peer:
+        if peer_id_of(pem_of(current)) != read_binding(request).peer:
             raise Malformed(Refusal.SIGNATURE, "a certificate of another peer")
 
     @asynccontextmanager
@@ -208,7 +205,7 @@ class Authority:
         key = new_key()
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         certificate = self._leaf(AUTHORITY_NAME, AUTHORITY_NAME, key.public_key(), timedelta(days=365), usage)
-        chain = _pem(x509.load_der_x509_certificate(certificate))
+        chain = pem_of(x509.load_der_x509_certificate(certificate))
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)], maximum_concurrent_rpcs=64)
 
         async def answer(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
@@ -324,67 +321,6 @@ def _key(csr: bytes) -> bytes:
 def _requester(csr: bytes) -> PeerId:
     """Raises Malformed."""
     return read_binding(_parsed(csr)).peer
-
-
-async def enrol(
-    address: str, token: JoinToken, identity: Identity, *, show: Show | None = None, deadline: float = 30.0
-) -> Credentials:
-    """Credentials for an identity, from the authority that the token pins; `show`: evidence, if it asks for any.
-
-    Raises Unreachable or Refused, and Malformed where no evidence can be made.
-    """
-    grounds = pb.EnrolRequest(token=token.secret)
-    return await _ask(address, identity, token.authority_pem, grounds, show=show, deadline=deadline)
-
-
-async def renew(
-    address: str, credentials: Credentials, identity: Identity, *, show: Show | None = None, deadline: float = 30.0
-) -> Credentials:
-    """Credentials with a new TLS key, granted to the holder of ones that are still valid."""
-    current = x509.load_pem_x509_certificate(credentials.certificate)
-    grounds = pb.EnrolRequest(certificate=current.public_bytes(serialization.Encoding.DER))
-    return await _ask(address, identity, credentials.authority, grounds, show=show, deadline=deadline)
-
-
-async def _ask(
-    address: str,
-    identity: Identity,
-    authority: bytes,
-    request: pb.EnrolRequest,
-    *,
-    show: Show | None,
-    deadline: float,
-) -> Credentials:
-    key = new_key()
-    request.csr = request_certificate(identity, key, time.time() + VALIDITY.total_seconds())
-    options = [
-        *rpc.CONNECTION_OPTIONS,
-        ("grpc.ssl_target_name_override", AUTHORITY_NAME),
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ]
-    pinned = grpc.ssl_channel_credentials(root_certificates=authority)
-    async with grpc.aio.secure_channel(address, pinned, options=options) as channel:
-        try:
-            if show is not None:
-                invite = channel.unary_unary(INVITE, pb.InviteRequest.SerializeToString, pb.InviteReply.FromString)
-                request.nonce = (await invite(pb.InviteRequest(), timeout=deadline)).nonce
-                if request.nonce:
-                    request.evidence = await show(request.nonce, public_info(key.public_key()))
-            call = channel.unary_unary(ENROL, pb.EnrolRequest.SerializeToString, pb.EnrolReply.FromString)
-            reply = await call(request, timeout=deadline)
-        except grpc.aio.AioRpcError as error:
-            raise rpc.failure(error, f"the authority at {address}") from error
-    try:
-        certificate = x509.load_der_x509_certificate(reply.certificate)
-    except ValueError as error:
-        raise Malformed(Refusal.MALFORMED, "the authority's reply is not a certificate") from error
-    credentials = Credentials(_pem(certificate), private_pem(key), authority)
-    credentials.check(identity.id)
-    return credentials
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _builder(name: str, key: ec.EllipticCurvePublicKey, validity: timedelta) -> x509.CertificateBuilder:

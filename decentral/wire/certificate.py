@@ -48,6 +48,11 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+def pem_of(certificate: x509.Certificate) -> bytes:
+    """In PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
 def public_info(key: PublicKeyTypes) -> bytes:
     """SubjectPublicKeyInfo in DER."""
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

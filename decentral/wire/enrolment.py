@@ -1,18 +1,28 @@
-"""How a node of a run directory gets its certificate: from the invitation that its launcher left in its folder."""
+"""How a peer gets its certificate: from the authority, for a join token, or for the invitation in its folder."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from decentral.errors import Unreachable, UserError
-from decentral.files import write_atomic
-from decentral.wire.authority import Authority, JoinToken, Show, enrol
-from decentral.wire.certificate import Credentials
-from decentral.wire.identity import Identity, read_private
+import grpc
+import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
+from decentral.errors import Malformed, Refusal, Unreachable, UserError
+from decentral.files import write_atomic
+from decentral.wire import rpc
+from decentral.wire.authority import AUTHORITY_NAME, ENROL, INVITE, MAX_MESSAGE, VALIDITY, Authority, JoinToken
+from decentral.wire.certificate import Credentials, new_key, pem_of, private_pem, public_info, request_certificate
+from decentral.wire.identity import Identity, read_private
+from decentral.wire.v1 import authority_pb2 as pb
+
+Show = Callable[[bytes, bytes], Awaitable[bytes]]
+"""Evidence of this machine for a nonce and a TLS key (SubjectPublicKeyInfo in DER). Raises Malformed."""
 INVITATION = "invitation.json"
 RENEW_BEFORE = 24 * 3600.0
 """Seconds before a certificate expires from which a starting node asks for another."""
@@ -56,3 +66,60 @@ async def _enrol(address: str, token: JoinToken, identity: Identity, show: Show 
             if time.monotonic() > ends:
                 raise
         await asyncio.sleep(PAUSE)
+
+
+async def enrol(
+    address: str, token: JoinToken, identity: Identity, *, show: Show | None = None, deadline: float = 30.0
+) -> Credentials:
+    """Credentials for an identity, from the authority that the token pins; `show`: evidence, if it asks for any.
+
+    Raises Unreachable or Refused, and Malformed where no evidence can be made.
+    """
+    grounds = pb.EnrolRequest(token=token.secret)
+    return await _ask(address, identity, token.authority_pem, grounds, show=show, deadline=deadline)
+
+
+async def renew(
+    address: str, credentials: Credentials, identity: Identity, *, show: Show | None = None, deadline: float = 30.0
+) -> Credentials:
+    """Credentials with a new TLS key, granted to the holder of ones that are still valid."""
+    current = x509.load_pem_x509_certificate(credentials.certificate)
+    grounds = pb.EnrolRequest(certificate=current.public_bytes(serialization.Encoding.DER))
+    return await _ask(address, identity, credentials.authority, grounds, show=show, deadline=deadline)
+
+
+async def _ask(
+    address: str,
+    identity: Identity,
+    authority: bytes,
+    request: pb.EnrolRequest,
+    *,
+    show: Show | None,
+    deadline: float,
+) -> Credentials:
+    key = new_key()
+    request.csr = request_certificate(identity, key, time.time() + VALIDITY.total_seconds())
+    options = [
+        *rpc.CONNECTION_OPTIONS,
+        ("grpc.ssl_target_name_override", AUTHORITY_NAME),
+        ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ]
+    pinned = grpc.ssl_channel_credentials(root_certificates=authority)
+    async with grpc.aio.secure_channel(address, pinned, options=options) as channel:
+        try:
+            if show is not None:
+                invite = channel.unary_unary(INVITE, pb.InviteRequest.SerializeToString, pb.InviteReply.FromString)
+                request.nonce = (await invite(pb.InviteRequest(), timeout=deadline)).nonce
+                if request.nonce:
+                    request.evidence = await show(request.nonce, public_info(key.public_key()))
+            call = channel.unary_unary(ENROL, pb.EnrolRequest.SerializeToString, pb.EnrolReply.FromString)
+            reply = await call(request, timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            raise rpc.failure(error, f"the authority at {address}") from error
+    try:
+        certificate = x509.load_der_x509_certificate(reply.certificate)
+    except ValueError as error:
+        raise Malformed(Refusal.MALFORMED, "the authority's reply is not a certificate") from error
+    credentials = Credentials(pem_of(certificate), private_pem(key), authority)
+    credentials.check(identity.id)
+    return credentials

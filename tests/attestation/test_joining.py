@@ -9,8 +9,9 @@ import pytest
 from decentral.attestation.joining import Joining, shown_by
 from decentral.attestation.report import Flaw, NotGenuine
 from decentral.errors import Malformed, Refusal, Refused
-from decentral.wire.authority import Authority, enrol
+from decentral.wire.authority import Authority
 from decentral.wire.certificate import peer_id_of
+from decentral.wire.enrolment import enrol
 from decentral.wire.identity import Identity
 from decentral.wire.messages import PeerId
 from tests.attestation.world import NONCE, NOW, STRANGER, TDX, Machine

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, UserError
 from decentral.wire import rpc
-from decentral.wire.authority import AUTHORITY_NAME, ENROL, MAX_MESSAGE, Authority, JoinToken, _Nonces, enrol, renew
+from decentral.wire.authority import AUTHORITY_NAME, ENROL, MAX_MESSAGE, Authority, JoinToken, _Nonces
 from decentral.wire.certificate import (
     BINDING_OID,
     Credentials,
@@ -32,6 +32,7 @@ from decentral.wire.certificate import (
     request_certificate,
     subject,
 )
+from decentral.wire.enrolment import enrol, renew
 from decentral.wire.identity import Identity
 from decentral.wire.v1 import authority_pb2 as pb
 
