@@ -80,7 +80,10 @@ class Attesting:
         if judged.complaints:
             why = await asyncio.to_thread(self._explained, judged.complaints, seen)
             raise Distrusted(f"its machine does not count: {why}")
-        channel = seen.sealed()
+        try:
+            channel = seen.sealed()
+        except Malformed as error:
+            raise Distrusted(f"its machine does not count: {error.detail}") from error
         await session.seal(channel.hello, channel)
         return seen
 

@@ -129,6 +129,17 @@ async def test_a_replica_whose_machine_does_not_sign_its_answers_takes_none_from
     assert verify(prediction.receipt.encode(), made.folder / "trust.toml", WANTED).valid
 
 
+async def test_a_machine_to_whose_key_nothing_can_be_sealed_does_not_count(cluster):
+    """With it every secret would be the same: whoever plays a maker of processors can have any key signed."""
+    made = await cluster(attesters={"": Node()}, machines=PINNED)
+    made.transports["stage-1-b"]._attest.public_key = bytes(32)
+    async with Client.connect(made.folder) as client:
+        prediction = await client.predict(X, WANTED)
+    assert torch.equal(prediction.output, made.expected(X))
+    why = "its machine does not count: is no public key to encrypt to"
+    assert faults(made, prediction) == {"stage-1-b": (FaultKind.UNATTESTED, why)}
+
+
 async def test_where_too_few_count_there_is_no_answer_and_each_is_named(cluster):
     made = await cluster(attesters={"": Node(), "stage-1-a": Node(EDITED), "stage-1-b": Node(EDITED)}, machines=PINNED)
     async with Client.connect(made.folder) as client:
