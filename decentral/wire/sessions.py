@@ -104,6 +104,11 @@ class Session:
         return self._broken is not None
 
     @property
+    def idle(self) -> bool:
+        """Whether no conversation is under way."""
+        return not self._open
+
+    @property
     def sent(self) -> int:
         """Bytes of frames."""
         return self._stream.sent

@@ -82,6 +82,7 @@ class Replicas:
         self.busy = 0
         self._links, self._limits, self._attesting = links, limits or Limits(), attesting
         self._held: dict[tuple[PeerId, bool], _Held] = {}
+        self._retired: list[_Held] = []
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._sent = self._received = 0
 
@@ -99,8 +100,10 @@ class Replicas:
         """
         held = self._held.setdefault((peer, attested), _Held())
         async with held.opening:
-            if held.session is not None and (held.session.broken or asyncio.get_running_loop().time() >= held.ends):
+            if held.session is not None and held.session.broken:
                 await self._forget(held)
+            elif asyncio.get_running_loop().time() >= held.ends:
+                await self._retire(held)
             if held.session is None:
                 await self._open(held, peer, attested)
             assert held.session is not None
@@ -122,6 +125,15 @@ class Replicas:
             raise
         held.ends = asyncio.get_running_loop().time() + self._attesting.lasting
 
+    async def _retire(self, held: _Held) -> None:
+        """What is under way in a session whose time is over ends in it; those in which nothing is are closed."""
+        self._retired.append(_Held(session=held.session, stack=held.stack))
+        held.session, held.stack, held.ends = None, AsyncExitStack(), math.inf
+        over = [each for each in self._retired if each.session is None or each.session.idle]
+        self._retired = [each for each in self._retired if each not in over]
+        for each in over:
+            await self._forget(each)
+
     def seen(self, peer: PeerId) -> Seen | None:
         """What a replica has shown of its machine last."""
         held = self._held.get((peer, True))
@@ -136,11 +148,11 @@ class Replicas:
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received, of frames."""
-        live = [held.session for held in self._held.values() if held.session is not None]
+        live = [held.session for held in (*self._held.values(), *self._retired) if held.session is not None]
         sent, received = sum(session.sent for session in live), sum(session.received for session in live)
         return self._sent + sent, self._received + received
 
     async def close(self) -> None:
-        for held in self._held.values():
+        for held in (*self._held.values(), *self._retired):
             async with held.opening:
                 await self._forget(held)

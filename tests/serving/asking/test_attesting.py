@@ -202,6 +202,23 @@ async def test_a_session_rests_on_one_challenge_no_longer_than_is_allowed(cluste
         assert client._replicas.seen(peer).nonce != nonce
 
 
+async def test_what_is_under_way_in_a_session_ends_in_it_when_its_time_is_over(cluster):
+    """All sessions of a busy client end at about the same time, with every question that is under way."""
+    made = await cluster(attesters={"": Node()}, machines=PINNED)
+    async with Client.connect(made.folder) as client:
+        peer, replicas = made.anchors.peers[0].id, client._replicas
+        first = await replicas.session(peer, attested=True)
+        async with first.converse():
+            replicas._held[peer, True].ends = 0.0
+            second = await replicas.session(peer, attested=True)
+            assert second is not first and not first.broken
+        sent = replicas.traffic[0]
+        replicas._held[peer, True].ends = 0.0
+        assert await replicas.session(peer, attested=True) not in (first, second)
+        assert first.broken and second.broken
+        assert replicas.traffic[0] >= sent
+
+
 async def test_replicas_that_renewed_their_certificates_are_met_over_connections_that_show_the_new_ones(
     cluster, authority, certify
 ):
