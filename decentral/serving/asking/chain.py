@@ -120,7 +120,7 @@ class Chain:
         if policy.leakage is not None and self._measured is not None:
             evidence[Kind.LEAKAGE] = stated(self._measured, part)
         if policy.attested:
-            seen = {peer: each for peer in found.replies if (each := self._replicas.seen(peer)) is not None}
+            seen = {peer: found.seen[peer] for peer in found.replies if peer in found.seen}
             evidence[Kind.ATTESTATION] = Attestations.of(seen).encoded()
         return evidence
 

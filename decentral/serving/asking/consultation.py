@@ -12,11 +12,12 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from decentral.attestation.challenging import Seen
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.serving.asking.attesting import Distrusted
 from decentral.serving.asking.replicas import Replicas
@@ -55,6 +56,7 @@ class _Replica:
 class Consultation:
     """Who was asked, in the order of the line; what came of each, less where a deadline ended; and why it was less.
 
+    `seen`: what each has shown of its machine, where that is asked, in the session in which it was given the task;
     `busy`: who had too much to do until the deadline, as the last that it said; `distrusted`: whose machine does not
     count, where that is asked, and so was told nothing; `spared`: who was asked in the place of
     one that was late, and not waited for. `refusal`: what replicas say against the task itself, where so many say it
@@ -68,6 +70,7 @@ class Consultation:
     distrusted: frozenset[PeerId] = frozenset()
     spared: frozenset[PeerId] = frozenset()
     refusal: Refused | None = None
+    seen: Mapping[PeerId, Seen] = field(default_factory=dict)
 
 
 async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, replicas: Replicas) -> Consultation:
@@ -90,6 +93,7 @@ async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, repl
             frozenset(line.distrusted),
             frozenset(line.spared),
             line.refusal,
+            line.seen,
         )
 
 
@@ -113,6 +117,7 @@ class _Line:
         self._began: dict[PeerId, float] = {}
         self.distrusted: set[PeerId] = set()
         self.spared: set[PeerId] = set()
+        self.seen: dict[PeerId, Seen] = {}
         self.asked: list[PeerId] = []
         self.problems: dict[PeerId, str] = {}
 
@@ -224,6 +229,8 @@ class _Line:
         while True:
             try:
                 session = await self._replicas.session(peer, self._policy.attested)
+                if self._policy.attested and (seen := self._replicas.seen(peer)) is not None:
+                    self.seen[peer] = seen
                 conversation = await self._conversations.enter_async_context(session.converse())
                 await conversation.say(self._task)
                 heard = await conversation.hear()
@@ -292,7 +299,7 @@ class _Line:
         opened = together(shown.commitments)
         with suppress(Malformed):  # the vote holds it against its maker, and finds what is verified while others sign
             replica.reply.signed(question, opened)
-        seen = self._replicas.seen(replica.peer) if self._policy.attested else None
+        seen = self.seen.get(replica.peer)
         if seen is not None and not vouched(seen.evidence, question, replica.reply, opened):
             replica.reply = Reply(replica.reply.commitment)  # one liar is outvoted, and takes no answer from others
             self.problems[replica.peer] = "its machine has not signed its answer"

@@ -202,6 +202,23 @@ async def test_a_session_rests_on_one_challenge_no_longer_than_is_allowed(cluste
         assert client._replicas.seen(peer).nonce != nonce
 
 
+async def test_evidence_is_that_of_the_session_in_which_an_answer_was_given(cluster):
+    """Another question may have met the replica anew meanwhile, on a machine that was started anew."""
+    made = await cluster(attesters={"": Node()}, machines=PINNED)
+    service = made.services["stage-1-b"]
+    reveal = service.reveal
+    async with Client.connect(made.folder) as client:
+
+        async def late(sealed: Any, shown: Any, said: Any) -> None:
+            client._replicas._held[service.identity.id, True].seen = None
+            await reveal(sealed, shown, said)
+
+        service.reveal = late
+        prediction = await client.predict(X, WANTED)
+    assert prediction.faults == ()
+    assert verify(prediction.receipt.encode(), made.folder / "trust.toml", WANTED).valid
+
+
 async def test_what_is_under_way_in_a_session_ends_in_it_when_its_time_is_over(cluster):
     """All sessions of a busy client end at about the same time, with every question that is under way."""
     made = await cluster(attesters={"": Node()}, machines=PINNED)
