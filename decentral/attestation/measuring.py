@@ -13,6 +13,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -106,10 +107,14 @@ def content_event(name: str, path: Path) -> Event:
 
 def _installed() -> Iterator[tuple[str, int, int, int, int]]:
     """What the file system says of where distributions are installed, and of their records."""
-    for folder in map(Path, sys.path):
-        for each in (folder, *sorted(folder.glob("*.dist-info/RECORD"))):
-            if each.exists():
-                yield str(each), *_said(each.stat())
+    for folder in sys.path:
+        try:
+            names = sorted(name for name in os.listdir(folder or ".") if name.endswith(".dist-info"))  # noqa: PTH208
+        except OSError:  # what is no folder, a zip file for one
+            names = []
+        for path in (folder, *(f"{folder}/{name}/RECORD" for name in names)):
+            with suppress(OSError):
+                yield path, *_said(os.stat(path))  # noqa: PTH116  at every quote, and paths cost more than the looks
 
 
 def look(paths: Sequence[Path]) -> Iterator[tuple[str, int, int, int, int]]:

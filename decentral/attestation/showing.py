@@ -11,6 +11,7 @@ from decentral.attestation.attester import Attester, Unattested
 from decentral.attestation.binding import VOUCHED, report_data
 from decentral.attestation.channel import NodeChannel
 from decentral.attestation.evidence import Evidence
+from decentral.attestation.registers import EventLog
 from decentral.errors import Malformed, Refusal
 from decentral.wire.certificate import public_info
 from decentral.wire.identity import Identity
@@ -33,6 +34,8 @@ class Showing:
         self._key = X25519PrivateKey.generate()
         self.public_key = self._key.public_key().public_bytes_raw()
         self._voice = Identity.generate()
+        self._log: EventLog | None = None
+        """As it was last: it seldom grows."""
 
     async def __call__(self, nonce: bytes, certificate: bytes) -> Offer:
         """`certificate`: what this node shows in TLS (PEM). Raises Malformed where no evidence can be made."""
@@ -49,11 +52,13 @@ class Showing:
         Raises Malformed where none can be made.
         """
         try:
+            log = self._log or await self._attester.log()
             for _ in range(ATTEMPTS):
-                log = await self._attester.log()
                 bound = self._bound(nonce, key, log.digest)
                 quoted = await self._attester.quote(bound)
-                if quoted.log == log:
+                log, before = quoted.log, log
+                self._log = log
+                if log == before:
                     return Evidence.of(quoted, self.public_key, self._voice.public_key), bound
         except Unattested as error:
             raise Malformed(Refusal.UNSPECIFIED, f"no evidence of this machine can be made: {error}") from error
