@@ -23,6 +23,7 @@ import torch
 from benchmarks.serving_cost import stay_on
 from benchmarks.serving_floor import HOST
 from decentral.attestation.measuring import FILES, MODEL, POLICY, RECIPE, Measurer
+from decentral.attestation.processes import running
 from decentral.attestation.quoting import Quoting, QuotingAttester, serving
 from decentral.attestation.report import Technology
 from decentral.attestation.showing import Showing
@@ -68,7 +69,7 @@ async def processor(folder: Path) -> None:
     """Signs for whoever asks, and measures what that runs."""
     asked, simulation = await lines(), Simulation.kept(folder / "authority")
     with tempfile.TemporaryDirectory() as place:
-        async with serving(Quoting(simulation, Measurer(folder), time.time), Path(place), folder):
+        async with serving(Quoting(simulation, Measurer(folder), time.time, running), Path(place), folder):
             print(json.dumps({}), flush=True)
             await asked.read()
 

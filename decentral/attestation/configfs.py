@@ -56,16 +56,18 @@ class Configfs:
         try:
             entry.mkdir(exist_ok=True)
             for _ in range(ATTEMPTS):
+                before = int((entry / "generation").read_text())
                 (entry / "inblob").write_bytes(report_data)
-                before = (entry / "generation").read_text()
                 quote, provider = (entry / "outblob").read_bytes(), (entry / "provider").read_text().strip()
                 also = (entry / "auxblob").read_bytes() if (entry / "auxblob").exists() else b""
-                if (entry / "generation").read_text() == before:
+                if int((entry / "generation").read_text()) == before + 1:  # one write since: ours
                     break
             else:
                 raise Unattested(f"{entry}: others write there all the time")
         except OSError as error:
             raise Unattested(f"{entry}: the kernel makes no report ({error.strerror or error})") from error
+        except ValueError as error:  # of a generation that is no number
+            raise Unattested(f"{entry}: the kernel's interface is another one ({error})") from error
         if (technology := PROVIDERS.get(provider)) is None:
             raise Unattested(f"{entry}: reports of {provider!r} cannot be read here")
         return technology, trimmed(quote) if technology is Technology.TDX else quote, also

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from decentral import canonical
 from decentral.attestation.attester import Quoted, Unattested
 from decentral.attestation.measuring import Measurement, Measurer
-from decentral.attestation.processes import Running, caller, running
+from decentral.attestation.processes import Running, caller, is_running, node
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import REPORT_DATA_BYTES, NotGenuine, Technology
 from decentral.errors import DecentralError, Malformed, UserError
@@ -53,11 +53,12 @@ class Platform(Protocol):
 
 @dataclass
 class Quoting:
-    """What the process does, apart from how it is asked. `clock`: seconds since 1970."""
+    """What the process does, apart from how it is asked. `clock`: seconds since 1970; `look`: what a process runs."""
 
     platform: Platform
     measurer: Measurer
     clock: Callable[[], float]
+    look: Callable[[int], Running] = node
     _logs: dict[tuple[int, int], EventLog] = field(default_factory=dict)
 
     def log(self, process: Running) -> EventLog:
@@ -73,7 +74,9 @@ class Quoting:
 
     def _measured(self, process: Running) -> tuple[Measurement, EventLog]:
         found, whose = self.measurer.measure(process), (process.pid, process.started)
-        log = self._logs.pop(whose, EventLog())
+        if whose not in self._logs and len(self._logs) >= MOST_PROCESSES:
+            self._forget_ended()
+        log = self._logs.get(whose, EventLog())
         last = {event.name: event for event in log.events}
         try:
             for event in found.events:
@@ -81,10 +84,16 @@ class Quoting:
                     log = log.extended(event)
         except NotGenuine as error:
             raise UserError(f"process {process.pid}: its files change all the time ({error.detail})") from None
-        self._logs[whose] = log  # at the end: who asks least is forgotten first
-        if len(self._logs) > MOST_PROCESSES:
-            del self._logs[next(iter(self._logs))]
+        self._logs[whose] = log
         return found, log
+
+    def _forget_ended(self) -> None:
+        """What a process was extended with is kept as long as it runs. Raises UserError where too many do."""
+        for pid, started in list(self._logs):
+            if not is_running(pid, started):
+                del self._logs[pid, started]
+        if len(self._logs) >= MOST_PROCESSES:
+            raise UserError(f"{MOST_PROCESSES} processes are measured already")
 
 
 @contextlib.asynccontextmanager
@@ -138,7 +147,7 @@ def forget(folder: Path) -> None:
 def _answered(quoting: Quoting, connection: socket.socket, line: bytes) -> dict[str, Any]:
     try:
         request = canonical.decode(line)
-        process = running(caller(connection))
+        process = quoting.look(caller(connection))
         match request:
             case {"log": True, **rest} if not rest:
                 return {"log": canonical.text(quoting.log(process).encoded())}

@@ -8,7 +8,7 @@ import time
 from decentral.attestation.joining import Joining, shown_by
 from decentral.attestation.report import NotGenuine
 from decentral.errors import Malformed, Refusal, UserError
-from decentral.launch.attesting import attester_of, pin_machines
+from decentral.launch.attesting import attester_of, pin_machines, simulates
 from decentral.run.directory import AnyDirectory, RunDirectory
 from decentral.trust.anchors import FILE, Anchors
 from decentral.trust.attested import judge
@@ -31,6 +31,8 @@ def vouch_for(directory: RunDirectory) -> Vouch | None:
             f"attestation: {directory.path / FILE} pins no machines; `decentral attest measure` prints what to pin"
         )
 
+    played = simulates(directory.recipe.attestation)
+
     async def vouch(nonce: bytes, key: bytes, peer: PeerId, evidence: bytes) -> None:
         try:
             seen = shown_by(peer, run, nonce, key, evidence)
@@ -39,6 +41,8 @@ def vouch_for(directory: RunDirectory) -> Vouch | None:
         judged = await asyncio.to_thread(judge, seen, machines, int(time.time()))
         if judged.complaints:
             raise Malformed(Refusal.SIGNATURE, f"your machine does not count: {judged.why}")
+        if judged.simulated and not played:
+            raise Malformed(Refusal.SIGNATURE, "your machine does not count: it is simulated, and this run is not")
 
     return vouch
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from decentral import locate
-from decentral.attestation.processes import caller, running, startable
+from decentral.attestation.processes import caller, is_running, node, running, startable
 from decentral.errors import UserError
 
 WAIT = "import sys; print(flush=True); sys.stdin.read()"
@@ -119,3 +119,48 @@ def test_what_can_be_started_is_what_runs_once_it_is_started(other: Path, monkey
             found, before = running(pid), startable()
         assert (found.interpreter, found.package, found.nodes) == (before.interpreter, before.package, before.nodes)
         assert before.package == package
+
+
+PROGRAMS: dict[str, Sequence[str]] = {
+    "a program of nodes": ("{copy}/nodes/wait.py",),
+    "a module of the package": ("-P", "-m", "decentral.wait"),
+}
+OTHERS: dict[str, Sequence[str]] = {
+    "another file": ("{copy}/other.py",),
+    "a file called as one of nodes": ("{copy}/elsewhere/wait.py",),
+    "words": ("-P", "-c", WAIT),
+    "another module": ("-P", "-m", "elsewhere.wait"),
+}
+
+
+@pytest.mark.parametrize("arguments", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_node_runs_a_program_of_ours(arguments: Sequence[str], other: Path) -> None:
+    (other / "decentral" / "wait.py").write_text(WAIT)
+    with python(*(each.format(copy=other) for each in arguments), PYTHONPATH=str(other)) as pid:
+        assert node(pid).package == other / "decentral"
+    with (
+        python(*(each.format(copy=other) for each in arguments), PYTHONPATH=str(other), PYTHONSTARTUP="x.py") as pid,
+        pytest.raises(UserError, match="no program"),
+    ):
+        node(pid)
+
+
+@pytest.mark.parametrize("arguments", OTHERS.values(), ids=OTHERS)
+def test_others_are_nobodys_node(arguments: Sequence[str], other: Path) -> None:
+    (other / "elsewhere").mkdir()
+    for file in (other / "other.py", other / "elsewhere" / "wait.py"):
+        file.write_text(WAIT)
+    (other / "elsewhere" / "__init__.py").write_text("")
+    with (
+        python(*(each.format(copy=other) for each in arguments), PYTHONPATH=str(other)) as pid,
+        pytest.raises(UserError, match="no program of decentral"),
+    ):
+        node(pid)
+
+
+def test_a_process_is_running_until_it_has_ended() -> None:
+    with python("-P", "-c", WAIT) as pid:
+        started = running(pid).started
+        assert is_running(pid, started)
+        assert not is_running(pid, started + 1)
+    assert not is_running(pid, started)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME, Unattested
 from decentral.attestation.measuring import CODE, RECIPE, Measurer
-from decentral.attestation.processes import Running, running
+from decentral.attestation.processes import running
 from decentral.attestation.quoting import ADDRESS, PREFIX, Quoting, QuotingAttester, forget, serving
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import Technology
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quoting(folder: Path) -> Quoting:
-    return Quoting(Signs(), Measurer(folder), lambda: 1_000.5)
+    return Quoting(Signs(), Measurer(folder), lambda: 1_000.5, running)
 
 
 @pytest.fixture
@@ -106,12 +107,28 @@ def test_files_that_change_all_the_time_end_in_an_error(quoting: Quoting, monkey
         quoting.log(process)
 
 
-def test_of_many_processes_those_who_ask_least_are_forgotten(quoting: Quoting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_is_remembered_as_long_as_it_runs_and_no_more_are_measured_than_there_is_room_for(
+    quoting: Quoting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("decentral.attestation.quoting.MOST_PROCESSES", 2)
     own = running(os.getpid())
-    for started in range(3):
-        quoting.log(Running(own.pid, started, own.interpreter, own.package, own.nodes))
-    assert list(quoting._logs) == [(own.pid, 1), (own.pid, 2)]
+    ended = [replace(own, started=started) for started in (1, 2)]
+    for process in (*ended, own):
+        quoting.log(process)
+    assert list(quoting._logs) == [(own.pid, own.started)]
+    monkeypatch.setattr("decentral.attestation.quoting.is_running", lambda pid, started: True)
+    quoting.log(replace(own, started=3))
+    with pytest.raises(UserError, match="2 processes are measured already"):
+        quoting.log(replace(own, started=4))
+
+
+async def test_who_runs_another_program_is_refused(
+    quoting: Quoting, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    strict = Quoting(quoting.platform, quoting.measurer, quoting.clock)
+    async with serving(strict, tmp_path_factory.mktemp("s"), folder):
+        with pytest.raises(Unattested, match="no program of decentral"):
+            await QuotingAttester(folder).log()
 
 
 @pytest.mark.parametrize(

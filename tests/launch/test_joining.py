@@ -80,6 +80,19 @@ async def test_a_machine_that_runs_what_is_pinned_is_let_in_and_another_is_told_
             await vouch(NONCE, KEY, peer, evidence)
 
 
+async def test_a_simulated_machine_joins_no_run_of_real_ones(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(vouch_for, directory)
+    monkeypatch.setattr("decentral.launch.joining.simulates", lambda attesting: False)
+    vouch = await asyncio.to_thread(vouch_for, directory)
+    assert vouch is not None
+    with pytest.raises(Malformed, match="it is simulated, and this run is not"):
+        await vouch(
+            NONCE, KEY, ALICE.id, await Joining(Measured(directory), ALICE.id, directory.recipe.hash)(NONCE, KEY)
+        )
+
+
 def test_what_is_pinned_stays_pinned_and_its_files_are_kept(directory: RunDirectory) -> None:
     vouch_for(directory)
     before = Anchors.load(directory.path / FILE)
