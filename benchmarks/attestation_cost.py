@@ -46,15 +46,15 @@ from benchmarks.measure import busy
 from benchmarks.serving_cost import enrolled, stay_on
 from benchmarks.serving_floor import HOST
 from decentral import canonical
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
-from decentral.attestation.measuring import Measurer
-from decentral.attestation.processes import running
-from decentral.attestation.quoting import QuotingAttester
+from decentral.attestation.host.measuring import Measurer
+from decentral.attestation.host.processes import running
+from decentral.attestation.host.quoting import QuotingAttester
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import Root, Technology
-from decentral.attestation.showing import Showing, tls_key
-from decentral.attestation.simulation import Simulation
+from decentral.attestation.session.challenging import Seen, Subject
+from decentral.attestation.session.showing import Showing, tls_key
 from decentral.attestation.tdx import collateral as tdx
 from decentral.attestation.tdx.quote import trimmed
 from decentral.attestation.tdx.verification import verify_tdx

@@ -22,12 +22,12 @@ import torch
 
 from benchmarks.serving_cost import stay_on
 from benchmarks.serving_floor import HOST
-from decentral.attestation.measuring import FILES, MODEL, POLICY, RECIPE, Measurer
-from decentral.attestation.processes import running
-from decentral.attestation.quoting import Quoting, QuotingAttester, serving
+from decentral.attestation.host.measuring import FILES, MODEL, POLICY, RECIPE, Measurer
+from decentral.attestation.host.processes import running
+from decentral.attestation.host.quoting import Quoting, QuotingAttester, serving
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.report import Technology
-from decentral.attestation.showing import Showing
-from decentral.attestation.simulation import Simulation
+from decentral.attestation.session.showing import Showing
 from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.serving.stages.model import Network, digest_of, load_stages, save_stages
 from decentral.serving.stages.stage import StageService

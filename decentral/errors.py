@@ -8,7 +8,7 @@ DecentralError
 ├── Untraceable            a model whose structure cannot be read without guessing
 ├── Unproven               a circuit, a key or a proof that could not be made or looked at here; says what to do
 ├── NotGenuine             evidence of a machine that says nothing: why (`attestation.report`)
-├── ChannelEnded           an encrypted session that carries no more (`attestation.channel`)
+├── ChannelEnded           an encrypted session that carries no more (`attestation.session.channel`)
 ├── NotUnsealed            a sealed file that does not open here: why (`attestation.sealing`)
 ├── TransportError         a message that did not arrive
 │   ├── Unreachable        nobody answered within the deadline

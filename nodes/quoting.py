@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from decentral.attestation.measuring import Measurer
-from decentral.attestation.processes import running
-from decentral.attestation.quoting import PREFIX, Quoting, forget, serving
-from decentral.attestation.simulation import Simulation
+from decentral.attestation.host.measuring import Measurer
+from decentral.attestation.host.processes import running
+from decentral.attestation.host.quoting import PREFIX, Quoting, forget, serving
+from decentral.attestation.host.simulation import Simulation
 from decentral.launch.ending import live
 from decentral.run.directory import open_cluster
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from decentral.attestation.showing import Showing
+from decentral.attestation.session.showing import Showing
 from decentral.errors import DecentralError, UserError
 from decentral.launch.attesting import attester_of
 from decentral.launch.ending import live

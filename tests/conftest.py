@@ -162,7 +162,7 @@ async def cluster(
 
     `attesters`: of nodes by name, "" for all others; `machines`: what clients pin of them.
     """
-    from decentral.attestation.showing import Showing
+    from decentral.attestation.session.showing import Showing
     from decentral.serving.stages.model import digest_of
     from decentral.serving.stages.stage import StageService
     from decentral.trust.anchors import Anchor, Anchors, Part

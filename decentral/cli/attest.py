@@ -18,7 +18,7 @@ from decentral.errors import UserError
 if TYPE_CHECKING:
     from decentral.attestation.attester import Attester
     from decentral.attestation.evidence import Evidence
-    from decentral.attestation.measuring import Measurement
+    from decentral.attestation.host.measuring import Measurement
     from decentral.attestation.report import Report, Root
     from decentral.run.directory import AnyDirectory
     from decentral.trust.machines import Complaint, Machines
@@ -50,9 +50,9 @@ def measure(
     They are those of nodes that are started here. Whoever compares them with what nodes show needs them by a way that
     does not lead through those nodes' owner.
     """
-    from decentral.attestation.configfs import Configfs
-    from decentral.attestation.measuring import Measurer
-    from decentral.attestation.processes import startable
+    from decentral.attestation.host.configfs import Configfs
+    from decentral.attestation.host.measuring import Measurer
+    from decentral.attestation.host.processes import startable
     from decentral.run.directory import open_cluster
 
     cluster = None if directory is None else open_cluster(directory)
@@ -103,9 +103,9 @@ async def pinnable(cluster: AnyDirectory, measured: Measurement, quoted: bool) -
 
     `quoted`: with the image as the machine's own quote has it.
     """
-    from decentral.attestation.configfs import Configfs
+    from decentral.attestation.host.configfs import Configfs
+    from decentral.attestation.host.simulation import FILE, Simulation
     from decentral.attestation.report import Root
-    from decentral.attestation.simulation import FILE, Simulation
     from decentral.launch.attesting import observer_of, reference
     from decentral.trust.machines import Machines
 

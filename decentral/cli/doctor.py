@@ -55,7 +55,7 @@ def _tee() -> list[str]:
 
 
 def _attestation() -> dict[str, Any]:
-    from decentral.attestation.backends import back_end, confidential_gpu
+    from decentral.attestation.host.backends import back_end, confidential_gpu
 
     found = back_end()
     return {"attestation": found.name, "attestation_by": found.note, "confidential_gpu": confidential_gpu()}

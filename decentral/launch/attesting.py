@@ -13,15 +13,15 @@ from dataclasses import replace
 from functools import partial
 
 from decentral.attestation.attester import Attester, Unattested
-from decentral.attestation.configfs import Configfs, HardwareAttester
 from decentral.attestation.evidence import MOST_COLLATERAL
-from decentral.attestation.extending import extended, kept
+from decentral.attestation.host.configfs import Configfs, HardwareAttester
+from decentral.attestation.host.extending import extended, kept
+from decentral.attestation.host.measuring import CODE, Measurement, Measurer
+from decentral.attestation.host.processes import running, startable
+from decentral.attestation.host.quoting import QuotingAttester
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.manifest import Manifest, differences
-from decentral.attestation.measuring import CODE, Measurement, Measurer
-from decentral.attestation.processes import running, startable
-from decentral.attestation.quoting import QuotingAttester
 from decentral.attestation.report import NotGenuine, Technology
-from decentral.attestation.simulation import Simulation
 from decentral.files import write_atomic
 from decentral.run.attesting import Attesting
 from decentral.run.directory import AnyDirectory

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from decentral.attestation.joining import Joining, shown_by
 from decentral.attestation.report import NotGenuine
+from decentral.attestation.session.joining import Joining, shown_by
 from decentral.errors import Malformed, Refusal, UserError
 from decentral.launch.attesting import attester_of, pin_machines, simulates
 from decentral.run.directory import AnyDirectory, RunDirectory

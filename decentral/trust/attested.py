@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from decentral import canonical
 from decentral.attestation.binding import MAX_TLS_KEY, VOUCHED
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
 from decentral.attestation.report import Flaw, NotGenuine, Report, Root
+from decentral.attestation.session.challenging import Seen, Subject
 from decentral.errors import Malformed, Refusal
 from decentral.trust.evidence import Finding, Kind, Question, Reply, together
 from decentral.trust.machines import Complaint, Machines

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.report import Technology
-from decentral.attestation.simulation import Simulation
 from tests.attestation.world import NOW
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from decentral.attestation.attester import RUNTIME, Attester, Unattested
-from decentral.attestation.configfs import Configfs, HardwareAttester
-from decentral.attestation.quoting import QuotingAttester
+from decentral.attestation.host.configfs import Configfs, HardwareAttester
+from decentral.attestation.host.quoting import QuotingAttester
 from decentral.attestation.registers import REGISTERS, EventLog
 from decentral.errors import DecentralError
 

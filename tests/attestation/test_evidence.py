@@ -10,9 +10,9 @@ import pytest
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME, Quoted
 from decentral.attestation.evidence import MOST_QUOTE, Evidence, host_data, verify_evidence
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.registers import Event, EventLog
 from decentral.attestation.report import Flaw, NotGenuine, Technology
-from decentral.attestation.simulation import Simulation
 from decentral.attestation.snp.authority import SnpAuthority
 from decentral.attestation.snp.platform import SnpPlatform
 from tests.attestation.world import IMAGE, LOG, NOW, STRANGER, TDX

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 
 from decentral.attestation.attester import RUNTIME, Quoted
+from decentral.attestation.host.simulation import Simulation, TdxMaker
 from decentral.attestation.registers import Event, EventLog
-from decentral.attestation.simulation import Simulation, TdxMaker
 
 NOW = 1_790_000_000
 NONCE = bytes(range(32))

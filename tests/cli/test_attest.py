@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from decentral.attestation.configfs import REPORTS, Configfs
+from decentral.attestation.host.configfs import REPORTS, Configfs
 from decentral.attestation.manifest import own_manifest
 from decentral.attestation.report import Technology
 from decentral.cli.attest import NOT_AS_PINNED
@@ -72,7 +72,7 @@ def test_a_cluster_without_a_simulated_processor_has_no_root_to_pin(tmp_path: Pa
 def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine whose quotes lead to a maker that is not the real one."""
     (tmp_path / "sys" / REPORTS).mkdir(parents=True)
-    monkeypatch.setattr("decentral.attestation.configfs.SYSTEM", tmp_path / "sys")
+    monkeypatch.setattr("decentral.attestation.host.configfs.SYSTEM", tmp_path / "sys")
     monkeypatch.setattr(Configfs, "here", property(lambda self: True))
     monkeypatch.setattr(Configfs, "report", lambda self, data: (Technology.TDX, b"quote", b""))
     monkeypatch.setattr(Configfs, "register", lambda self: bytes(48))

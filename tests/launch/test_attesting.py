@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from decentral.attestation.attester import Unattested
-from decentral.attestation.configfs import REPORTS, Configfs, HardwareAttester
+from decentral.attestation.host.configfs import REPORTS, Configfs, HardwareAttester
+from decentral.attestation.host.measuring import Measurer
+from decentral.attestation.host.processes import startable
+from decentral.attestation.host.quoting import QuotingAttester
+from decentral.attestation.host.simulation import FILE as PROCESSOR
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.manifest import Manifest, differences, own_manifest
-from decentral.attestation.measuring import Measurer
-from decentral.attestation.processes import startable
-from decentral.attestation.quoting import QuotingAttester
 from decentral.attestation.report import Technology
-from decentral.attestation.simulation import FILE as PROCESSOR
-from decentral.attestation.simulation import Simulation
 from decentral.errors import RecipeError
 from decentral.launch.attesting import (
     COLLATERAL,

@@ -15,11 +15,11 @@ import pytest
 
 from decentral import locate
 from decentral.attestation.attester import RUNTIME, Quoted
-from decentral.attestation.joining import Joining
-from decentral.attestation.measuring import CODE, Measurer
-from decentral.attestation.processes import startable
+from decentral.attestation.host.measuring import CODE, Measurer
+from decentral.attestation.host.processes import startable
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.registers import Event, EventLog
-from decentral.attestation.simulation import Simulation
+from decentral.attestation.session.joining import Joining
 from decentral.errors import Malformed, UserError
 from decentral.launch.attesting import MANIFEST
 from decentral.launch.engine import Options, execute

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from decentral.attestation.attester import Unattested
-from decentral.attestation.quoting import ADDRESS, QuotingAttester
-from decentral.attestation.simulation import FILE
+from decentral.attestation.host.quoting import ADDRESS, QuotingAttester
+from decentral.attestation.host.simulation import FILE
 from decentral.errors import UserError, leading
 from decentral.launch.prepare import prepare
 from decentral.launch.quoting import quoting

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
+from decentral.attestation.host.quoting import ADDRESS
 from decentral.attestation.manifest import Manifest, differences
-from decentral.attestation.quoting import ADDRESS
-from decentral.attestation.showing import tls_key
+from decentral.attestation.session.challenging import Seen, Subject
+from decentral.attestation.session.showing import tls_key
 from decentral.launch.attesting import MANIFEST
 from decentral.launch.background import start_serving, stop
 from decentral.launch.prepare import prepare

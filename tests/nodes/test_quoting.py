@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from decentral import locate
-from decentral.attestation.quoting import ADDRESS
+from decentral.attestation.host.quoting import ADDRESS
 from decentral.launch.ending import CANNOT, TOLD
 from decentral.launch.prepare import prepare
 from decentral.run.directory import ServingDirectory

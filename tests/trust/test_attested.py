@@ -14,11 +14,11 @@ import pytest
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME
 from decentral.attestation.binding import VOUCHED, report_data
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.registers import Event, EventLog
 from decentral.attestation.report import Flaw, Technology
-from decentral.attestation.simulation import Simulation
+from decentral.attestation.session.challenging import Seen, Subject
 from decentral.errors import Malformed
 from decentral.trust import attested
 from decentral.trust.anchors import Anchors

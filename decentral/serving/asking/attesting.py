@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
+from decentral.attestation.host.measuring import CODE
 from decentral.attestation.manifest import Manifest, differences, own_manifest
-from decentral.attestation.measuring import CODE
 from decentral.attestation.report import NotGenuine
-from decentral.attestation.showing import tls_key
+from decentral.attestation.session.challenging import Seen, Subject
+from decentral.attestation.session.showing import tls_key
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, UserError
 from decentral.trust.anchors import Anchors
 from decentral.trust.attested import judge

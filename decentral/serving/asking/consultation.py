@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from decentral.attestation.challenging import Seen
+from decentral.attestation.session.challenging import Seen
 from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.serving.asking.attesting import Distrusted
 from decentral.serving.asking.replicas import Replicas

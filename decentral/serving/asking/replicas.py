@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from decentral.attestation.challenging import Seen
+from decentral.attestation.session.challenging import Seen
 from decentral.serving.asking.attesting import Attesting
 from decentral.wire.limits import Limits
 from decentral.wire.links import Links

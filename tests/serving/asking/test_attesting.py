@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from decentral.attestation.attester import RUNTIME, Quoted, Unattested
+from decentral.attestation.host.measuring import CODE
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.manifest import Manifest
-from decentral.attestation.measuring import CODE
 from decentral.attestation.registers import Event, EventLog
 from decentral.attestation.report import Technology
-from decentral.attestation.simulation import Simulation
 from decentral.errors import UserError
 from decentral.serving.asking.attesting import MANIFEST, MOST_NAMES, Attesting
 from decentral.serving.asking.prediction import Unverified
@@ -182,8 +182,8 @@ def Anchors_of(machines: Machines) -> Any:
 
 
 def seen_with(files: Manifest) -> Any:
-    from decentral.attestation.challenging import Seen, Subject
     from decentral.attestation.evidence import Evidence
+    from decentral.attestation.session.challenging import Seen, Subject
 
     log = EventLog((Event(RUNTIME, CODE, files.digest),))
     evidence = Evidence(Technology.TDX, b"quote", log, b"", bytes(32), bytes(32), files.encoded())

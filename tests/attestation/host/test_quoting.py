@@ -16,9 +16,9 @@ import pytest
 
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME, Unattested
-from decentral.attestation.measuring import CODE, RECIPE, Measurer
-from decentral.attestation.processes import running
-from decentral.attestation.quoting import ADDRESS, PREFIX, Quoting, QuotingAttester, forget, serving
+from decentral.attestation.host.measuring import CODE, RECIPE, Measurer
+from decentral.attestation.host.processes import running
+from decentral.attestation.host.quoting import ADDRESS, PREFIX, Quoting, QuotingAttester, forget, serving
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import Technology
 from decentral.errors import UserError
@@ -88,11 +88,11 @@ async def test_another_process_has_registers_of_its_own(attester: QuotingAtteste
     (folder / "recipe.yaml").write_text("serve: it")
     assert len((await attester.log()).events) == 3
     program = (
-        "import asyncio, sys, pathlib; from decentral.attestation.quoting import QuotingAttester; "
+        "import asyncio, sys, pathlib; from decentral.attestation.host.quoting import QuotingAttester; "
         "print(len(asyncio.run(QuotingAttester(pathlib.Path(sys.argv[1])).log()).events))"
     )
     asked = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, str(folder), stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        sys.executable, "-c", program, str(folder), stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
     )
     said, _ = await asked.communicate()
     assert said.split() == [b"2"]
@@ -110,13 +110,13 @@ def test_files_that_change_all_the_time_end_in_an_error(quoting: Quoting, monkey
 def test_a_process_is_remembered_as_long_as_it_runs_and_no_more_are_measured_than_there_is_room_for(
     quoting: Quoting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decentral.attestation.quoting.MOST_PROCESSES", 2)
+    monkeypatch.setattr("decentral.attestation.host.quoting.MOST_PROCESSES", 2)
     own = running(os.getpid())
     ended = [replace(own, started=started) for started in (1, 2)]
     for process in (*ended, own):
         quoting.log(process)
     assert list(quoting._logs) == [(own.pid, own.started)]
-    monkeypatch.setattr("decentral.attestation.quoting.is_running", lambda pid, started: True)
+    monkeypatch.setattr("decentral.attestation.host.quoting.is_running", lambda pid, started: True)
     quoting.log(replace(own, started=3))
     with pytest.raises(UserError, match="2 processes are measured already"):
         quoting.log(replace(own, started=4))
@@ -156,7 +156,7 @@ async def test_what_is_no_request_is_answered_with_a_problem(
 async def test_who_says_too_much_or_too_little_hears_nothing(
     attester: QuotingAttester, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decentral.attestation.quoting.DEADLINE", 0.2)
+    monkeypatch.setattr("decentral.attestation.host.quoting.DEADLINE", 0.2)
     for said in (b"x" * 4096, b"half a line"):
         reader, writer = await asyncio.open_unix_connection((folder / ADDRESS).read_text())
         writer.write(said)

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from decentral.attestation.binding import report_data
-from decentral.attestation.channel import ClientChannel
 from decentral.attestation.evidence import Evidence, verify_evidence
 from decentral.attestation.report import Report, Root
+from decentral.attestation.session.channel import ClientChannel
 from decentral.wire.messages import PeerId
 
 

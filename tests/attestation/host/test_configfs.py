@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from decentral.attestation.attester import RUNTIME, Unattested
-from decentral.attestation.configfs import REGISTERS, REPORTS, Configfs, HardwareAttester
+from decentral.attestation.host.configfs import REGISTERS, REPORTS, Configfs, HardwareAttester
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.registers import REGISTER_BYTES, ZERO, Event, EventLog, extend
 from decentral.attestation.report import Technology
-from decentral.attestation.simulation import Simulation
 from decentral.attestation.snp.collateral import Collateral
 from decentral.attestation.snp.table import to_table
 from tests.attestation.world import IMAGE, LOG, NOW, TDX

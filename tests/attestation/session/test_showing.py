@@ -9,10 +9,10 @@ import pytest
 
 from decentral.attestation.attester import Quoted, Unattested
 from decentral.attestation.binding import VOUCHED
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
 from decentral.attestation.report import Flaw, NotGenuine
-from decentral.attestation.showing import ATTEMPTS, Showing, tls_key
+from decentral.attestation.session.challenging import Seen, Subject
+from decentral.attestation.session.showing import ATTEMPTS, Showing, tls_key
 from decentral.errors import Malformed
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials

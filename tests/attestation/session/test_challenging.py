@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 import pytest
 import torch
 
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
-from decentral.attestation.showing import Showing, tls_key
+from decentral.attestation.session.challenging import Seen, Subject
+from decentral.attestation.session.showing import Showing, tls_key
 from decentral.errors import Refused, Unreachable
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from decentral import locate
-from decentral.attestation.processes import caller, is_running, node, running, startable
+from decentral.attestation.host.processes import caller, is_running, node, running, startable
 from decentral.errors import UserError
 
 WAIT = "import sys; print(flush=True); sys.stdin.read()"

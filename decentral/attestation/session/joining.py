@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 
 from decentral.attestation.attester import Attester
-from decentral.attestation.challenging import Seen, Subject
 from decentral.attestation.evidence import Evidence
-from decentral.attestation.showing import Showing
+from decentral.attestation.session.challenging import Seen, Subject
+from decentral.attestation.session.showing import Showing
 from decentral.wire.messages import PeerId
 
 PART = "join"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decentral.attestation.attester import Unattested
-from decentral.attestation.configfs import PROVIDERS, Configfs
+from decentral.attestation.host.configfs import PROVIDERS, Configfs
 
 SIMULATOR = "simulator"
 DEVICES = Path("/dev")

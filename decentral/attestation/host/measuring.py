@@ -20,8 +20,8 @@ from pathlib import Path
 
 from decentral import canonical
 from decentral.attestation.attester import RUNTIME
+from decentral.attestation.host.processes import Running
 from decentral.attestation.manifest import BYTECODE, Manifest, measured
-from decentral.attestation.processes import Running
 from decentral.attestation.registers import Event
 from decentral.errors import UserError
 from decentral.files import open_plain

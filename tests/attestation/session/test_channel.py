@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decentral.attestation import channel
-from decentral.attestation.channel import HELLO_BYTES, ChannelEnded, ClientChannel, NodeChannel
+from decentral.attestation.session import channel
+from decentral.attestation.session.channel import HELLO_BYTES, ChannelEnded, ClientChannel, NodeChannel
 from decentral.canonical import joined
 from decentral.errors import Malformed, Refusal, Refused, Unreachable
 from decentral.wire.authority import Authority

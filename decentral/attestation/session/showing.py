@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from decentral.attestation.attester import Attester, Unattested
 from decentral.attestation.binding import VOUCHED, report_data
-from decentral.attestation.channel import NodeChannel
 from decentral.attestation.evidence import Evidence
 from decentral.attestation.registers import EventLog
+from decentral.attestation.session.channel import NodeChannel
 from decentral.errors import Malformed, Refusal
 from decentral.wire.certificate import public_info
 from decentral.wire.identity import Identity

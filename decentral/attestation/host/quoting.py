@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 from decentral import canonical
 from decentral.attestation.attester import Quoted, Unattested
-from decentral.attestation.measuring import Measurement, Measurer
-from decentral.attestation.processes import Running, caller, is_running, node
+from decentral.attestation.host.measuring import Measurement, Measurer
+from decentral.attestation.host.processes import Running, caller, is_running, node
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import REPORT_DATA_BYTES, NotGenuine, Technology
 from decentral.errors import DecentralError, Malformed, UserError

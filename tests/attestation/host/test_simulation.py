@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from decentral.attestation.evidence import host_data
+from decentral.attestation.host.simulation import FILE, FRESH, Simulation
 from decentral.attestation.report import Flaw, NotGenuine, Root, Technology
-from decentral.attestation.simulation import FILE, FRESH, Simulation
 from decentral.attestation.snp.verification import verify_snp
 from decentral.attestation.tdx.verification import verify_tdx
 from decentral.errors import UserError

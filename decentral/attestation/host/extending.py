@@ -15,8 +15,8 @@ from pathlib import Path
 
 from decentral import lock
 from decentral.attestation.attester import RUNTIME, Unattested
-from decentral.attestation.configfs import Configfs
 from decentral.attestation.evidence import host_data
+from decentral.attestation.host.configfs import Configfs
 from decentral.attestation.registers import Event, EventLog
 from decentral.attestation.report import REPORT_DATA_BYTES, NotGenuine, Technology
 from decentral.attestation.snp.report import SnpReport

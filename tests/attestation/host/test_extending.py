@@ -10,11 +10,11 @@ import pytest
 
 from decentral import lock
 from decentral.attestation.attester import RUNTIME, Unattested
-from decentral.attestation.configfs import Configfs
-from decentral.attestation.extending import extended, kept
+from decentral.attestation.host.configfs import Configfs
+from decentral.attestation.host.extending import extended, kept
+from decentral.attestation.host.simulation import Simulation
 from decentral.attestation.registers import ZERO, Event, EventLog, extend
 from decentral.attestation.report import Technology
-from decentral.attestation.simulation import Simulation
 from tests.attestation.world import IMAGE
 
 CODE, RECIPE = Event.of(RUNTIME, "code", b"files"), Event.of(RUNTIME, "recipe", b"yaml")
@@ -117,7 +117,7 @@ def test_without_a_register_the_host_has_given_the_events_along_or_there_are_non
 def test_who_extends_waits_for_the_others_but_not_for_ever(
     machine: Machine, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decentral.attestation.extending.WAITING", 0.0)
+    monkeypatch.setattr("decentral.attestation.host.extending.WAITING", 0.0)
     held = lock.take(file.with_name("log.lock"))
     assert held is not None
     with pytest.raises(Unattested, match="all the time"):

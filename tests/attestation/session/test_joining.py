@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from decentral.attestation.joining import Joining, shown_by
 from decentral.attestation.report import Flaw, NotGenuine
+from decentral.attestation.session.joining import Joining, shown_by
 from decentral.errors import Malformed, Refusal, Refused
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import peer_id_of

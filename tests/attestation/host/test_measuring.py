@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from decentral.attestation import measuring
-from decentral.attestation.measuring import CODE, MODEL, POLICY, RECIPE, Measurer, image
-from decentral.attestation.processes import Running, running
+from decentral.attestation.host import measuring
+from decentral.attestation.host.measuring import CODE, MODEL, POLICY, RECIPE, Measurer, image
+from decentral.attestation.host.processes import Running, running
 from decentral.errors import UserError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from decentral.attestation.backends import BackEnd, back_end, confidential_gpu
-from decentral.attestation.configfs import REPORTS, Configfs
+from decentral.attestation.host.backends import BackEnd, back_end, confidential_gpu
+from decentral.attestation.host.configfs import REPORTS, Configfs
 
 SAYS = "#!/bin/sh\n{}\n"
 
@@ -72,6 +72,6 @@ def test_a_driver_that_hangs_or_breaks_is_not_waited_for(tmp_path: Path, monkeyp
     program.write_text(SAYS.format("exec sleep 60"))
     program.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    monkeypatch.setattr("decentral.attestation.backends.ASKING", 0.1)
+    monkeypatch.setattr("decentral.attestation.host.backends.ASKING", 0.1)
     found = confidential_gpu()
     assert found is not None and found.startswith("unknown (")

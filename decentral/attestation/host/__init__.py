@@ -1,0 +1,1 @@
+"""Who makes evidence of this machine: hardware, or a process that plays it and measures who asks."""

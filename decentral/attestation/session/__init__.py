@@ -1,0 +1,1 @@
+"""Evidence for one session, from both ends, and what is said after it."""
