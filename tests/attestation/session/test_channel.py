@@ -250,7 +250,10 @@ LOW_ORDER = [
 ]
 
 
-@pytest.mark.parametrize("key", [*LOW_ORDER, b"", PUBLIC[:-1], PUBLIC + b"\0"], ids=lambda key: key.hex()[:8] or "none")
+KEYS = {key.hex()[:8]: key for key in LOW_ORDER} | {"none": b"", "short": PUBLIC[:-1], "long": PUBLIC + b"\0"}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 def test_a_key_to_which_nothing_can_be_sealed_is_refused(key: bytes) -> None:
     with pytest.raises(Malformed):
         ClientChannel(key, CONTEXT)
