@@ -334,7 +334,7 @@ WORDS = {
         "floor": "one bare ECDSA signature: the floor",
         "processor": "the simulated processor",
         "asked for": "... in its process, which measures who asks",
-        "whole": "... with the log before, and as evidence",
+        "whole": "... as evidence: a node's whole way",
     }),
     "verified": ("a quote verified", {
         "floor": "bare dcap-qvl, or bare signatures: the floor",
