@@ -4,7 +4,7 @@ A checkout and a wheel of the same code have the same manifest, because the prog
 lie. No file inside the package's folder is left out, whatever its name: Python imports an extension module or a lone
 `.pyc` before, or in place of, the source beside it. Two things are left out. Recipes and cluster/ are what an operator
 chooses to run, not what runs it. And bytecode in `__pycache__` is made from the source; but Python trusts what it finds
-there, so whoever starts a measured process points `PYTHONPYCACHEPREFIX` at an empty folder of its own.
+there, so who may write there runs other code unnoticed: launchers leave that open, `PYTHONPYCACHEPREFIX` closes it.
 
 The interpreter and other people's libraries are not measured here: they belong to the image that a quote measures.
 """

@@ -63,8 +63,6 @@ class Flaw(Enum):
     """The evidence is about another key, peer, model, part or epoch."""
     STALE = "stale"
     """It answers another nonce, or is older than the policy allows."""
-    SIMULATED = "simulated"
-    """It leads to the root of a simulation, which the policy does not allow."""
 
 
 class NotGenuine(DecentralError):
