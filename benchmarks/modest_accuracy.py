@@ -3,10 +3,11 @@
     python -m benchmarks.modest_accuracy [--seeds 3] [--rounds 100] [--methods NAME ...] [--jobs 2] [--json FILE]
 
 A hundred simulated peers train GN-LeNet on a class-balanced subset of CIFAR-10, shared out alike, on one synthetic
-trace of speeds, bandwidths and cities. MoDeST draws ten of them in each round; everybody else's rounds have all hundred
-at work, FedAvg's too (the paper's server draws a sample): it averages ten times as many models, a harder mark by rounds
-and an easier one by bytes. Its server is peer 0 with the trace's bandwidth, where the paper's has no limit, so its time
-says little. Accuracy is that of MoDeST's and FedAvg's common model, and the mean of all peers' own models elsewhere.
+trace of speeds, bandwidths and cities. MoDeST draws ten of them in each round, and so does the server of FedAvg, as the
+paper's: the goal by rounds is judged against that row where it is there. FedAvg with all clients, whose rounds have all
+hundred at work as everybody else's, averages ten times as many models: a harder mark by rounds and an easier one by
+bytes. Either server is peer 0 with the trace's bandwidth, where the paper's has no limit, so that its time says little.
+Accuracy is that of MoDeST's and FedAvg's common model, and the mean of all peers' own models elsewhere.
 Bytes are what all peers sent by the end of a round, work is the training images of the local rounds completed by then.
 Every run is `decentral run --on sim`; what was measured is kept in .cache/benchmarks/modest_accuracy, one JSON a run,
 and never measured twice. Draws docs/figures/modest-accuracy.png. The images lie under $DECENTRAL_DATA.
@@ -38,9 +39,12 @@ from decentral.run.journal import Event
 from decentral.run.recipe import Recipe
 
 CACHE = ROOT / ".cache" / "benchmarks" / "modest_accuracy"
-OURS, SERVER = "MoDeST", "FedAvg, all clients"
+OURS, SAMPLED, SERVER = "MoDeST", "FedAvg, 10 a round", "FedAvg, all clients"
+DRAWN = (OURS, SAMPLED)
+"""Those in which few peers take part in a round, and there is one model for all."""
 METHODS: Mapping[str, Mapping[str, Any]] = {
     OURS: {"algorithm": "modest"},
+    SAMPLED: {"algorithm": "fedavg", "fedavg": {"clients": 10}},
     SERVER: {"algorithm": "fedavg"},
     "D-PSGD, ring": {"algorithm": "dpsgd", "topology": "ring"},
     "D-PSGD, exponential": {"algorithm": "dpsgd", "topology": "exponential"},
@@ -50,9 +54,13 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "epidemic, one peer": {"algorithm": "epidemic"},
 }
 LONGER = 2
-"""Times the others' rounds that MoDeST's runs have, to see when it gets there; its rounds cost a tenth."""
+"""Times the others' rounds that MoDeST's runs have, to see when it gets there; its rounds cost a tenth.
+
+The rounds of FedAvg with a sample cost the same. It has so many fewer that MoDeST can need what the goal allows it.
+"""
 ROUNDS_GOAL, BYTES_GOAL = 1.1, 3.0
-"""At most: MoDeST's rounds to FedAvg's last accuracy, of FedAvg's; at least: D-PSGD's bytes to MoDeST's."""
+"""At most: MoDeST's rounds to FedAvg's last accuracy, of those in which FedAvg first had it; at least: D-PSGD's bytes
+to MoDeST's."""
 AXES: Mapping[str, Callable[[Point], float]] = {
     "rounds": lambda point: point.round,
     "virtual time (h)": lambda point: point.seconds / 3600,
@@ -107,11 +115,17 @@ class Setting:
     learning_rate: float
     device: str
 
+    def rounds_of(self, method: str) -> int:
+        if method not in DRAWN:
+            return self.rounds
+        longer = self.rounds * LONGER
+        return longer if method == OURS else max(1, int(longer / ROUNDS_GOAL) // self.every) * self.every
+
     def recipe(self, method: str, seed: int) -> Recipe:
         values: dict[str, Any] = {
             "name": "modest-accuracy",
             "peers": self.peers,
-            "rounds": self.rounds * (LONGER if method == OURS else 1),
+            "rounds": self.rounds_of(method),
             "seed": seed,
             "device": self.device,
             "model": self.model,
@@ -145,7 +159,8 @@ class Job:
 
 
 class Seen:
-    """What had been sent in all when each average of MoDeST was first evaluated: its peers end no common round."""
+    """What had been sent in all when each average was first evaluated, where few take part in a round: only they and
+    the aggregator know when it ends."""
 
     def __init__(self, sent: Sent) -> None:
         self.sent, self.at = sent, dict[int, Sent]()
@@ -159,7 +174,7 @@ def measure(job: Job) -> Run:
     """What one job comes to, from the cache if the run was made before."""
     with counted() as sent:
         seen = Seen(sent)
-        points = sampled_points(seen) if job.method == OURS else common_points
+        points = sampled_points(seen) if job.method in DRAWN else common_points
         found = kept(job.file(), job.recipe, points, seen.observe)
     return Run(job.method, job.seed, [Point(**point) for point in found])
 
@@ -234,19 +249,19 @@ def show(runs: Sequence[Run], methods: Sequence[str]) -> bool:
         "work\n(above 1: MoDeST needed less; seeds in which it never got there count as misses)"
     )
     print(f"{'':<28}{'reached':>10}{'rounds':>9}{'time':>9}{'bytes':>9}{'work':>9}")
-    reached = True
+    reached, mark = True, SAMPLED if SAMPLED in methods else SERVER
     for method in [name for name in methods if name != OURS]:
         ratios = compared(chosen(runs, OURS), chosen(runs, method))
         cells = "".join(f"{statistics.fmean(column):>9.2f}" for column in zip(*ratios, strict=True)) if ratios else ""
         seeds = len(chosen(runs, method))
         print(f"{method:<28}{f'{len(ratios)} of {seeds}':>10}{cells}")
         there = len(ratios) == seeds
-        if method == SERVER:
+        if method == mark:
             reached &= there and statistics.fmean(1 / row[0] for row in ratios) <= ROUNDS_GOAL
         elif method.startswith("D-PSGD"):
             reached &= there and statistics.fmean(row[2] for row in ratios) >= BYTES_GOAL
     print(
-        f"goals: {SERVER}: rounds at least {1 / ROUNDS_GOAL:.2f} (MoDeST in at most {ROUNDS_GOAL:g} times its rounds); "
+        f"goals: {mark}: rounds at least {1 / ROUNDS_GOAL:.2f} (MoDeST in at most {ROUNDS_GOAL:g} times its rounds); "
         f"D-PSGD: bytes at least {BYTES_GOAL:g} (the paper: 3 to 14)"
     )
     return reached

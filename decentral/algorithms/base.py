@@ -187,6 +187,10 @@ class SynchronousRounds(ABC):
             module_learner(peer, "averaging.batchnorm: reestimate")
         if peer.finished == 0 and peer.schedule.pretrain_epochs:
             await train(peer, 0)
+        await self.rounds(peer)
+
+    async def rounds(self, peer: Peer) -> None:
+        """From the first that the peer has not finished to the last."""
         for round in range(peer.finished + 1, peer.schedule.rounds + 1):
             peer.session.enter(round)
             await self.learn(peer, round)

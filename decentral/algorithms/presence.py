@@ -124,7 +124,7 @@ class Presence:
         """
         first = finished + 1
         if running:
-            first = max([first, *(round + 1 for round in await self._rounds_of(self.partners))])
+            first = max([first, *(round + 1 for round in (await self.rounds_of(self.partners)).values())])
         self.round = first - 1
         answers = await gather(
             {index: self._greet(index, first, patient=not running) for index in sorted(self.partners)}
@@ -138,7 +138,7 @@ class Presence:
             first = min(counted.values(), default=first)
             first = max(first, finished + 1)
         for index in self.partners - counted.keys():
-            self._lose(index)
+            self.lose(index)
         self.round = first - 1
         self._seen = dict.fromkeys(self.partners, self.round)
         return self.round
@@ -164,9 +164,10 @@ class Presence:
                     return None
             await self._clock.sleep(0.05)  # it may still be starting
 
-    async def _rounds_of(self, indices: Iterable[int]) -> list[int]:
+    async def rounds_of(self, indices: Iterable[int]) -> dict[int, int]:
+        """The rounds that peers are in; of those who answer."""
         pongs = await gather({index: self._ping(index) for index in indices})
-        return [pong for pong in pongs.values() if pong is not None]
+        return {index: pong for index, pong in pongs.items() if pong is not None}
 
     async def _ping(self, index: int) -> int | None:
         """The round that a peer is in; None if it does not answer."""
@@ -196,6 +197,10 @@ class Presence:
         """Partners with whom models are exchanged in `round`."""
         return frozenset(index for index, first in self._from_round.items() if first <= round)
 
+    def seen(self, index: int) -> int:
+        """The latest round in which we know a partner to be."""
+        return self._seen[index]
+
     @property
     def reachable(self) -> frozenset[int]:
         """Partners that are neither lost nor gone, in whatever round models are exchanged with them again."""
@@ -214,7 +219,8 @@ class Presence:
         """Those, and who has said goodbye: its last models may have come before."""
         return self.present(round) | self._left
 
-    def _lose(self, index: int) -> None:
+    def lose(self, index: int) -> None:
+        """Counts on a partner no more, until it is found again."""
         if math.isinf(self._from_round.get(index, math.inf)):
             return
         self._from_round[index] = math.inf

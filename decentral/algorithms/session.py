@@ -11,7 +11,7 @@ from collections.abc import Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from decentral.algorithms.presence import Presence, gather
+from decentral.algorithms.presence import Presence
 from decentral.errors import Refused, TransportError
 from decentral.wire.messages import Model
 
@@ -28,8 +28,10 @@ TAGS = 2
 class Session(Presence):
     """One peer among its partners. Use `async with session.open()`; everything it starts ends there."""
 
-    def __init__(self, **presence: Any) -> None:
+    def __init__(self, newest: frozenset[str] = frozenset(), **presence: Any) -> None:
+        """`newest`: tags under which the newest model of each partner is kept, of however far a round."""
         super().__init__(**presence)
+        self._newest = newest
         self._models: dict[tuple[int, str], dict[int, Model]] = {}
 
     @asynccontextmanager
@@ -65,14 +67,14 @@ class Session(Presence):
                 tasks.create_task(self._push(index, model))
 
     async def _push(self, index: int, model: Model) -> None:
-        if not await self._in_reach(index, model.round):
+        if model.tag not in self._newest and not await self._in_reach(index, model.round):
             return
         try:
             await self.transport.send(self.members[index].id, model)
         except Refused as refused:
             self._journal.record("refused", round=self.round, other=index, reason=refused.reason.name)
         except TransportError:
-            self._lose(index)
+            self.lose(index)
 
     async def _in_reach(self, index: int, round: int) -> bool:
         """Waits for a partner that is so far behind that it would not keep a model of `round`; False: it is lost.
@@ -86,7 +88,7 @@ class Session(Presence):
             else:
                 await self._clock.sleep(self.deadlines.probe)
             if self._clock.now() >= ends or await self._ping(index) is None:
-                self._lose(index)
+                self.lose(index)
                 return False
         return True
 
@@ -121,27 +123,60 @@ class Session(Presence):
         came = self._models.get(key, {})
         return {index: came[index] for index in sorted(wanted & came.keys())}
 
+    def latest(self, tag: str) -> dict[int, Model]:
+        """The model of the latest round that has come from each partner under a tag, by index."""
+        came = sorted((round, models) for (round, other), models in self._models.items() if other == tag)
+        return {index: model for _, models in came for index, model in models.items()}
+
+    def drop(self, index: int, model: Model) -> None:
+        """Forgets a model of a partner's that is not taken."""
+        self._models[model.round, model.tag].pop(index, None)
+
+    async def stirred(self) -> bool:
+        """Waits for a model, or for partners to come or go, until it is time to probe who is silent: then False."""
+        try:
+            async with asyncio.timeout(self.deadlines.probe):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
     def _passed(self, indices: Collection[int]) -> int:
         """Rounds up to the present one that partners have begun, all together."""
         return sum(min(self._seen[index], self.round) for index in indices)
 
     async def probe(self, indices: Collection[int]) -> set[int]:
         """Loses those who do not answer; returns those who are rounds ahead and will not send what we wait for."""
-        pongs = await gather({index: self._ping(index) for index in indices})
-        for index, pong in pongs.items():
-            if pong is None:
-                self._lose(index)
-        return {index for index, pong in pongs.items() if pong is not None and pong > self.round}
+        return {index for index, round in (await self.poll(indices)).items() if round > self.round}
+
+    async def poll(self, indices: Collection[int]) -> dict[int, int]:
+        """The rounds that partners are in; who does not answer is lost."""
+        rounds = await self.rounds_of(indices)
+        for index in indices:
+            if index not in rounds:
+                self.lose(index)
+        return rounds
 
     async def _receive(self) -> None:
         async for envelope in self.transport.inbox(Model):
             model, index = envelope.message, self._index_of.get(envelope.sender)
             if isinstance(model, Model) and index in self.partners and self._has_room(index, model):
+                if model.tag in self._newest:
+                    self._forget(index, model.tag)
                 self._models.setdefault((model.round, model.tag), {})[index] = model
                 self._seen[index] = max(self._seen[index], model.round)
                 self._changed.set()
 
     def _has_room(self, index: int, model: Model) -> bool:
         """A partner is held few models: of this round and the next ones, under few tags."""
+        if model.tag in self._newest:
+            came = self.latest(model.tag).get(index)
+            return max(self.round, -1 if came is None else came.round) <= model.round <= self._last
         tags = {tag for (round, tag), models in self._models.items() if round == model.round and index in models}
         return 0 <= model.round - self.round <= AHEAD and len(tags | {model.tag}) <= TAGS
+
+    def _forget(self, index: int, tag: str) -> None:
+        for (_, other), models in self._models.items():
+            if other == tag:
+                models.pop(index, None)

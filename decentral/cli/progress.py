@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from decentral.algorithms.catalogue import DRAWING
 from decentral.run.directory import peer_name
 from decentral.run.figures import readable_bytes
 from decentral.run.journal import Event
@@ -59,7 +58,7 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         self._standings.take(event)
-        if self._recipe.algorithm in DRAWING:
+        if self._recipe.draws:
             self._samples.take(event)
         match event["event"]:
             case "started" if self._began is None:
@@ -99,7 +98,7 @@ class Progress:
 
     def _table(self) -> Table:
         table = standings_table(self._standings, self._recipe.rounds)
-        turn = self._samples.turn if self._recipe.algorithm in DRAWING else None
+        turn = self._samples.turn if self._recipe.draws else None
         lines = [] if turn is None else turn_words(turn, self._recipe.rounds)
         table.caption = "\n".join([*lines, *filter(None, [self._left()])]) or None
         return table

@@ -29,7 +29,6 @@ def status(directory: RunArgument, as_json: JsonOption = False) -> None:
 def show_training(run: RunDirectory, as_json: bool) -> None:
     from rich.console import Console
 
-    from decentral.algorithms.catalogue import DRAWING
     from decentral.cli.progress import standings_table
     from decentral.launch.background import launcher_pid
     from decentral.run.directory import peer_name
@@ -41,14 +40,14 @@ def show_training(run: RunDirectory, as_json: bool) -> None:
     standings = Standings(run.recipe.peers, aside=run.recipe.aside)
     samples, events = Samples(), Tail(run.path).poll()
     standings.take_all(events)
-    if run.recipe.algorithm in DRAWING:
+    if run.recipe.draws:
         samples.take_all(events)
     turn = samples.turn
     running, pid = run.in_use, launcher_pid(run)
     if as_json:
         peers = {peer_name(index): asdict(peer) for index, peer in enumerate(standings.peers)}
         about = {"dir": str(run.path), "world": run.world, "running": running, "launcher": pid}
-        sample = {"sample": None if turn is None else turn.as_json()} if run.recipe.algorithm in DRAWING else {}
+        sample = {"sample": None if turn is None else turn.as_json()} if run.recipe.draws else {}
         say_json({**about, **sample, "peers": peers})
         return
     say(f"{run.recipe.name}: {run.recipe.algorithm}, {'running' if running else 'not running'}")

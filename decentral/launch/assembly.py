@@ -241,7 +241,8 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 
 def assemble_algorithm(recipe: Recipe) -> Algorithm:
-    options = recipe.epidemic.model_dump() if recipe.algorithm == "epidemic" else {}
+    said = {"epidemic": recipe.epidemic, "fedavg": recipe.fedavg}.get(recipe.algorithm)
+    options = {} if said is None else said.model_dump()
     algorithm: Algorithm = ALGORITHMS.resolve(recipe.algorithm)(**options)
     return algorithm
 
@@ -325,7 +326,9 @@ async def open_peer(
     if isinstance(learner, AttackingLearner):
         transport = lying(transport, learner, recipe, roster)
     partners = algorithm.partners(index, plan.peers[index].neighbours, recipe.peers)
-    meet = partial(Crowd, sampling=sampling_of(recipe)) if partners is None else partial(Session, partners=partners)
+    newest: frozenset[str] = getattr(algorithm, "newest", frozenset())
+    among = partial(Session, newest, partners=partners)
+    meet = partial(Crowd, sampling=sampling_of(recipe)) if partners is None else among
     presence: Session | Crowd = meet(
         index=index,
         roster=roster,

@@ -157,7 +157,7 @@ def _models_averaged(recipe: Recipe) -> int | None:
             graph = topology.build(recipe.topology.name, recipe.peers, recipe.seed, **recipe.topology.options)
             return 1 + min(degree for _, degree in graph.degree)
         case "fedavg":
-            return recipe.peers
+            return recipe.fedavg.clients or recipe.peers
         case "gossip":
             return 2
         case "epidemic":
@@ -174,6 +174,8 @@ def _drawable(recipe: Recipe, document: Document) -> None:
 
     if recipe.algorithm == "epidemic" and (fanout := recipe.epidemic.fanout) > max(1, recipe.peers - 1):
         raise document.error(f"{fanout} is more than the {recipe.peers - 1} other peers", ("epidemic", "fanout"))
+    if recipe.algorithm == "fedavg" and (clients := recipe.fedavg.clients or 1) > recipe.peers:
+        raise document.error(f"{clients} is more than the {recipe.peers} peers of the run", ("fedavg", "clients"))
     if recipe.algorithm not in DRAWING:
         return
     said, enough = recipe.sampling, math.ceil(recipe.sampling.success * recipe.sample)

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from decentral.algorithms.catalogue import DRAWING
 from decentral.run.journal import Event
 from decentral.run.recipe import Recipe
 
@@ -37,7 +36,7 @@ class Point:
 
 def course(recipe: Recipe, events: Sequence[Event]) -> list[Point]:
     """By round; `events` as `journal.merge` orders them."""
-    return list(_drawn(recipe, events) if recipe.algorithm in DRAWING else _together(recipe, events))
+    return list(_drawn(recipe, events) if recipe.draws else _together(recipe, events))
 
 
 def sent_in_all(events: Iterable[Event]) -> dict[str, int]:

@@ -132,6 +132,13 @@ class Epidemic(Section):
     """Whether as many send to a peer as it sends to (EL-Oracle); else some hear from nobody (EL-Local)."""
 
 
+class Federated(Section):
+    """Who works in a round of algorithm `fedavg`."""
+
+    clients: Count | None = None
+    """So many, drawn anew in each round (the share C of all, in the paper); null: all who are there."""
+
+
 class Every(Section):
     """How often, in rounds; the last round always counts."""
 
@@ -228,6 +235,7 @@ class Recipe(Experiment):
     matching: Matching = Matching()
     sampling: Sampling = Sampling()
     epidemic: Epidemic = Epidemic()
+    fedavg: Federated = Federated()
     evaluation: Evaluation = Evaluation()
     checkpoint: Every = Every()
     deadlines: Deadlines = Deadlines()
@@ -252,6 +260,13 @@ class Recipe(Experiment):
     def sample(self) -> int:
         """Participants of a round, with algorithms that draw them."""
         return self.sampling.size or min(10, math.ceil(self.peers / 2))
+
+    @property
+    def draws(self) -> bool:
+        """Whether a few of the peers are drawn for each round, so that there is one model for all."""
+        from decentral.algorithms.catalogue import DRAWING
+
+        return self.algorithm in DRAWING or (self.algorithm == "fedavg" and self.fedavg.clients is not None)
 
     @cached_property
     def attackers(self) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from decentral.algorithms.catalogue import DRAWING
 from decentral.errors import UserError
 from decentral.run import charts
 from decentral.run.course import course, sent_in_all
@@ -63,7 +62,7 @@ def render(recipe: Recipe, world: str, events: Sequence[Event]) -> str:
     summary = summarise(recipe, world, events)
     accuracy = section("Test accuracy", f"{_whose(recipe)} {_test_set(recipe)}.", _curves(recipe, events, "accuracy"))
     loss = section("Test loss", f"{_loss_words(recipe)} {_test_set(recipe)}.", _curves(recipe, events, "loss"))
-    if recipe.algorithm in DRAWING:
+    if recipe.draws:
         shape = [columns(accuracy, loss), _costs(recipe, events), _rounds(recipe, events)]
     else:
         graph = section("Topology", _topology_words(recipe), _topology(recipe, summary))
@@ -178,7 +177,7 @@ def _curves(recipe: Recipe, events: Sequence[Event], what: str) -> str:
         for peer, points in measured.items()
         if points
     ]
-    many = recipe.peers > MOST_PEERS or recipe.algorithm in DRAWING  # where there is one model for all
+    many = recipe.peers > MOST_PEERS or recipe.draws  # where there is one model for all
     if len(curves) > 1 or (curves and many):
         means = []
         for round in rounds:
@@ -217,7 +216,7 @@ def _marks(recipe: Recipe, events: Sequence[Event]) -> list[charts.Mark]:
     """
     ended: dict[int, int] = {}
     marks: list[charts.Mark] = []
-    if recipe.algorithm in DRAWING:
+    if recipe.draws:
         return marks
     for event in events:
         if event["event"] == "round":
@@ -300,7 +299,7 @@ def _loss_words(recipe: Recipe) -> str:
 def _whose(recipe: Recipe) -> str:
     if recipe.router is not None:
         return "Experts have none; of the router: noisy images sent to their cluster,"
-    return "Of the aggregate of a round" if recipe.algorithm in DRAWING else "Of each peer's own model"
+    return "Of the aggregate of a round" if recipe.draws else "Of each peer's own model"
 
 
 def _test_set(recipe: Recipe) -> str:

@@ -164,7 +164,10 @@ class World:
         clock, algorithm = VirtualClock(self.worker), self.algorithm()
         journal = self.journals.setdefault(index, Listing(clock))
         partners = algorithm.partners(index, self.neighbours[index], self.count)
-        meet = partial(Crowd, sampling=self.sampling) if partners is None else partial(Session, partners=partners)
+        newest = getattr(algorithm, "newest", frozenset())
+        meet = (
+            partial(Crowd, sampling=self.sampling) if partners is None else partial(Session, newest, partners=partners)
+        )
         session = meet(
             index=index,
             roster=self.members,

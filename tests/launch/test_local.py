@@ -45,6 +45,7 @@ def checkpoints(run: Path) -> list[bytes]:
         ("algorithm=dpsgd",),
         ("algorithm=fedavg",),
         ("algorithm=fedavg", "exchange.compression={name: top-k, share: 0.1}", "averaging.outer=nesterov"),
+        ("algorithm=fedavg", "fedavg.clients=2"),
         pytest.param(("algorithm=sgp", "topology=star"), marks=pytest.mark.slow),
         pytest.param(("algorithm=gossip",), marks=pytest.mark.slow),
         pytest.param(("algorithm=dpsgd", "exchange.compression=int8"), marks=pytest.mark.slow),

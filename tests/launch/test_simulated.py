@@ -120,8 +120,18 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, overrides):
     assert (halved / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
 
 
-@pytest.mark.parametrize("overrides", [("algorithm=gossip",), ("algorithm=sgp", "topology=exponential")], ids=" ".join)
-def test_a_resumed_run_of_pairs_ends_with_the_same_parameters(tmp_path, overrides):
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("algorithm=gossip",),
+        ("algorithm=sgp", "topology=exponential"),
+        ("algorithm=fedavg", "fedavg.clients=2"),
+        ("algorithm=fedavg", "fedavg.clients=2", "training.fresh_optimizer=false"),
+        ("algorithm=fedavg", "fedavg.clients=2", "averaging.outer=nesterov", "exchange.compression=top-k"),
+    ],
+    ids=" ".join,
+)
+def test_a_resumed_run_of_pairs_or_samples_ends_with_the_same_parameters(tmp_path, overrides):
     """Not with the same control bytes: what peers that do not meet in every round know of one another is asked anew."""
 
     def stopping(event: dict[str, object]) -> None:

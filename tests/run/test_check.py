@@ -92,6 +92,7 @@ def test_a_robust_rule_is_refused_where_sums_must_be_kept(write, algorithm: str)
         (["algorithm=modest", "sampling={size: 4, success: 0.5}", "averaging.rule=median"], 2),
         (["algorithm=gossip", "averaging.rule=median"], 2),
         (["algorithm=gossip", "averaging.rule=norm-clipping"], 2),
+        (["algorithm=fedavg", "fedavg.clients=2", "averaging.rule=median"], 2),
         (["algorithm=epidemic", "epidemic.fanout=4", "averaging.rule=median"], 1),
         (["algorithm=epidemic", "epidemic={fanout: 1, regular: true}", "averaging.rule=median"], 2),
     ],
@@ -210,6 +211,18 @@ def test_an_impossible_epidemic_is_named(write, values: str, key: str, problem: 
     with pytest.raises(RecipeError, match=problem) as caught:
         load_recipe(write(f"{PEERS}epidemic: {values}\n"), ["algorithm=epidemic"])
     assert caught.value.key == key
+
+
+# ---- fedavg ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clients", "problem"), [("11", "the 10 peers of the run"), ("0", "at least 1"), ("-3", "at least 1")]
+)
+def test_an_impossible_number_of_clients_is_named_with_its_key_and_line(write, clients: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem) as caught:
+        load_recipe(write(f"{PEERS}fedavg: {{clients: {clients}}}\n"), ["algorithm=fedavg"])
+    assert (caught.value.key, caught.value.line) == ("fedavg.clients", 4)
 
 
 # ---- exchange.compression and averaging.outer ----------------------------------------------------------------------

@@ -313,3 +313,12 @@ def test_churn_and_trace_are_set_from_the_command_line_and_not_hashed(file: Path
     assert changed.simulation.churn is not None and changed.simulation.churn.crash_per_minute == 5.0
     assert changed.simulation.trace == Choice(name="synthetic")
     assert changed.hash == load_recipe(file).hash
+
+
+@pytest.mark.parametrize("setting", ["averaging.rule=median", "averaging.outer=nesterov", "exchange.compression=top-k"])
+def test_all_are_clients_of_fedavg_unless_a_number_is_said(file: Path, setting: str) -> None:
+    everybody, few = (load_recipe(file, [setting, "algorithm=fedavg", f"fedavg.clients={n}"]) for n in ("null", "4"))
+    assert (everybody.fedavg.clients, few.fedavg.clients) == (None, 4)
+    assert few.draws and not everybody.draws and everybody.hash != few.hash
+    other = load_recipe(file, ["algorithm=dpsgd", "fedavg.clients=100"])
+    assert not other.draws, "read by that algorithm alone"
