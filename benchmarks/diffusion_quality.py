@@ -135,7 +135,7 @@ def ensemble(recipe: Recipe, routed_by: Recipe) -> Ensemble:
     learner.calibrate()
     score, model = learner.evaluate(), averaged(learner)
     assert learner.assignment is not None and score.loss is not None and score.accuracy is not None
-    routed = [Router(model)(part.noised, part.t, part.labels).softmax(1) for part in learner.held_out()]
+    routed = [Router(model)(part.noised, part.t, part.labels).softmax(1).cpu() for part in learner.held_out()]
     truth = [torch.from_numpy(learner.assignment.test)[part.numbers] for part in learner.held_out()]
     error = expected_calibration_error(torch.cat(routed), torch.cat(truth))
     facts = {"router nll": score.loss, "router accuracy": score.accuracy, "router calibration error": error}
@@ -157,17 +157,18 @@ def flow_losses(made: Ensemble, judge: DiffusionLearner, seed: int) -> dict[str,
 
 def routings(made: Ensemble, part: Any, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
     """Weights of the experts, by the name of how they were found."""
-    images, count = len(part.t), len(made.experts)
+    images, count, device = len(part.t), len(made.experts), part.t.device
     if made.router is None or made.assignment is None:
-        yield "full", torch.ones(images, 1)
+        yield "full", torch.ones(images, 1, device=device)
         return
     probabilities = Router(made.router)(part.noised, part.t, part.labels).softmax(1)
     yield "full", probabilities
     for k in (1, 2):
         yield f"top-{k}", top_k(probabilities, k)
     own = torch.from_numpy(made.assignment.test)[part.numbers]
-    yield "oracle", nn.functional.one_hot(own, count).float()
-    yield "random", nn.functional.one_hot(torch.randint(count, (images,), generator=generator), count).float()
+    drawn = torch.randint(count, (images,), generator=generator)
+    yield "oracle", nn.functional.one_hot(own, count).float().to(device)
+    yield "random", nn.functional.one_hot(drawn, count).float().to(device)
 
 
 def sampled(made: Ensemble, choice: str, labels: Sequence[int], seed: int) -> Tensor:

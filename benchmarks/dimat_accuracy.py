@@ -146,6 +146,7 @@ class Setting:
                 "fresh_optimizer": False,
                 "initialisation": "separate",
                 "precision": self.precision,
+                "channels_last": self.device != "cpu",
             },
             "matching": {"samples": self.samples, "data": self.matching_data},
             "evaluation": {"samples": self.test},
@@ -314,9 +315,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=2, help="local epochs a round")
-    parser.add_argument(
-        "--steps", type=int, help="batches a round, instead of local epochs: who merges, merges more often"
-    )
+    parser.add_argument("--steps", type=int, help="batches a round, not epochs: who merges, merges more often")
     parser.add_argument("--pretrain", type=int, default=20, help="local epochs before the first merge")
     parser.add_argument("--subset", type=int, default=5000, help="class-balanced training images over all peers")
     parser.add_argument("--test", type=int, default=2000, help="class-balanced test images")
@@ -362,7 +361,7 @@ def main() -> int:
     if only != "rounds":
         merges = pick(runs, experiment="first")
         show_first_merge(merges, widths)
-        figures.append(draw_first_merge(merges, widths))
+        figures.append(draw_first_merge(merges, widths, "" if setting.device == "cpu" else "-gpu"))
         missed += missed_by_first_merge(merges, widths)
     for partition in arguments.partitions if only != "first-merge" else ():
         mine = pick(runs, experiment="rounds", partition=partition)
@@ -372,6 +371,7 @@ def main() -> int:
                 partition,
                 *([] if setting.matching_data == "own" else [setting.matching_data]),
                 *([] if setting.steps is None else [f"{setting.steps}-batches"]),
+                *([] if setting.device == "cpu" else ["gpu"]),
             ]
         )
         figures.append(draw_rounds(mine, shown, setting.dataset))

@@ -152,7 +152,7 @@ def missed_by_rounds(runs: Sequence[Run], partition: str) -> list[str]:
     return []
 
 
-def draw_first_merge(runs: Sequence[Run], widths: Sequence[int]) -> Path:
+def draw_first_merge(runs: Sequence[Run], widths: Sequence[int], suffix: str = "") -> Path:
     """Bars, one panel for each graph."""
     from matplotlib.figure import Figure
 
@@ -171,7 +171,7 @@ def draw_first_merge(runs: Sequence[Run], widths: Sequence[int]) -> Path:
         panel.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("mean test accuracy (%)")
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    return saved(figure, "dimat-first-merge")
+    return saved(figure, f"dimat-first-merge{suffix}")
 
 
 def draw_rounds(runs: Sequence[Run], partition: str, dataset: str) -> Path:

@@ -159,6 +159,7 @@ def answers(model: nn.Module, prepare: Callable[[Tensor], Tensor], pixels: Pixel
     device, found = next(model.parameters()).device, []
     with evaluating(model):
         for start in range(0, len(pixels), BATCH):
-            answer = model(prepare(torch.from_numpy(pixels[start : start + BATCH]).to(device)))
+            part = torch.from_numpy(pixels[start : start + BATCH].copy())  # which may be read-only
+            answer = model(prepare(part.to(device)))
             found.append(answer.flatten(1).double().cpu())
     return torch.cat(found).numpy()
