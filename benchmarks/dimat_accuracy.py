@@ -345,13 +345,10 @@ def main() -> int:
         f"of {BATCH}; {setting.pretrain} epochs alone, then rounds of {setting.words}; {setting.samples} "
         f"{MATCHED_ON[setting.matching_data]} for matching; {arguments.seeds} seeds, mean ± standard deviation"
     )
+    merged = {(width, "iid") for width in widths} if only != "rounds" else set()
+    trained_on = {(widths[0], partition) for partition in arguments.partitions} if only != "first-merge" else set()
     wanted = [
-        (setting, width, seed, partition)
-        for seed in range(arguments.seeds)
-        for width in widths
-        for partition in PARTITIONS
-        if partition in arguments.partitions or only != "rounds"
-        if (only != "rounds" and partition == "iid") or (only != "first-merge" and width == widths[0])
+        (setting, width, seed, how) for seed in range(arguments.seeds) for width, how in sorted(merged | trained_on)
     ]
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         list(pool.map(pretrain, wanted))
