@@ -11,7 +11,7 @@ An aggregator that is relieved by one that has come back, and has a lower index,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,11 +78,12 @@ class SampledRounds:
         """Who aggregates in a round."""
         return min({self._peer.index, *self._session.present(min(round, self._peer.schedule.rounds))})
 
-    def _sample(self, round: int, *also: int) -> frozenset[int]:
-        """The clients of a round, drawn from those who are there, this peer and `also`."""
-        there = np.array(sorted({self._peer.index, *self._session.present(round), *also}), dtype=np.int64)
-        layout = self._peer.layout
-        return frozenset(drawn(there, layout.seed, round, layout.peers, self._clients))
+    def _sample(self, round: int, there: Collection[int] | None = None) -> frozenset[int]:
+        """The clients of a round, drawn from those who are there: if nobody is said, this peer and its partners."""
+        if there is None:
+            there = {self._peer.index, *self._session.present(round)}
+        layout, candidates = self._peer.layout, np.array(sorted(there), dtype=np.int64)
+        return frozenset(drawn(candidates, layout.seed, round, layout.peers, self._clients))
 
     # ---- the aggregator -------------------------------------------------------------------------------------------
 
@@ -174,15 +175,16 @@ class SampledRounds:
                 return None
             if front > newest:
                 newest, ends = front, peer.clock.now() + PATIENCE * session.deadlines.round
-            sample = self._sample(front, *(() if self._former is None else (self._former,)))
-            came = {index: model for index, model in session.latest(LOCAL).items() if model.round == front}
-            came = {index: model for index, model in came.items() if index in sample}
             own = None if learned is None or learned.model.round < front else learned.model
-            awaited = {index for index, round in rounds.items() if round == front} & sample
+            there = {*session.present(self._now), *([] if own is None else [peer.index])}
+            there |= set() if self._former is None else {self._former}
+            awaited = {index for index, round in rounds.items() if round == front} & self._sample(front, there)
+            came = {index: model for index, model in session.latest(LOCAL).items() if model.round == front}
             if ((came or own) and awaited <= came.keys()) or peer.clock.now() >= ends:
                 break
             await session.stirred()
         self._former = None
+        came = {index: came[index] for index in self._sample(front, came)}  # no more than are clients in any round
         if own is not None and learned is not None:
             own = replace(own, tensors=compensated(own.tensors, learned.left))
             remember(peer, LEFT, {})

@@ -187,6 +187,24 @@ def test_two_aggregators_may_die_one_after_the_other(alike):
     assert played.values[2:] == pytest.approx([20.0] * 6)
 
 
+@pytest.mark.parametrize("after", [0.1, 0.4, 0.7, 0.95])
+def test_who_is_back_before_its_first_round_averages_the_one_in_which_its_successor_is_killed(alike, after):
+    """It was not there when the clients of that round were drawn, and it holds no average."""
+
+    async def script(stage):
+        await asyncio.sleep(2.5)
+        await stage.crash(0)
+        await asyncio.sleep(5.0)
+        stage.start(0, max(stage.shelves[0].saved), running=True)
+        await asyncio.sleep(after)
+        await stage.crash(1)
+        del stage.tasks[1]
+
+    played = alike(8, 3, rounds=20).play(script)
+    assert [played.values[index] for index in (0, 2, 3, 4, 5, 6, 7)] == pytest.approx([20.0] * 7)
+    assert max(event["t"] for event in played.journals[0].of("round")) < 35
+
+
 @pytest.mark.parametrize("away", [0.3, 2.0, 6.0])
 @pytest.mark.parametrize("victim", [0, 5])
 def test_who_comes_back_is_drawn_again_and_the_average_that_there_is_stays(alike, victim, away):
