@@ -17,6 +17,7 @@ from decentral.errors import UserError
 
 if TYPE_CHECKING:
     from decentral.launch.circuits import Reference
+    from decentral.launch.planning import Wish
     from decentral.zk.setup import Options
     from decentral.zk.worker import Limits
 
@@ -64,6 +65,14 @@ def setup(
     logrows: Annotated[
         int | None, typer.Option(min=1, max=26, help="Logarithm of the rows, at least. [default: what is needed]")
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            metavar="GB",
+            help="Cut it as `zk plan --memory GB` says: into circuits whose proofs take no more, never rescaled.",
+        ),
+    ] = None,
     srs: SrsOption = None,
     fetch: Annotated[bool, typer.Option("--fetch-srs", help="Download the ceremony's file if it is not here.")] = False,
     local: LocalOption = False,
@@ -89,6 +98,7 @@ def setup(
     visibility = Visibility.of_parameters(parameters)
     load_plugins(plugins)
     from decentral.launch.circuits import Reference
+    from decentral.launch.planning import Wish
     from decentral.zk.setup import Options
     from decentral.zk.unscaled import unscaled
 
@@ -96,14 +106,21 @@ def setup(
     options = Options(visibility, scale, parameter_scale, rebase, base=base, legs=legs, logrows=logrows)
     if not rescale and out is not None:
         raise UserError("--no-rescale: is for the parts that peers serve, in a folder of `up`, without --out")
+    wish = None if budget is None else Wish(budget, scale, parameter_scale, visibility.value)
+    if wish is not None and (stages is not None or options != Options(visibility, scale, parameter_scale)):
+        raise UserError(
+            "--budget: a plan finds stages, digits and rows itself: without --stages, --rebase, --legs, ..."
+        )
     if out is None:
-        if stages is not None or overrides or key is not None:
-            raise UserError("--stages, --set and --key are for circuits in a folder of their own: give --out DIR")
+        if stages is not None or overrides or key is not None or wish is not None:
+            raise UserError(
+                "--stages, --budget, --set and --key are for circuits in a folder of their own: give --out DIR"
+            )
         _cluster(Path(source), reference, options if rescale else unscaled(options), limits, check, as_json)
     elif check:
         _check(source, stages, overrides or (), out, reference, limits, as_json)
     else:
-        _make(source, stages, overrides or (), out, reference, options, limits, key, as_json)
+        _make(source, stages, overrides or (), out, reference, wish or options, limits, key, as_json)
 
 
 def _make(
@@ -112,23 +129,32 @@ def _make(
     overrides: Sequence[str],
     out: Path,
     reference: Reference,
-    options: Options,
+    how: Options | Wish,
     limits: Limits,
     key: Path | None,
     as_json: bool,
 ) -> None:
     from decentral.launch.circuits import make_circuits, read_model
+    from decentral.launch.planning import FILE as PLAN
+    from decentral.launch.planning import Wish
     from decentral.zk.store import Store
 
-    began = time.monotonic()
+    began, plan = time.monotonic(), None
     model = read_model(source, stages, overrides, say=note)
-    chain = asyncio.run(make_circuits(model, out, reference, Store(), options, limits=limits, say=note))
+    if isinstance(how, Wish):
+        plan = asyncio.run(how.plan(model, limits=limits, say=note))
+        note(plan.words())
+        chain = asyncio.run(make_circuits(model, out, reference, Store(), plan, limits=limits, say=note))
+        how.save(out)
+    else:
+        chain = asyncio.run(make_circuits(model, out, reference, Store(), how, limits=limits, say=note))
+        (out / PLAN).unlink(missing_ok=True)  # of circuits that were here before
     signed = None
     if key is not None:
         from decentral.launch.card import sign_card
         from decentral.wire.identity import Identity
 
-        signed = sign_card(out, model, chain, Identity.load(key), note)
+        signed = sign_card(out, model, chain, Identity.load(key), note, plan=plan)
     say_circuits(out, chain, signed, time.monotonic() - began, as_json)
 
 
@@ -142,11 +168,13 @@ def _check(
     as_json: bool,
 ) -> None:
     from decentral.launch.circuits import check_circuits, load_circuits, read_model
+    from decentral.launch.planning import Wish
     from decentral.zk.store import Store
 
     model = read_model(source, stages, overrides, say=note)
-    found = reference.pinned(Store(), load_circuits(out))
-    pinned, again = asyncio.run(check_circuits(model, out, found, limits=limits, say=note))
+    found, wish = reference.pinned(Store(), load_circuits(out)), Wish.load(out)
+    plan = None if wish is None else asyncio.run(wish.plan(model, limits=limits, say=note))
+    pinned, again = asyncio.run(check_circuits(model, out, found, plan=plan, limits=limits, say=note))
     if not say_checked(out, pinned, again, as_json):
         raise typer.Exit(NOT_VALID)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from decentral.errors import Malformed, Unproven, UserError
 from decentral.launch.circuits import Model, Say, load_circuits
@@ -19,15 +21,25 @@ from decentral.zk.circuit import FILE as PINNED
 from decentral.zk.circuit import Chain
 from decentral.zk.emulator import Emulator, Scales, quantised
 from decentral.zk.fixed import Fixed
+from decentral.zk.planner import Plan
 
 BATCH = 200
 """Test images at a time."""
 
 
 def sign_card(
-    folder: Path, model: Model, chain: Chain, identity: Identity, say: Say = lambda words: None
+    folder: Path,
+    model: Model,
+    chain: Chain,
+    identity: Identity,
+    say: Say = lambda words: None,
+    *,
+    plan: Plan | None = None,
 ) -> SignedCard:
-    """Writes the card of a folder that was just made. Blocking: the test set is answered twice. Raises UserError."""
+    """Writes the card of a folder that was just made. Blocking: the test set is answered twice. Raises UserError.
+
+    `plan`: by which the circuits were made; None: they are the model's stages.
+    """
     arguments = [circuit.settings.arguments for circuit in chain.circuits]
     pairs = zip(arguments, chain.circuits, strict=True)
     card = Card(
@@ -36,7 +48,7 @@ def sign_card(
         tuple((own.input_scale, own.parameter_scale, each.settings.output_scales[0]) for own, each in pairs),
         max(own.parameters.value for own in arguments),
         chain.words,
-        measured_accuracy(model, chain, say),
+        measured_accuracy(model, chain, say, plan=plan),
     )
     signed = sign(card, identity)
     try:
@@ -71,14 +83,16 @@ def parameters_of(folder: Path, stages: int) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def measured_accuracy(model: Model, chain: Chain, say: Say = lambda words: None) -> Accuracy | None:
+def measured_accuracy(
+    model: Model, chain: Chain, say: Say = lambda words: None, *, plan: Plan | None = None
+) -> Accuracy | None:
     """On the whole test set of the network's data; None where there is none of its shape. Raises UserError."""
     images = model.network.dataset()
     if images is None or tuple(images.image_shape) != model.network.input:
         return None
     labels = torch.from_numpy(images.test_labels).long()
     say(f"answering {len(labels)} test images, as it was trained and as it is proved")
-    circuits = _emulated(model, chain, say)
+    circuits = _emulated(model.proved() if plan is None else plan.stages, chain, say)
     trained = proved = 0
     for start in range(0, len(labels), BATCH):
         part = slice(start, start + BATCH)
@@ -87,22 +101,30 @@ def measured_accuracy(model: Model, chain: Chain, say: Say = lambda words: None)
         for stage in model.stages:
             floats = stage(floats)
         trained += int((floats.argmax(1) == labels[part]).sum())
-        whole: tuple[Fixed, ...] = (quantised(seen, chain.circuits[0].settings.arguments.input_scale),)
-        for circuit in circuits:
-            whole = circuit(*whole)
-        proved += int((whole[0].real().argmax(1) == labels[part]).sum()) if circuits else 0
+        if circuits:
+            given = quantised(seen, chain.circuits[0].settings.arguments.input_scale)
+            proved += int((answered(circuits, chain, given).real().argmax(1) == labels[part]).sum())
     name = str((model.network.data or {}).get("name"))
     return Accuracy(name, len(labels), trained / len(labels), proved / len(labels) if circuits else None)
 
 
-def _emulated(model: Model, chain: Chain, say: Say) -> list[Emulator]:
+def answered(circuits: Sequence[Emulator], chain: Chain, given: Fixed) -> Fixed:
+    """What the last circuit of a chain gives for the model's input."""
+    made: list[tuple[Fixed, ...]] = []
+    for circuit, wires in zip(circuits, chain.wires, strict=True):
+        made.append(circuit(*([made[source][output] for source, output in wires] or [given])))
+    return made[-1][0]
+
+
+def _emulated(networks: Sequence[nn.Module], chain: Chain, say: Say) -> list[Emulator]:
     """What computes as the circuits do; nothing where a layer is not known to it."""
-    arguments = [circuit.settings.arguments for circuit in chain.circuits]
+    found = []
     try:
-        return [
-            Emulator(network, Scales(own.parameter_scale, own.rebase), inputs=len(stage.inputs))
-            for network, stage, own in zip(model.proved(), model.stages, arguments, strict=True)
-        ]
+        for network, circuit, wires in zip(networks, chain.circuits, chain.wires, strict=True):
+            own = circuit.settings.arguments
+            scales = Scales(own.parameter_scale, own.rebase)
+            found.append(Emulator(network, scales, inputs=max(1, len(wires))))
     except Unproven as error:
         say(f"not measured as it is proved: {error}")
         return []
+    return found

@@ -2,6 +2,7 @@
 
     card.json           what somebody vouches for of it, if anybody has signed
     circuits.json       what is pinned: settings, keys, how circuits are connected, and the identity of it all
+    plan.json           the budget by which the model was cut into circuits, if it was planned (`launch.planning`)
     references.json     where in this machine's store the circuits lie that prove
     stages/             the network and its parameters, as they are served
 
@@ -36,6 +37,7 @@ from decentral.serving.stages.model import FILE as NETWORK
 from decentral.serving.stages.model import Network, load_stages, save_stages
 from decentral.zk.circuit import FILE as PINNED
 from decentral.zk.circuit import Chain
+from decentral.zk.planner import Plan
 from decentral.zk.setup import Artefacts, Options, rebuilt, setup
 from decentral.zk.srs import CEREMONY, SRS, fetch_srs, open_srs
 from decentral.zk.store import Store
@@ -181,18 +183,35 @@ async def make_circuits(
     folder: Path,
     reference: Reference,
     store: Store,
-    options: Options,
+    options: Options | Plan,
     *,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> Chain:
-    """Writes the folder; its circuits lie in the store. Raises UserError, Unproven."""
+    """Writes the folder; its circuits lie in the store: one for each stage of the model, or those of a plan.
+
+    Raises UserError, Unproven.
+    """
 
     async def srs(logrows: int) -> SRS:
         return await reference.get(store, logrows, limits)
 
-    proved = await asyncio.to_thread(model.proved)
-    chain, artefacts, found = await setup(proved, [model.samples], srs, store, options, limits=limits, say=say)
+    if isinstance(options, Plan):
+        names = [each.name for each in options.circuits]
+        chain, artefacts, found = await setup(
+            options.stages,
+            [model.samples],
+            srs,
+            store,
+            options.options,
+            wires=options.wires,
+            names=names,
+            limits=limits,
+            say=say,
+        )
+    else:
+        proved = await asyncio.to_thread(model.proved)
+        chain, artefacts, found = await setup(proved, [model.samples], srs, store, options, limits=limits, say=say)
     try:
         (folder / STAGES).mkdir(parents=True, exist_ok=True)
         save_stages(folder / STAGES, model.network, model.stages)
@@ -218,11 +237,16 @@ async def check_circuits(
     folder: Path,
     srs: SRS,
     *,
+    plan: Plan | None = None,
     limits: Limits | None = None,
     say: Say = lambda words: None,
 ) -> tuple[Chain, Chain]:
-    """What is pinned, and what the model comes to: made again from nothing. Raises UserError, Unproven."""
-    pinned, proved = load_circuits(folder), await asyncio.to_thread(model.proved)
+    """What is pinned, and what the model comes to, made again from nothing: its stages, or the circuits of a plan.
+
+    Raises UserError, Unproven.
+    """
+    pinned = load_circuits(folder)
+    proved = await asyncio.to_thread(model.proved) if plan is None else plan.stages
     with tempfile.TemporaryDirectory(prefix="decentral-zk-") as scratch:
         found = await rebuilt(pinned, proved, [model.samples], srs, Store(scratch), limits=limits, say=say)
     return pinned, found

@@ -116,6 +116,8 @@ def test_contracts_are_written_and_it_is_said_that_nobody_compiled_them(place: P
     [
         (("setup", "model.safetensors", "--out", "x", "--parameters", "private"), "for every output there is one"),
         (("setup", "nothing", "--out", "x"), "nothing"),
+        (("setup", "c", "--out", "x", "--budget", "1", "--rebase", "4"), "a plan finds stages, digits and rows itself"),
+        (("setup", "c", "--budget", "1"), "give --out DIR"),
         (("prove", "nothing", "digits:7", "--out", "x"), "holds no circuits"),
         (("prove", "c", "digits:7-8", "--out", "x"), "one is proved at a time"),
         (("prove", "c", "digits:7", "--out", "x", "--nonce", NONCE), "go together"),
@@ -138,6 +140,29 @@ def test_every_command_has_help_and_json(command: str) -> None:
 
 def test_help_imports_nothing_heavy(root: Path) -> None:
     assert not {"torch", "numpy", "grpc", "ezkl"} & imported_by(root, "zk", "setup", "--help")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_plan_becomes_circuits_and_is_found_again(place: Place) -> None:
+    """A network of which one layer needs a circuit of its own; the card's accuracy is that of all circuits."""
+    torch.manual_seed(0)
+    network = build_model("strided-cnn", (1, 8, 8), 10, channels=[48, 40])
+    torch.save(network.state_dict(), place.folder / "cnn.pth")
+    named = ("--set", "model.name=strided-cnn", "--set", "model.channels=[48,40]", "--set", "data.name=digits")
+    how = ("cnn.pth", *named, "--out", "planned", "--local-test-srs")
+    told = place.told("setup", *how, "--budget", "0.27", "--key", "identity.key")
+    assert len(told["stages"]) > 1
+    card = place.told("card", "planned")["card"]
+    assert card["accuracy"]["proved"] == pytest.approx(card["accuracy"]["trained"], abs=0.02)
+    assert place.told("setup", "planned", "--out", "planned", "--check", "--local-test-srs")["same"]
+    done = place.zk("prove", "planned", "digits:9", "--out", "planned.zk")
+    assert done.exit_code == 0, done.stderr
+    assert place.told("verify", "planned", "planned.zk", "digits:9", "--local-test-srs")["valid"]
+    assert not place.told("verify", "planned", "planned.zk", "digits:8", "--local-test-srs", code=1)["valid"]
+    (place.folder / "planned" / "plan.json").write_text("{}")
+    damaged = place.zk("setup", "planned", "--out", "planned", "--check", "--local-test-srs")
+    assert damaged.exit_code == 2 and "plan.json: damaged" in damaged.stderr
 
 
 @pytest.mark.slow

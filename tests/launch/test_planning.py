@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from decentral.errors import UserError
 from decentral.launch.circuits import read_model
-from decentral.launch.planning import plan_circuits, whole
+from decentral.launch.planning import FILE, Wish, plan_circuits, whole
 from decentral.models.catalogue import build_model
 from decentral.zk.cost import Budget
 
@@ -26,3 +28,17 @@ async def test_cuts_that_a_model_has_are_forgotten(tmp_path):
         plans.append(await plan_circuits(model, Budget(), machine=2.0))
     assert plans[0].encoded() == plans[1].encoded()
     assert len(plans[0].circuits) == 1 and plans[0].machine == 2.0
+
+
+@pytest.mark.parametrize("wish", [Wish(2.5), Wish(0.3, 6, 8, "polycommit")])
+def test_what_circuits_are_planned_by_is_kept(tmp_path, wish):
+    assert Wish.load(tmp_path) is None
+    wish.save(tmp_path)
+    assert Wish.load(tmp_path) == wish
+
+
+@pytest.mark.parametrize("said", ["", "[]", '{"memory": 1}', "nonsense"])
+def test_a_damaged_one_is_named(tmp_path, said):
+    (tmp_path / FILE).write_text(said)
+    with pytest.raises(UserError, match="damaged"):
+        Wish.load(tmp_path)
