@@ -10,7 +10,23 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
+
+
+class Vault(Protocol):
+    """How a node keeps its private files. Paths are those that files would have if they were kept as they are."""
+
+    def place(self, path: Path) -> Path:
+        """Where the file really is."""
+
+    def read(self, path: Path) -> bytes:
+        """Raises UserError, which names the file."""
+
+    def write(self, path: Path, data: bytes | bytearray) -> None:
+        """In one step, the owner's alone. Raises OSError."""
+
+    def sound(self, path: Path) -> bool:
+        """Whether the file is there as it was written, as far as one can tell who need not be able to read it."""
 
 
 @contextlib.contextmanager

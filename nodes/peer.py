@@ -28,7 +28,7 @@ async def participate(path: Path, index: int, resumed: int | None) -> None:
         directory, recipe, name = node.directory, node.directory.recipe, node.member.name
         plan, algorithm = make_plan(recipe), assembly.assemble_algorithm(recipe)
         returning = resumed is None and any(event["event"] == "started" for event in read(directory.journal_file(name)))
-        checkpoints = Checkpoints(directory.checkpoints, name, plan.kept_checkpoints)
+        checkpoints = Checkpoints(directory.checkpoints, name, plan.kept_checkpoints, node.vault)
         learner = await node.clock.work(lambda: assembly.assemble_learner(recipe, index), 0.0)
         start = await node.clock.work(
             lambda: assembly.restore(checkpoints, learner, resumed, together=recipe.algorithm not in APART), 0.0
@@ -53,7 +53,7 @@ async def participate(path: Path, index: int, resumed: int | None) -> None:
                 directory=directory,
             ) as peer,
         ):
-            await assembly.take_part(peer, algorithm, start, running=returning)
+            await assembly.take_part(peer, algorithm, start, running=returning, at_end=checkpoints.publish)
 
 
 def main() -> int:

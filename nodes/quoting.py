@@ -3,8 +3,9 @@
     python nodes/quoting.py --dir DIR
 
 It has the keys in DIR/attestation, measures each process of this machine that asks it for a quote, and signs what it
-found. DIR/quoting says where its socket is; once it listens, it prints that. The launcher starts it before the nodes
-and ends it after them, by the end of its standard input.
+found; who asks for keys to seal files with gets those of what it has measured. DIR/quoting says where its socket is;
+once it listens, it prints that. The launcher starts it before the nodes and ends it after them, by the end of its
+standard input.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from decentral.attestation.host.measuring import Measurer
 from decentral.attestation.host.processes import running
 from decentral.attestation.host.quoting import PREFIX, Quoting, forget, serving
+from decentral.attestation.host.release import FILE, Release
 from decentral.attestation.host.simulation import Simulation
 from decentral.launch.ending import live
 from decentral.run.directory import open_cluster
@@ -28,7 +30,10 @@ from decentral.run.directory import open_cluster
 async def serve(path: Path, attached: bool) -> None:
     """Until it is cancelled; `attached`: or nobody has the other end of its standard input any more."""
     directory = open_cluster(path)
-    quoting = Quoting(Simulation.kept(directory.attestation), Measurer(path), time.time)
+    simulation, release = Simulation.kept(directory.attestation), directory.attestation / FILE
+    quoting = Quoting(
+        simulation, Measurer(path), time.time, secret=simulation.sealing, release=lambda: Release.load(release)
+    )
     await asyncio.to_thread(quoting.measurer.measure, running(os.getpid()))  # before anybody waits for it
     await asyncio.to_thread(forget, path)
     with tempfile.TemporaryDirectory(prefix=PREFIX) as place:  # 0700; a socket's name has 107 bytes at most

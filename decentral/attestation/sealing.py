@@ -23,10 +23,11 @@ import hmac
 import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -40,7 +41,7 @@ from decentral.files import open_plain, write_atomic
 from decentral.wire.limits import MAX_NUMBER
 
 KEY_BYTES = SALT_BYTES = SECRET_BYTES = 32
-MAX_SEALED = 2**28
+MAX_SEALED = 2**30
 """Bytes of a sealed file."""
 _MAGIC = b"dcsealed"
 _MAX_HEADER = 2048
@@ -129,20 +130,48 @@ class MachineKeys:
 
     def key(self, policy: KeyPolicy, version: int, salt: bytes) -> bytes:
         guest = self.guest
-        if version > guest.version:
-            raise NotUnsealed(Obstacle.NEWER_VERSION, f"sealed under version {version}; {guest.version} runs here")
-        match policy:
-            case KeyPolicy.MEASUREMENT:
-                whose = (guest.measurement, *guest.registers)
-            case KeyPolicy.SIGNER if any(guest.signer):
-                whose = (guest.signer,)
-            case KeyPolicy.SIGNER:
-                raise NotUnsealed(Obstacle.UNSIGNED, "nobody has signed this image; seal to its measurement")
+        _permit(policy, version, guest.version, any(guest.signer))
+        whose = (guest.signer,) if policy is KeyPolicy.SIGNER else (guest.measurement, *guest.registers)
         state = version.to_bytes(8, "big") + bytes([guest.debug])
         return _derived(self.secret, salt, _DOMAIN, policy.value.encode(), state, *whose)
 
     def machine(self, salt: bytes) -> bytes:
         return _derived(self.secret, salt, _DOMAIN, b"machine")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenKeys:
+    """Keys that a guest was given of its machine, one for each policy and version: those of files follow from them.
+
+    So it asks once, when it starts, and goes on without its machine's help. `tag`: `machine(SALT)`; `ask` gives
+    `key(policy, version, SALT)` as the machine does, and raises what it does.
+    """
+
+    version: int
+    signed: bool
+    tag: bytes = field(repr=False)
+    ask: Callable[[KeyPolicy, int], bytes]
+    _given: dict[tuple[KeyPolicy, int], bytes] = field(default_factory=dict, repr=False)
+
+    def key(self, policy: KeyPolicy, version: int, salt: bytes) -> bytes:
+        _permit(policy, version, self.version, self.signed)
+        if (policy, version) not in self._given:
+            self._given[policy, version] = self.ask(policy, version)
+        return _derived(self._given[policy, version], salt, _DOMAIN, b"given")
+
+    def machine(self, salt: bytes) -> bytes:
+        return _derived(self.tag, salt, _DOMAIN, b"given machine")
+
+
+SALT: Final = bytes(SALT_BYTES)
+"""Of what a machine is asked for once."""
+
+
+def _permit(policy: KeyPolicy, version: int, own: int, signed: bool) -> None:
+    if version > own:
+        raise NotUnsealed(Obstacle.NEWER_VERSION, f"sealed under version {version}; {own} runs here")
+    if policy is KeyPolicy.SIGNER and not signed:
+        raise NotUnsealed(Obstacle.UNSIGNED, "nobody has signed this image; seal to its measurement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +208,11 @@ def unseal(path: Path, keys: SealingKeys, *, policy: KeyPolicy, purpose: str, at
     return opened(data, keys, policy=policy, purpose=purpose, at_least=at_least)
 
 
-def sealed(content: bytes, keys: SealingKeys, *, policy: KeyPolicy, purpose: str, counter: int) -> bytes:
+def sealed(content: bytes | bytearray, keys: SealingKeys, *, policy: KeyPolicy, purpose: str, counter: int) -> bytes:
     """The bytes of a sealed file. `purpose`: what it is, so that no file passes for another of the same guest.
 
     `counter` grows with each file of that purpose. Raises NotUnsealed(UNSIGNED), and ValueError for a purpose that is
-    no short ASCII, a counter below zero, or content of more than 2^28 bytes.
+    no short ASCII, a counter below zero, or content of more than 2^30 bytes.
     """
     if not _PURPOSE.match(purpose) or not 0 <= counter < MAX_NUMBER:
         raise ValueError("a purpose is 1 to 100 characters of ASCII, and a counter is no less than zero")
@@ -247,11 +276,16 @@ class _Header:
     version: int
 
 
+def whole(data: bytes) -> bool:
+    """Whether these bytes end as a sealed file does, by the digest that anybody can compute: damage, and no lies."""
+    return len(data) <= MAX_SEALED and hashlib.sha256(data[:-_DIGEST_BYTES]).digest() == data[-_DIGEST_BYTES:]
+
+
 def _parted(data: bytes) -> tuple[_Header, bytes, bytes]:
     """The header, all that stands before the cipher text, and the cipher text. Raises NotUnsealed(DAMAGED)."""
     start = len(_MAGIC) + 4
     body = data[:-_DIGEST_BYTES]
-    if len(data) > MAX_SEALED or hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:]:
+    if not whole(data):
         raise NotUnsealed(Obstacle.DAMAGED, "its bytes are not those that were written")
     length = int.from_bytes(body[len(_MAGIC) : start], "big")
     if not body.startswith(_MAGIC) or length > _MAX_HEADER or start + length > len(body):

@@ -160,7 +160,7 @@ def lying(transport: Transport, learner: AttackingLearner, recipe: Recipe, roste
 
 def earlier_model(folder: Path, index: int) -> dict[str, Tensor]:
     """The newest model of peer `index` in another run's checkpoints. Raises UserError where there is none."""
-    saved = Checkpoints(folder.expanduser(), peer_name(index)).load()
+    saved = Checkpoints(folder.expanduser(), peer_name(index)).trained()
     if saved is None:
         raise UserError(f"training.start_from: {folder} holds no checkpoint of {peer_name(index)}")
     return saved.state
@@ -373,8 +373,13 @@ async def open_peer(
         )
 
 
-async def take_part(peer: Peer, algorithm: Algorithm, start: Start, *, running: bool) -> None:
-    """From the greeting to the last round. `running`: the others went on while this peer was away."""
+async def take_part(
+    peer: Peer, algorithm: Algorithm, start: Start, *, running: bool, at_end: Callable[[], None] = lambda: None
+) -> None:
+    """From the greeting to the last round. `running`: the others went on while this peer was away.
+
+    `at_end`: done before it says that it has finished.
+    """
     arrived = await peer.presence.join(start.finished, running)
     peer.finished = start.finished if getattr(algorithm, "apart", False) else arrived
     peer.memory = dict(start.memory)
@@ -384,4 +389,5 @@ async def take_part(peer: Peer, algorithm: Algorithm, start: Start, *, running: 
     peer.journal.record("data", samples=peer.learner.samples, classes=peer.learner.class_counts())
     await peer.clock.sleep(max(start.time - peer.clock.now(), 0.0))
     await algorithm.run(peer)
+    at_end()
     peer.journal.record("finished", round=peer.finished, bytes=peer.transport.traffic.as_dict())

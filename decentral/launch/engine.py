@@ -14,6 +14,7 @@ from decentral.errors import RunDirectoryError, UserError
 from decentral.launch.background import note_launcher
 from decentral.launch.local import LocalRun
 from decentral.launch.plan import Plan, make_plan
+from decentral.launch.sealing import closed_vault
 from decentral.registry import nearest
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Observer, read, rewind
@@ -136,7 +137,8 @@ def _rewound(directory: RunDirectory, whole: Mapping[str, set[int]], shared: int
 
 def _whole_rounds(directory: RunDirectory, name: str) -> set[int]:
     """Rounds of a peer that its journal ends and of which there is an undamaged checkpoint."""
-    journal, shelf = directory.journal_file(name), Checkpoints(directory.checkpoints, name)
+    journal = directory.journal_file(name)
+    shelf = Checkpoints(directory.checkpoints, name, vault=closed_vault(directory.recipe.attestation))
     events = read(journal) if journal.exists() else []
     ended = {event["round"] for event in events if event["event"] == "round"}
     return {round for round in shelf.rounds() if round in ended and shelf.sound(round)}

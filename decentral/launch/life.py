@@ -16,9 +16,11 @@ from typing import Generic, TypeVar
 
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError, leading
+from decentral.files import Vault
 from decentral.launch.cluster import Cluster, node_lock
 from decentral.launch.joining import show_for
 from decentral.launch.renewal import Renewal
+from decentral.launch.sealing import identity_of, vault_for
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.journal import Journal
@@ -49,6 +51,8 @@ class Node(Generic[D]):
     credentials: Credentials
     show: Show | None
     """Evidence of this machine for an authority that asks for it."""
+    vault: Vault | None
+    """Keeps its private files sealed; None: they are kept as they are."""
 
     @asynccontextmanager
     async def listening(
@@ -79,6 +83,7 @@ class Node(Generic[D]):
                 authority=lambda: Cluster.load(self.directory.path).authority,
                 journal=self.journal,
                 show=self.show,
+                vault=self.vault,
             ).running(),
         ):
             yield transport
@@ -101,10 +106,11 @@ async def entered(path: Path, index: int, kind: type[D]) -> AsyncIterator[Node[D
     clock = WallClock(elapsed=time.time() - cluster.epoch)
     with node_lock(folder), Journal(directory.journal_file(member.name), index, clock.now) as journal:
         try:
-            identity = Identity.load(folder / "identity.key")
+            vault = await asyncio.to_thread(vault_for, directory, member.name)
+            identity = await asyncio.to_thread(identity_of, folder, member.id, vault)
             show = await asyncio.to_thread(show_for, directory, identity.id)
-            credentials = await credentials_for(identity, folder, show)
-            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials, show)
+            credentials = await credentials_for(identity, folder, show, vault)
+            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials, show, vault)
         except (DecentralError, BaseExceptionGroup) as raised:
             problem = leading(raised) if isinstance(raised, BaseExceptionGroup) else raised
             journal.record("failed", problem=str(problem or raised), user=isinstance(problem, UserError))

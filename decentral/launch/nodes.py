@@ -25,13 +25,13 @@ from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError
 from decentral.launch.changes import router_digest
 from decentral.launch.cluster import Cluster
+from decentral.launch.sealing import known_as
 from decentral.run.directory import AnyDirectory
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire import enrolment
 from decentral.wire.authority import Authority, Vouch
-from decentral.wire.identity import Identity
 
 HOST = "127.0.0.1"
 KEEP_MEMORY = {
@@ -235,8 +235,7 @@ def introduced(directory: AnyDirectory, names: Sequence[str], port: int | None) 
 
 
 def _member(directory: AnyDirectory, index: int, name: str, taken: socket.socket) -> Member:
-    identity = Identity.open(directory.node(name) / "identity.key")
-    return Member(index, name, identity.id, f"{HOST}:{taken.getsockname()[1]}")
+    return Member(index, name, known_as(directory.node(name)), f"{HOST}:{taken.getsockname()[1]}")
 
 
 def settle(future: asyncio.Future[int], value: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from decentral.errors import Malformed, RunDirectoryError, TransportError
+from decentral.files import Vault
 from decentral.run.journal import Journal
 from decentral.wire.certificate import Credentials
 from decentral.wire.enrolment import Show, renew
@@ -53,10 +54,11 @@ class Renewal:
         authority: Callable[[], str],
         journal: Journal,
         show: Show | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self.credentials = credentials
         self._transport, self._identity, self._folder = transport, identity, folder
-        self._authority, self._journal, self._show = authority, journal, show
+        self._authority, self._journal, self._show, self._vault = authority, journal, show, vault
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Renewal]:
@@ -95,7 +97,7 @@ class Renewal:
                 await asyncio.sleep(min(pause, LONGEST_PAUSE, left / 10 + 0.01) * random.uniform(0.5, 1.0))  # noqa: S311
                 pause *= 2
             else:
-                fresh.save(self._folder)
+                fresh.save(self._folder, self._vault)
                 self._transport.rotate(fresh)
                 self.credentials = fresh
                 self._journal.record("renewed", left=fresh.expires - time.time())

@@ -107,7 +107,7 @@ def _from_run(recipe: ServingRecipe, run: FinishedRun) -> Source:
     trained = directory.recipe
     accuracy = run.accuracies[peer]
     words = f"{peer_name(peer)} of {directory.path}" + ("" if accuracy is None else f", accuracy {accuracy:.4f}")
-    saved = Checkpoints(directory.checkpoints, peer_name(peer)).load()
+    saved = Checkpoints(directory.checkpoints, peer_name(peer)).trained()
     if saved is None:
         raise RecipeError(f"{directory.path}: holds no checkpoint of {peer_name(peer)}", key="model.peer")
     data = _dataset(recipe.data or trained.data)

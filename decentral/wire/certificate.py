@@ -21,13 +21,15 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import NameOID
 
 from decentral.errors import Malformed, Refusal, UserError
-from decentral.files import write_atomic
-from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, read_private, verify
+from decentral.files import Vault, write_atomic
+from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, read_private, verify, write_private
 from decentral.wire.messages import PeerId
 
 BINDING_OID = x509.ObjectIdentifier("2.25.210555893739170554527821817351210758994")
 """An arc of our own: 2.25 holds every UUID, with no registration (ITU-T X.667)."""
 
+TLS = "tls.pem"
+"""The file, in a peer's folder, of a certificate and its key."""
 CLOCK_SKEW = timedelta(minutes=5)
 """A certificate is valid from this long before it was made, because clocks differ."""
 
@@ -149,15 +151,16 @@ class Credentials:
         """Unix seconds."""
         return _bound_by(self.certificate).starts + CLOCK_SKEW.total_seconds()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, vault: Vault | None = None) -> None:
         """Writes `tls.pem` (certificate and key together, so that they never part) and `authority.pem`."""
         write_atomic(folder / "authority.pem", self.authority, private=True)
-        write_atomic(folder / "tls.pem", self.certificate + self.key, private=True)
+        write_private(folder / TLS, self.certificate + self.key, vault)
 
     @classmethod
-    def load(cls, folder: Path) -> Credentials:
-        """Raises UserError if a file is missing, damaged, or readable by other users."""
-        certificate, begin, key = read_private(folder / "tls.pem").partition(b"-----BEGIN PRIVATE KEY-----")
+    def load(cls, folder: Path, vault: Vault | None = None) -> Credentials:
+        """Raises UserError if a file is missing, damaged, or readable by other users, or if no vault opens it."""
+        content = read_private(folder / TLS) if vault is None else vault.read(folder / TLS)
+        certificate, begin, key = content.partition(b"-----BEGIN PRIVATE KEY-----")
         credentials = cls(certificate, begin + key, read_private(folder / "authority.pem"))
         try:
             credentials.check(credentials.peer)

@@ -14,10 +14,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from decentral.errors import Malformed, Refusal, Unreachable, UserError
-from decentral.files import write_atomic
+from decentral.files import Vault, write_atomic
 from decentral.wire import rpc
 from decentral.wire.authority import AUTHORITY_NAME, ENROL, INVITE, MAX_MESSAGE, VALIDITY, Authority, JoinToken
-from decentral.wire.certificate import Credentials, new_key, pem_of, private_pem, public_info, request_certificate
+from decentral.wire.certificate import (
+    TLS,
+    Credentials,
+    new_key,
+    pem_of,
+    private_pem,
+    public_info,
+    request_certificate,
+)
 from decentral.wire.identity import Identity, read_private
 from decentral.wire.v1 import authority_pb2 as pb
 
@@ -36,15 +44,17 @@ def invite(authority: Authority, address: str, folder: Path) -> None:
     write_atomic(folder / INVITATION, json.dumps(invitation).encode(), private=True)
 
 
-async def credentials_for(identity: Identity, folder: Path, show: Show | None = None) -> Credentials:
+async def credentials_for(
+    identity: Identity, folder: Path, show: Show | None = None, vault: Vault | None = None
+) -> Credentials:
     """A node's certificate: the one it has, if it lasts, else a new one for its invitation.
 
-    `show`: evidence of its machine, where the authority asks for that.
+    `show`: evidence of its machine, where the authority asks for that; `vault`: where it keeps the key.
 
     Raises UserError where it has neither, and TransportError where the authority does not answer or refuses.
     """
-    if (folder / "tls.pem").exists():
-        credentials = Credentials.load(folder)
+    if (folder / TLS if vault is None else vault.place(folder / TLS)).exists():
+        credentials = Credentials.load(folder, vault)
         needed = time.time() + (RENEW_BEFORE if (folder / INVITATION).exists() else 0.0)
         if credentials.expires > needed:
             return credentials
@@ -52,7 +62,7 @@ async def credentials_for(identity: Identity, folder: Path, show: Show | None = 
         raise UserError(f"{folder}: neither a certificate nor an invitation; start this node through its launcher")
     invitation = json.loads(read_private(folder / INVITATION))
     credentials = await _enrol(invitation["authority"], JoinToken.parse(invitation["token"]), identity, show)
-    credentials.save(folder)
+    credentials.save(folder, vault)
     (folder / INVITATION).unlink()
     return credentials
 

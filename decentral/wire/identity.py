@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from decentral.errors import Malformed, Refusal, UserError
-from decentral.files import write_atomic
+from decentral.files import Vault, write_atomic
 from decentral.wire.messages import MembershipRecord, MembershipStatus, PeerId
 
 PUBLIC_KEY_BYTES = 32
@@ -53,9 +53,9 @@ class Identity:
         return cls(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(_statement("seed", seed)).digest()))
 
     @classmethod
-    def load(cls, path: Path) -> Identity:
-        """Raises UserError if the file is missing, damaged, or readable by other users."""
-        pem = read_private(path)
+    def load(cls, path: Path, vault: Vault | None = None) -> Identity:
+        """Raises UserError if the file is missing, damaged, or readable by other users, or if no vault opens it."""
+        pem = read_private(path) if vault is None else vault.read(path)
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError):
@@ -73,12 +73,12 @@ class Identity:
         identity.save(path)
         return identity
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, vault: Vault | None = None) -> None:
         """Writes the private key atomically, readable by its owner alone."""
         pem = self._key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        write_atomic(path, pem, private=True)
+        write_private(path, pem, vault)
 
     def sign(self, purpose: str, content: bytes) -> bytes:
         """64 bytes over the purpose and the content."""
@@ -127,3 +127,11 @@ def read_private(path: Path) -> bytes:
     if mode & 0o077:
         raise UserError(f"{path}: other users can read this key; `chmod 600` it, or better replace it")
     return content
+
+
+def write_private(path: Path, data: bytes, vault: Vault | None = None) -> None:
+    """Writes a private file in one step, as it is or into a vault. Raises OSError."""
+    if vault is None:
+        write_atomic(path, data, private=True)
+    else:
+        vault.write(path, data)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from decentral import canonical
 from decentral.attestation import sealing
 from decentral.attestation.sealing import (
+    GivenKeys,
     Guest,
     KeyPolicy,
     MachineKeys,
@@ -286,3 +287,49 @@ def test_a_guest_and_a_secret_of_another_form_are_refused() -> None:
 
 def test_neither_secret_nor_content_is_shown() -> None:
     assert "kkkk" not in repr(KEYS) and "content" not in repr(Opened(b"content", 0, 0))
+
+
+# Given once
+
+
+def given_keys(machine: MachineKeys) -> GivenKeys:
+    def ask(policy: KeyPolicy, version: int) -> bytes:
+        return machine.key(policy, version, sealing.SALT)
+
+    return GivenKeys(machine.version, any(machine.guest.signer), machine.machine(sealing.SALT), ask)
+
+
+@both
+@given(st.integers(0, 20), st.integers(0, 20))
+def test_keys_that_are_given_once_open_by_the_same_rules(what: dict[str, Any], wrote: int, reads: int) -> None:
+    data = sealed(b"content", given_keys(of(version=wrote)), counter=3, **what)
+    reader = given_keys(of(version=reads))
+    if reads >= wrote:
+        assert opened(data, reader, at_least=3, **what) == Opened(b"content", 3, wrote)
+    else:
+        assert obstacle(lambda: opened(data, reader, at_least=3, **what)) is Obstacle.NEWER_VERSION
+
+
+def test_keys_that_are_given_once_tell_apart_what_those_of_the_machine_do() -> None:
+    data = sealed(b"content", given_keys(KEYS), counter=0, **WHAT)
+    for reader, why in (
+        (of(measurement=b"n" * 48), Obstacle.OTHER_MEASUREMENT),
+        (MachineKeys(b"o" * 32, GUEST), Obstacle.OTHER_MACHINE),
+    ):
+        assert obstacle(lambda reader=reader: opened(data, given_keys(reader), at_least=0, **WHAT)) is why  # type: ignore[misc]
+    signed = sealed(b"content", given_keys(KEYS), counter=0, **SIGNED)
+    assert obstacle(lambda: opened(signed, given_keys(of(signer=ZERO)), at_least=0, **SIGNED)) is Obstacle.UNSIGNED
+    assert obstacle(lambda: opened(data, KEYS, at_least=0, **WHAT)) is Obstacle.OTHER_MACHINE  # another derivation
+
+
+def test_a_machine_is_asked_once_for_each_version() -> None:
+    asked: list[tuple[KeyPolicy, int]] = []
+
+    def ask(policy: KeyPolicy, version: int) -> bytes:
+        asked.append((policy, version))
+        return KEYS.key(policy, version, sealing.SALT)
+
+    keys = GivenKeys(5, True, KEYS.machine(sealing.SALT), ask)
+    for counter in range(3):
+        opened(sealed(b"content", keys, counter=counter, **WHAT), keys, at_least=counter, **WHAT)
+    assert sorted(version for _, version in asked) == [0, 5]

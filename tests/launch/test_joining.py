@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from decentral.errors import Malformed, UserError
 from decentral.launch.attesting import MANIFEST
 from decentral.launch.engine import Options, execute
 from decentral.launch.joining import show_for, vouch_for
+from decentral.launch.sealing import known_as
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.trust.anchors import FILE, Anchors
@@ -130,11 +132,16 @@ def test_peers_that_show_what_they_run_train_and_one_with_an_edited_file_is_refu
     with (copy / "decentral" / "core" / "mixing.py").open("a") as file:
         file.write("# edited\n")
     said = asyncio.run(joining(directory, copy))
+    assert "identity.key.sealed: another measurement" in said  # it cannot even say who it was
+    said = asyncio.run(joining(directory, copy, anew=True))
     assert "your machine does not count: measurement: its code is not the one that is allowed" in said
 
 
-async def joining(directory: RunDirectory, copy: Path) -> str:
-    """What a node says that is started by hand from another copy of the package, where evidence is asked for."""
+async def joining(directory: RunDirectory, copy: Path, anew: bool = False) -> str:
+    """What a node says that is started by hand from another copy of the package, where evidence is asked for.
+
+    `anew`: it is somebody else, whom the others expect.
+    """
     from decentral.launch.cluster import Cluster
     from decentral.launch.quoting import quoting
     from decentral.run.journal import Journal
@@ -142,12 +149,15 @@ async def joining(directory: RunDirectory, copy: Path) -> str:
 
     authority, vouch = Authority.open(directory.authority), await asyncio.to_thread(vouch_for, directory)
     folder = directory.node("peer-1")
-    (folder / "tls.pem").unlink()
+    (folder / "tls.pem.sealed").unlink(missing_ok=True)
+    if anew:
+        (folder / "identity.key.sealed").unlink()
     with Journal(directory.journal_file("test"), None, time.monotonic) as journal:
         async with quoting(directory, journal) as listens, authority.serve("127.0.0.1:0", vouch=vouch) as address:
             await listens.wait()
             cluster = Cluster.load(directory.path)
-            Cluster(cluster.members, cluster.epoch, cluster.plugins, address).save(directory.path)
+            members = (cluster.members[0], replace(cluster.members[1], id=known_as(folder)))
+            Cluster(members, cluster.epoch, cluster.plugins, address).save(directory.path)
             invite(authority, address, folder)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", str(copy / "nodes" / "peer.py"), "--dir", str(directory.path), "--index", "1",

@@ -14,9 +14,11 @@ from decentral.attestation.host.quoting import ADDRESS
 from decentral.attestation.manifest import Manifest, differences
 from decentral.attestation.session.challenging import Seen, Subject
 from decentral.attestation.session.showing import tls_key
+from decentral.errors import UserError
 from decentral.launch.attesting import MANIFEST
 from decentral.launch.background import start_serving, stop
 from decentral.launch.prepare import prepare
+from decentral.launch.sealing import known_as
 from decentral.serving.access import access
 from decentral.trust.anchors import FILE, Anchors
 from decentral.wire.sessions import open_session
@@ -56,11 +58,26 @@ def test_a_node_shows_what_is_pinned_and_other_code_is_seen(
         stop(cluster)
         launcher.wait(20)
     assert not (cluster.path / ADDRESS).exists()
+    assert not [path for path in cluster.nodes.rglob("*.key*") if b"PRIVATE KEY" in path.read_bytes()]
+    assert not [path for path in cluster.nodes.rglob("*.pem*") if b"PRIVATE KEY" in path.read_bytes()]
+    before = known_as(cluster.node(nodes[0]))
+    launcher = start_serving(cluster)  # up again after down: the same nodes
+    try:
+        assert Anchors.load(cluster.path / FILE).peers[0].id == before
+        assert asyncio.run(shown(cluster.path, nodes[0]))[1] == []
+    finally:
+        stop(cluster)
+        launcher.wait(20)
 
     copy = copied(tmp_path / "copy")
     with (copy / "decentral" / "serving" / "stages" / "stage.py").open("a") as module:
         module.write("\n# and now the inputs are kept\n")
     monkeypatch.setenv("PYTHONPATH", str(copy))
+    sealed = [cluster.node(name) / "identity.key.sealed" for name in nodes]
+    with pytest.raises(UserError, match=r"identity\.key\.sealed: another measurement"):
+        start_serving(cluster)
+    for file in sealed:
+        file.unlink()  # and so they are others
     launcher = start_serving(cluster)
     try:
         seen, complaints = asyncio.run(shown(cluster.path, nodes[0]))

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from decentral.attestation.sealing import SALT, GivenKeys, Guest, MachineKeys
+from decentral.attestation.vault import Closed, SealedVault
 from decentral.errors import RunDirectoryError
 from decentral.training.checkpoint import Checkpoints
 
@@ -273,3 +276,103 @@ def test_rounds_and_their_soundness_are_told_without_torch(checkpoints: Checkpoi
 def test_at_least_one_round_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         Checkpoints(tmp_path, "peer-0", keep=0)
+
+
+# Sealed
+
+
+def vault(code: bytes = b"m" * 48) -> SealedVault:
+    machine = MachineKeys(b"k" * 32, Guest(code, (), bytes(48), 0))
+    keys = GivenKeys(0, False, machine.machine(SALT), lambda policy, version: machine.key(policy, version, SALT))
+    return SealedVault(keys, "peer-0")
+
+
+@pytest.fixture
+def sealing(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", "peer-0", keep=2, vault=vault())
+
+
+def test_sealed_rounds_come_back_and_nothing_of_them_is_plain(sealing: Checkpoints) -> None:
+    for round in (1, 2, 3):
+        sealing.save(round, state(round), METADATA, {"momentum/layer.bias": torch.full((4,), float(round))})
+    assert sealing.rounds() == [2, 3] and sealing.sound(3)
+    loaded = sealing.load()
+    assert loaded is not None and (loaded.round, loaded.metadata) == (3, {**METADATA, "round": "3"})
+    assert torch.equal(loaded.state["layer.weight"], state(3)["layer.weight"])
+    assert torch.equal(loaded.optimizer["momentum/layer.bias"], torch.full((4,), 3.0))
+    files = [path for path in sealing.newest.parent.rglob("*") if path.is_file()]
+    assert len(files) == 4 and all(path.suffix == ".sealed" for path in files)
+    assert not any(b"layer.weight" in path.read_bytes() for path in files)
+
+
+def test_a_peer_that_seals_leaves_the_same_model_at_its_end_as_one_that_does_not(
+    sealing: Checkpoints, tmp_path: Path
+) -> None:
+    plain = Checkpoints(tmp_path / "plain", "peer-0")
+    sealing.publish()  # nothing was trained yet
+    for kept in (plain, sealing):
+        kept.save(4, state(4), METADATA)
+    with pytest.raises(RunDirectoryError, match="leaves a model when it has finished"):
+        Checkpoints(sealing.newest.parent, "peer-0").trained()
+    for kept in (plain, sealing):
+        kept.publish()
+    assert sealing.newest.read_bytes() == plain.newest.read_bytes()
+    for folder in (sealing.newest.parent, plain.newest.parent):
+        found = Checkpoints(folder, "peer-0").trained()
+        assert found is not None and found.round == 4
+        assert torch.equal(found.state["layer.bias"], state(4)["layer.bias"])
+    damage(sealing.newest)
+    with pytest.raises(RunDirectoryError, match="is damaged"):
+        Checkpoints(sealing.newest.parent, "peer-0").trained()
+
+
+def test_a_sealed_round_that_does_not_open_is_passed_over_by_name(sealing: Checkpoints) -> None:
+    for round in (1, 2):
+        sealing.save(round, state(round), METADATA)
+    second = sealing.newest.parent / "peer-0" / "round-000002.safetensors.sealed"
+    whole = second.read_bytes()
+    damage(second)
+    assert sealing.sound(1) and not sealing.sound(2)
+    loaded = sealing.load()
+    assert loaded is not None and loaded.round == 1 and "round-000002.safetensors.sealed" in loaded.warnings[0]
+    second.write_bytes((second.parent / "round-000001.safetensors.sealed").read_bytes())  # an older one in its place
+    with pytest.raises(RunDirectoryError, match=r"round-000002\.safetensors\.sealed: another purpose"):
+        sealing.load(2)
+    second.write_bytes(whole)
+    with pytest.raises(RunDirectoryError, match=r"round-000002\.safetensors\.sealed: another measurement"):
+        Checkpoints(sealing.newest.parent, "peer-0", vault=vault(b"n" * 48)).load()
+
+
+def test_nobody_goes_on_from_a_plain_round_where_rounds_are_sealed_or_the_other_way_round(
+    sealing: Checkpoints, checkpoints: Checkpoints
+) -> None:
+    sealing.save(1, state(1), METADATA)
+    with pytest.raises(RunDirectoryError, match=r"round-000001\.safetensors\.sealed is sealed, and this peer seals no"):
+        checkpoints.rounds()
+    shutil.rmtree(sealing.newest.parent)
+    checkpoints.save(1, state(1), METADATA)
+    with pytest.raises(RunDirectoryError, match=r"round-000001\.safetensors is plain, and this peer seals"):
+        sealing.load()
+
+
+def test_a_launcher_tells_whole_rounds_from_damaged_ones_without_the_keys(sealing: Checkpoints) -> None:
+    sealing.save(1, state(1), METADATA, {"momentum/layer.bias": torch.ones(4)})
+    launchers = Checkpoints(sealing.newest.parent, "peer-0", vault=Closed())
+    assert launchers.rounds() == [1] and launchers.sound(1) and not launchers.sound(2)
+    damage(sealing.newest.parent / "peer-0" / "round-000001.optimizer.safetensors.sealed")
+    assert not launchers.sound(1)
+
+
+def test_a_full_disk_leaves_the_sealed_rounds_as_they_were(
+    sealing: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealing.save(1, state(1), METADATA)
+
+    def full(*of: object, **how: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("decentral.attestation.vault.write_atomic", full)
+    with pytest.raises(RunDirectoryError, match="round 2 not written"):
+        sealing.save(2, state(2), METADATA)
+    loaded = sealing.load()
+    assert loaded is not None and loaded.round == 1

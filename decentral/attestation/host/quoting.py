@@ -4,7 +4,8 @@ A node connects to its Unix socket, and the kernel tells who that is. The proces
 runs at every request; what has changed extends the node's registers once more, so that nothing is measured away again.
 Who may open the socket may have quotes about itself, and about nobody else.
 
-Requests and replies are JSON in its canonical form, a line each: `{"log": true}`, or `{"sign": "<64 bytes>"}`.
+Requests and replies are JSON in its canonical form, a line each: `{"log": true}`, `{"sign": "<64 bytes>"}`,
+`{"sealing": true}`, or `{"key": "measurement", "version": 0}`: keys follow from what was measured (`keys`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any, Protocol, TypeVar
 
 from decentral import canonical
 from decentral.attestation.attester import Quoted, Unattested
-from decentral.attestation.host.measuring import Measurement, Measurer
+from decentral.attestation.host.measuring import CODE, RECIPE, Measurement, Measurer
 from decentral.attestation.host.processes import Running, caller, is_running, node
+from decentral.attestation.host.release import Release
 from decentral.attestation.registers import EventLog
-from decentral.attestation.report import REPORT_DATA_BYTES, NotGenuine, Technology
+from decentral.attestation.report import REGISTER_BYTES, REPORT_DATA_BYTES, NotGenuine, Technology
+from decentral.attestation.sealing import SALT, Guest, KeyPolicy, MachineKeys
 from decentral.errors import DecentralError, Malformed, UserError
 from decentral.files import write_atomic
 
@@ -53,12 +56,17 @@ class Platform(Protocol):
 
 @dataclass
 class Quoting:
-    """What the process does, apart from how it is asked. `clock`: seconds since 1970; `look`: what a process runs."""
+    """What the process does, apart from how it is asked. `clock`: seconds since 1970; `look`: what a process runs.
+
+    `secret`: the machine's, from which keys follow; empty: it has none. `release`: what somebody has signed.
+    """
 
     platform: Platform
     measurer: Measurer
     clock: Callable[[], float]
     look: Callable[[int], Running] = node
+    secret: bytes = field(default=b"", repr=False)
+    release: Callable[[], Release | None] = lambda: None
     _logs: dict[tuple[int, int], EventLog] = field(default_factory=dict)
 
     def log(self, process: Running) -> EventLog:
@@ -71,6 +79,22 @@ class Quoting:
         quote = self.platform.quote(report_data, found.image, log)
         collateral = self.platform.collateral(int(self.clock()))
         return Quoted(self.platform.technology, quote, log, collateral, found.manifest.encoded())
+
+    def keys(self, process: Running) -> MachineKeys:
+        """Those of the image, code and recipe that it runs, and of who has signed image and code. Blocking.
+
+        The owner may change policy and model of a cluster, and its nodes go on with what they have sealed. Raises
+        UserError.
+        """
+        if not self.secret:
+            raise UserError("this machine has no secret to seal with")
+        found, log = self._measured(process)
+        events = tuple(event for event in log.events if event.name in (CODE, RECIPE))
+        codes = [event.digest for event in events if event.name == CODE]
+        signer, version, release = bytes(REGISTER_BYTES), 0, self.release()
+        if release is not None and len(codes) == 1 and release.covers(found.image, codes[0]):
+            signer, version = release.signer, release.version
+        return MachineKeys(self.secret, Guest(found.image, EventLog(events).replay(), signer, version))
 
     def _measured(self, process: Running) -> tuple[Measurement, EventLog]:
         found, whose = self.measurer.measure(process), (process.pid, process.started)
@@ -147,22 +171,31 @@ def forget(folder: Path) -> None:
 def _answered(quoting: Quoting, connection: socket.socket, line: bytes) -> dict[str, Any]:
     try:
         request = canonical.decode(line)
-        process = quoting.look(caller(connection))
-        match request:
-            case {"log": True, **rest} if not rest:
-                return {"log": canonical.text(quoting.log(process).encoded())}
-            case {"sign": str(signed), **rest} if not rest:
-                quoted = quoting.quote(process, canonical.data(signed, REPORT_DATA_BYTES))
-                return {
-                    "technology": quoted.technology.value,
-                    "quote": canonical.text(quoted.quote),
-                    "log": canonical.text(quoted.log.encoded()),
-                    "collateral": canonical.text(quoted.collateral),
-                    "manifest": canonical.text(quoted.manifest),
-                }
-        return {"problem": "asked for what is no request"}
-    except DecentralError as error:
+        return _granted(quoting, quoting.look(caller(connection)), request)
+    except (DecentralError, ValueError) as error:  # also of a policy that is none
         return {"problem": str(error)}
+
+
+def _granted(quoting: Quoting, process: Running, request: object) -> dict[str, Any]:
+    match request:
+        case {"log": True, **rest} if not rest:
+            return {"log": canonical.text(quoting.log(process).encoded())}
+        case {"sign": str(signed), **rest} if not rest:
+            quoted = quoting.quote(process, canonical.data(signed, REPORT_DATA_BYTES))
+            return {
+                "technology": quoted.technology.value,
+                "quote": canonical.text(quoted.quote),
+                "log": canonical.text(quoted.log.encoded()),
+                "collateral": canonical.text(quoted.collateral),
+                "manifest": canonical.text(quoted.manifest),
+            }
+        case {"sealing": True, **rest} if not rest:
+            keys = quoting.keys(process)
+            tag = canonical.text(keys.machine(SALT))
+            return {"version": keys.version, "signed": any(keys.guest.signer), "machine": tag}
+        case {"key": str(policy), "version": int(version), **rest} if not rest and version >= 0:
+            return {"key": canonical.text(quoting.keys(process).key(KeyPolicy(policy), version, SALT))}
+    return {"problem": "asked for what is no request"}
 
 
 class QuotingAttester:
@@ -173,11 +206,11 @@ class QuotingAttester:
 
     async def log(self) -> EventLog:
         reply = await self._ask({"log": True})
-        return _read(lambda: EventLog.parse(canonical.data(reply["log"])))
+        return read_reply(lambda: EventLog.parse(canonical.data(reply["log"])))
 
     async def quote(self, report_data: bytes) -> Quoted:
         reply = await self._ask({"sign": canonical.text(report_data)})
-        return _read(
+        return read_reply(
             lambda: Quoted(
                 Technology(reply["technology"]),
                 canonical.data(reply["quote"]),
@@ -200,13 +233,18 @@ class QuotingAttester:
                     writer.close()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise Unattested(f"the quoting process does not answer ({error or type(error).__name__})") from error
-        reply = _read(lambda: canonical.decode(line[:-1]))
-        if "problem" in reply:
-            raise Unattested(str(reply["problem"]))
-        return reply
+        return answered(line)
 
 
-def _read(reading: Callable[[], T]) -> T:
+def answered(line: bytes) -> Any:
+    """What a reply says. Raises Unattested, with the process's own words if it refuses."""
+    reply = read_reply(lambda: canonical.decode(line[:-1]))
+    if "problem" in reply:
+        raise Unattested(str(reply["problem"]))
+    return reply
+
+
+def read_reply(reading: Callable[[], T]) -> T:
     try:
         return reading()
     except (Malformed, NotGenuine, KeyError, TypeError, ValueError) as error:

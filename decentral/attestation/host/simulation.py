@@ -11,10 +11,14 @@ import os
 from pathlib import Path
 from typing import Self
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from decentral import canonical
 from decentral.attestation.evidence import host_data
 from decentral.attestation.registers import EventLog
 from decentral.attestation.report import Root, Technology
+from decentral.attestation.sealing import SECRET_BYTES as SEALING_BYTES
 from decentral.attestation.snp.authority import SnpAuthority
 from decentral.attestation.snp.platform import SnpPlatform
 from decentral.attestation.tdx.authority import TdxAuthority
@@ -27,6 +31,7 @@ FILE = "simulated-processor"
 """In the folder of a cluster's own secrets."""
 FORMAT = "decentral simulated processor v1"
 SECRET_BYTES = 32
+_SEALING = b"decentral/simulation/sealing/v1"
 FRESH = 86400
 """Seconds after which collateral is published anew."""
 SKEW = 300
@@ -41,7 +46,7 @@ class TdxMaker:
     def __init__(self, authority: bytes, processor: bytes) -> None:
         self._authority = TdxAuthority(authority)
         self._platform = TdxPlatform.certified(self._authority, processor)
-        self.root = self._authority.root
+        self.root, self.sealing = self._authority.root, _sealing(processor)
 
     @staticmethod
     def create(now: int) -> bytes:
@@ -62,7 +67,7 @@ class SnpMaker:
     def __init__(self, authority: bytes, processor: bytes) -> None:
         self._authority = SnpAuthority.from_bytes(authority)
         self._platform = SnpPlatform.certified(self._authority, processor, self._authority.starts)
-        self.root = self._authority.root
+        self.root, self.sealing = self._authority.root, _sealing(processor)
 
     @staticmethod
     def create(now: int) -> bytes:
@@ -109,6 +114,11 @@ class Simulation:
     def root(self) -> Root:
         return self._maker.root
 
+    @property
+    def sealing(self) -> bytes:
+        """The processor's secret from which keys for files follow (`sealing.MachineKeys`); no guest sees it."""
+        return self._maker.sealing
+
     def quote(self, report_data: bytes, image: bytes, log: EventLog) -> bytes:
         """About a machine that was started with that image, and runs what the log says."""
         return self._maker.quote(report_data, image, log)
@@ -118,6 +128,10 @@ class Simulation:
         if self._published is None or not 0 <= now - self._published[0] < FRESH:
             self._published = now, self._maker.published(now)
         return self._published[1]
+
+
+def _sealing(processor: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), SEALING_BYTES, None, _SEALING).derive(processor)
 
 
 def _encoded(technology: Technology, authority: bytes) -> bytes:
