@@ -12,6 +12,7 @@ DecentralError
 ├── NotUnsealed            a sealed file that does not open here: why (`attestation.sealing`)
 ├── TransportError         a message that did not arrive
 │   ├── Unreachable        nobody answered within the deadline
+│   │   └── Barred         a gateway on the way is the reason
 │   └── Refused            the other peer answered with a typed refusal
 └── Malformed              bytes from outside that break a rule, found before they are used
 """
@@ -82,6 +83,10 @@ class TransportError(DecentralError):
 
 class Unreachable(TransportError):
     """Nobody answered within the deadline."""
+
+
+class Barred(Unreachable):
+    """A gateway on the way to the other peer leads nowhere: nothing is known about the peer."""
 
 
 class Refused(TransportError):

@@ -3,7 +3,8 @@
     python nodes/gateway.py --dir CLUSTER --port 8443
 
 It needs the files of a client (`trust.toml`, `client/`, and `stages/` if there are any), makes a token and a
-certificate in `client/` where there are none, and answers until it is told to end.
+certificate in `client/` where there are none, and answers until it is told to end. With --tunnel it answers nothing
+and passes clients' own connections on to the nodes, of which it reads nothing; then it needs `trust.toml` alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import sys
 from pathlib import Path
 
 from decentral.launch.ending import live
-from decentral.launch.gateway import Listening, serve_gateway
+from decentral.launch.gateway import Listening, serve_gateway, serve_tunnel
 
 
 def told(listening: Listening) -> None:
-    print(listening.url, flush=True)
+    said(listening.url)
+
+
+def said(where: str) -> None:
+    print(where, flush=True)
 
 
 def main() -> int:
@@ -27,7 +32,12 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8443, help="0: any that is free")
     parser.add_argument("--certificate", type=Path, help="for TLS, in PEM, with --key; otherwise one is made")
     parser.add_argument("--key", type=Path, help="of the certificate, in PEM")
+    parser.add_argument("--tunnel", action="store_true", help="pass connections on, unread, instead of answering")
     given = parser.parse_args()
+    if given.tunnel:
+        if given.certificate is not None or given.key is not None:
+            parser.error("--tunnel: TLS ends at the nodes; --certificate and --key are for answering")
+        return live(serve_tunnel(given.dir, said, host=given.host, port=given.port))
     serving = serve_gateway(
         given.dir, told, host=given.host, port=given.port, certificate=given.certificate, key=given.key
     )

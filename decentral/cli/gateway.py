@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from decentral.cli.output import JsonOption, note, say, say_json
+from decentral.errors import UserError
 
 if TYPE_CHECKING:
     from decentral.launch.gateway import Listening
@@ -22,13 +23,24 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8443,
     certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="For TLS, in PEM. [default: made]")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="Of the certificate, in PEM.")] = None,
+    tunnel: Annotated[
+        bool, typer.Option("--tunnel", help="Answer nothing: pass clients' sealed connections on to the nodes, unread.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer HTTP requests with what the peers of a cluster compute and this client verifies.
 
+    With --tunnel it is no client and needs no key: clients come through it with --via HOST:PORT, verify the nodes
+    themselves, and it can read neither what they ask nor what they are answered. Of DIR it needs trust.toml alone.
+
     Who asks needs the token in DIR/client/gateway.token, and trusts DIR/client/gateway.crt unless --certificate names
     another. /openapi.json describes the interface.
     """
+    if tunnel:
+        if certificate is not None or key is not None:
+            raise UserError("--tunnel: TLS ends at the nodes; --certificate and --key are for answering")
+        _pass_on(directory, host, port, as_json)
+        return
     from decentral.launch.gateway import serve_gateway
 
     def told(listening: Listening) -> None:
@@ -49,5 +61,22 @@ def gateway(
 
     try:
         asyncio.run(serve_gateway(directory, told, host=host, port=port, certificate=certificate, key=key))
+    except asyncio.CancelledError:  # SIGTERM
+        return
+
+
+def _pass_on(directory: Path, host: str, port: int, as_json: bool) -> None:
+    from decentral.launch.gateway import serve_tunnel
+
+    def told(via: str) -> None:
+        if as_json:
+            say_json({"via": via})
+            return
+        say(via)
+        note(f"decentral predict {directory} INPUT --via {via}")
+        note("Ctrl-C ends it")
+
+    try:
+        asyncio.run(serve_tunnel(directory, told, host=host, port=port))
     except asyncio.CancelledError:  # SIGTERM
         return

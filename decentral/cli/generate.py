@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from decentral.cli.output import JsonOption, note, say, say_json
+from decentral.cli.output import JsonOption, ViaOption, note, say, say_json
 from decentral.errors import UserError
 from decentral.files import write_atomic
 
@@ -30,6 +30,7 @@ def generate(
         list[int] | None, typer.Option(help="Of which class. Repeatable, in turn. [default: all]", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    via: ViaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sample images with experts that are each at its own peer.
@@ -56,7 +57,7 @@ def generate(
             told = time.monotonic()
             note(f"step {step} of {steps}")
 
-    made = asyncio.run(sample(directory, wish, after_step))
+    made = asyncio.run(sample(directory, wish, after_step, via))
     picture = io.BytesIO()
     classes = len(set(made.labels or ()))
     grid(made.images, classes if classes in WIDE else None).save(picture, format=FORMATS[out.suffix.lower()])

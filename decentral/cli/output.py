@@ -29,6 +29,12 @@ SimulatedOption = Annotated[
         "--allow-simulated", help="Take simulated evidence too, as proofs on a local test SRS: its maker can forge."
     ),
 ]
+ViaOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Reach the nodes through a gateway that cannot read: decentral gateway DIR --tunnel."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decentral.cli.evidence_words import evidence_lines
-from decentral.cli.output import JsonOption, SimulatedOption, note, say, say_json, say_table
+from decentral.cli.output import JsonOption, SimulatedOption, ViaOption, note, say, say_json, say_table
 from decentral.cli.proving import ProofProgress, plain_proof, proof_words
 from decentral.errors import UserError
 
@@ -53,6 +53,7 @@ def predict(
         Path | None,
         typer.Option("--wait-proof", metavar="RECEIPT", help="Complete one that was taken so, instead of asking."),
     ] = None,
+    via: ViaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model that peers serve; say what was verified, how, and who failed.
@@ -65,7 +66,7 @@ def predict(
     """
     if waiting is not None and (inputs or policy or require or simulated or later):
         raise UserError(
-            "--wait-proof: a receipt has its inputs and its policy; only DIR, --receipt and --json go with it"
+            "--wait-proof: a receipt has its inputs and its policy; only DIR, --receipt, --via and --json go with it"
         )
     if waiting is None and not inputs:
         raise UserError("there is no INPUT to ask about")
@@ -91,9 +92,9 @@ def predict(
 
     try:
         if waiting is not None:
-            asyncio.run(_complete(directory, waiting, tell))
+            asyncio.run(_complete(directory, waiting, tell, via))
         else:
-            asyncio.run(_ask(directory, inputs or (), wanted, tell, prove=not later))
+            asyncio.run(_ask(directory, inputs or (), wanted, tell, prove=not later, via=via))
     except Unverified as refused:
         _say_refused(directory, refused, as_json)
         _keep(receipt, refused.receipt.encode())
@@ -128,7 +129,15 @@ def check_proved(directory: Path) -> None:
         )
 
 
-async def _ask(directory: Path, words: Sequence[str], policy: Policy | None, tell: Tell, *, prove: bool = True) -> None:
+async def _ask(
+    directory: Path,
+    words: Sequence[str],
+    policy: Policy | None,
+    tell: Tell,
+    *,
+    prove: bool = True,
+    via: str | None = None,
+) -> None:
     """Tells the answer as soon as it is there: what is learned of the peers may take longer."""
     from decentral.serving.asking.inputs import read_inputs
     from decentral.serving.client import STAGES, Client
@@ -138,18 +147,18 @@ async def _ask(directory: Path, words: Sequence[str], policy: Policy | None, tel
     batch, asked = await asyncio.to_thread(read_inputs, words, network)
     if len(batch) > MOST:
         raise UserError(f"{len(batch)} inputs; at most {MOST} are asked about at once")
-    async with _closing(await Client.connect(directory, policy=policy)) as client:
+    async with _closing(await Client.connect(directory, policy=policy, via=via)) as client:
         tell(await client.predict(batch, prove=prove, say=ProofProgress(_names(directory))), asked)
 
 
-async def _complete(directory: Path, file: Path, tell: Tell) -> None:
+async def _complete(directory: Path, file: Path, tell: Tell, via: str | None = None) -> None:
     """An answer that was taken before it was proved, with its proofs. Raises UserError, Unverified."""
     from decentral.serving.asking.inputs import Asked
     from decentral.serving.client import Client
     from decentral.trust.receipt import Receipt
 
     receipt = await asyncio.to_thread(Receipt.load, file)
-    async with _closing(await Client.connect(directory)) as client:
+    async with _closing(await Client.connect(directory, via=via)) as client:
         prediction = await client.complete(receipt, say=ProofProgress(_names(directory)))
         tell(prediction, tuple(Asked(f"input {place}", None) for place in range(len(prediction.output))))
 

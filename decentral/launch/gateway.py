@@ -97,6 +97,24 @@ async def serve_gateway(
                 raise
 
 
+async def serve_tunnel(directory: Path, told: Callable[[str], None], *, host: str = "127.0.0.1", port: int = 0) -> None:
+    """Passes connections on to the nodes of a cluster until it is cancelled, or SIGTERM comes; `told` hears where.
+
+    Needs the trust file alone. Raises UserError for what cannot be used.
+    """
+    from decentral.serving.gateway.tunnel import Tunnels
+    from decentral.trust.anchors import FILE, Anchors
+
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    if not Anchors.load(directory / FILE).peers:
+        raise UserError(f"{directory / FILE}: names no nodes to lead to")
+    with listening(host, port) as taken:
+        told(f"{_written(host)}:{taken.getsockname()[1]}")
+        await Tunnels(directory / FILE).serve(taken)
+
+
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket to which callers can connect. Raises UserError naming what cannot be taken."""

@@ -20,6 +20,7 @@ from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire.enrolment import credentials_for
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
+from decentral.wire.rpc import split_address
 
 if TYPE_CHECKING:
     from decentral.models.stages import Stage
@@ -74,8 +75,15 @@ def _lock(folder: Path) -> TextIO:
 
 
 @asynccontextmanager
-async def access(directory: Path) -> AsyncIterator[Access]:
-    """Raises UserError where there is no cluster to ask, or no way in, and TransportError if the authority is gone."""
+async def access(directory: Path, via: str | None = None) -> AsyncIterator[Access]:
+    """`via`: a gateway (host:port) that leads to the nodes (`gateway.tunnel`); None: they are reached directly.
+
+    The authority, if it has to be asked for a certificate, always is.
+
+    Raises UserError where there is no cluster to ask, or no way in, and TransportError if the authority is gone.
+    """
+    if via is not None:
+        split_address(via)
     anchors = Anchors.load(directory / FILE)
     folder = directory / CLIENT
     async with _alone(folder):
@@ -83,7 +91,7 @@ async def access(directory: Path) -> AsyncIterator[Access]:
         credentials = await credentials_for(identity, folder)
     if credentials.authority != anchors.authority:
         raise UserError(f"{folder}: this client's certificate is of another authority than {directory / FILE} names")
-    links = Links(credentials)
+    links = Links(credentials, via)
     for peer in anchors.peers:
         links.introduce(peer.id, peer.address)
     try:

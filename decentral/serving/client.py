@@ -107,9 +107,11 @@ class Client:
         policy: Policy | None = None,
         model: Mapping[str, Stage] | None = None,
         patience: Patience | None = None,
+        via: str | None = None,
     ) -> Connecting[Client]:
         """Of the cluster in a folder. `model`: its stages, as far as this client holds them; None: those of `stages`.
 
+        `via`: the gateway (host:port) through which its nodes are reached, and which reads nothing of what is said.
         Where the trust file pins circuits, those are read too (`asking.circuits`).
 
         Raises UserError where there is no cluster that serves a model in stages, and TransportError if it is gone.
@@ -119,7 +121,7 @@ class Client:
             folder = Path(where)
             folder = folder.parent if folder.name == "trust.toml" else folder
             async with AsyncExitStack() as stack:
-                cluster = await stack.enter_async_context(access(folder))
+                cluster = await stack.enter_async_context(access(folder, via))
                 if not cluster.anchors.parts:
                     raise UserError(f"{folder}: its peers serve no model in stages")
                 held = await asyncio.to_thread(held_in, folder / STAGES, cluster.anchors, model)

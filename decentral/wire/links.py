@@ -22,6 +22,7 @@ from decentral.errors import Malformed, Unreachable
 from decentral.wire import rpc
 from decentral.wire.certificate import Credentials, host_name, peer_id_of
 from decentral.wire.messages import PeerId
+from decentral.wire.tunnel import channel_options, open_tunnel
 
 T = TypeVar("T")
 
@@ -59,10 +60,10 @@ class _Contact:
 
 
 class Links:
-    """The links of one peer."""
+    """The links of one peer. `via`: the gateway (host:port) through which it comes to all others; None: directly."""
 
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
+    def __init__(self, credentials: Credentials, via: str | None = None) -> None:
+        self._credentials, self._via = credentials, via
         self._tls = _first_handshake(credentials)
         self._contacts: dict[PeerId, _Contact] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -81,6 +82,10 @@ class Links:
         self._tls = _first_handshake(credentials)
         for contact in self._contacts.values():
             self._hang_up(contact)
+
+    def way(self, peer: PeerId) -> str:
+        """A peer, and how one comes to it, as errors name it."""
+        return peer if self._via is None else f"{peer}: through the gateway at {self._via}"
 
     def shown(self, peer: PeerId) -> bytes:
         """The certificate (PEM) to which the link to a peer is pinned that was reached last; empty if there is none."""
@@ -112,7 +117,7 @@ class Links:
         contact = self._contacts.get(to)
         if contact is None:
             raise Unreachable(f"{to}: no address is known")
-        broken = Unreachable(f"{to}: the connection broke")
+        broken = Unreachable(f"{self.way(to)}: the connection broke")
         try:
             async with asyncio.timeout(deadline) as patience:
                 for attempt in range(ATTEMPTS):
@@ -123,7 +128,7 @@ class Links:
                     try:
                         return await invoke(link.channel, patience)
                     except grpc.aio.AioRpcError as error:
-                        failure = rpc.failure(error, to)
+                        failure = rpc.failure(error, self.way(to))
                         if error.code() is not grpc.StatusCode.UNAVAILABLE:
                             raise failure from error
                         broken = Unreachable(str(failure))
@@ -132,7 +137,7 @@ class Links:
                     finally:
                         link.end()
         except TimeoutError:
-            raise Unreachable(f"{to}: silent for {deadline:g} s") from None
+            raise Unreachable(f"{self.way(to)}: silent for {deadline:g} s") from None
         raise broken
 
     async def _reach(self, to: PeerId, contact: _Contact) -> _Link:
@@ -148,20 +153,33 @@ class Links:
 
     async def _dial(self, to: PeerId, address: str) -> _Link:
         """A channel that trusts the certificate which `to` shows now. Raises Unreachable."""
-        host, port = rpc.split_address(address)
         try:
-            _, writer = await asyncio.open_connection(host, port, ssl=self._tls, server_hostname=host_name(to))
-            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            writer.transport.abort()
-            certificate = ssl.DER_cert_to_PEM_cert(shown).encode()
+            certificate = ssl.DER_cert_to_PEM_cert(await self._certificate(to, address)).encode()
             if peer_id_of(certificate) != to:
-                raise Unreachable(f"{to}: somebody else answers at {address}")
+                raise Unreachable(f"{self.way(to)}: somebody else answers at {address}")
         except (OSError, Malformed) as error:
-            raise Unreachable(f"{to}: {address}: {error}") from error
+            raise Unreachable(f"{self.way(to)}: {address}: {str(error) or type(error).__name__}") from error
         own = self._credentials
         trusted = grpc.ssl_channel_credentials(certificate, own.key, own.certificate)
-        options = [*rpc.PEER_OPTIONS, ("grpc.ssl_target_name_override", host_name(to))]
-        return _Link(grpc.aio.secure_channel(address, trusted, options), certificate)
+        options: list[tuple[str, int | str]] = [*rpc.PEER_OPTIONS, ("grpc.ssl_target_name_override", host_name(to))]
+        if self._via is not None:
+            options += channel_options(address)
+        return _Link(grpc.aio.secure_channel(self._via or address, trusted, options), certificate)
+
+    async def _certificate(self, to: PeerId, address: str) -> bytes:
+        """The certificate (DER) that a peer shows to whom it lets in. Raises OSError and Unreachable."""
+        if self._via is None:
+            host, port = rpc.split_address(address)
+            _, writer = await asyncio.open_connection(host, port, ssl=self._tls, server_hostname=host_name(to))
+        else:
+            _, writer = await open_tunnel(self._via, address)
+        try:
+            if self._via is not None:
+                await writer.start_tls(self._tls, server_hostname=host_name(to))
+            shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            return shown
+        finally:
+            writer.transport.abort()
 
     def _hang_up(self, contact: _Contact) -> None:
         """Forgets a link; calls that still run over it go on to their own end."""

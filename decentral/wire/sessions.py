@@ -228,7 +228,7 @@ async def open_session(
     async def hold(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> None:
         call = channel.stream_stream(f"/{rpc.SERVING}/{METHOD}", None, None)(None)
         session = Session(call, to, limits or Limits(), links.shown(to))
-        why: TransportError = Unreachable(f"{to}: the connection broke")
+        why: TransportError = Unreachable(f"{links.way(to)}: the connection broke")
         writing = asyncio.create_task(session.writing())
         try:
             if not await rpc.has_go_ahead(call):
@@ -243,7 +243,7 @@ async def open_session(
         except grpc.aio.AioRpcError as error:
             if not opened.done():
                 raise
-            why = rpc.failure(error, to)
+            why = rpc.failure(error, links.way(to))
         finally:
             call.cancel()
             session.end(why)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from decentral.cli.predict import _ask
+from decentral.launch.gateway import serve_tunnel
 from decentral.serving.client import Client
 from decentral.serving.stages.model import Network, save_stages
 from decentral.serving.stages.stage import StageService
@@ -124,6 +125,7 @@ async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):
         (("digits:7", "--wait-proof", "r.json"), "a receipt has its inputs"),
         (("--wait-proof", "absent.json"), "absent.json"),
         (("digits:7", "--require", "faith"), "unknown requirement"),
+        (("digits:7", "--via", "nowhere"), "host:port"),
         (("digits:7", "--receipt", "absent/folder/r.json"), "there is no folder"),
         (("digits:7", "--receipt", "."), "is no ordinary file"),
         (("digits:7", "--receipt", "/dev/null"), "is no ordinary file"),
@@ -136,6 +138,21 @@ async def test_what_cannot_be_asked_ends_with_one_line(cluster, arguments, said)
     assert (code, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+async def test_an_answer_comes_through_a_gateway_or_the_gateway_is_named(cluster):
+    made, told = await cluster(), asyncio.get_running_loop().create_future()
+    passing = asyncio.create_task(serve_tunnel(made.folder, told.set_result))
+    via = await told
+    code, out, err = await predict(made, "digits:7", "--via", via)
+    assert code == 0, err
+    assert "verified: stage-0" in out
+    passing.cancel()
+    await asyncio.gather(passing, return_exceptions=True)
+    code, out, _ = await predict(made, "digits:7", "--via", via)
+    assert code == 1
+    assert f"stage-0-a: the gateway at {via}: " in out and "unresponsive: stage-0-a" not in out
 
 
 async def test_machines_that_were_shown_are_told_and_simulated_ones_have_to_be_allowed(cluster):

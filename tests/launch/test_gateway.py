@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import ssl
 import sys
@@ -14,11 +15,15 @@ import pytest
 import torch
 
 from decentral.errors import UserError
-from decentral.launch.gateway import Listening, listening, serve_gateway
+from decentral.launch.gateway import Listening, listening, serve_gateway, serve_tunnel
 from decentral.serving.access import CLIENT
+from decentral.serving.client import Client
 from decentral.serving.gateway.https import PUBLIC, TOKEN
 from decentral.serving.selection.ledger import FILE, Ledger
 from decentral.serving.stages.stage import StageService
+from decentral.trust.anchors import FILE as FILE_OF_TRUST
+from decentral.trust.anchors import Anchors
+from decentral.wire.authority import Authority
 
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 DEADLINE = 60.0
@@ -77,6 +82,34 @@ async def test_without_what_it_needs_the_extra_is_named(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"uvicorn: pip install 'decentral\[gateway\]'"):
         await serve_gateway(tmp_path, lambda where: None)
+
+
+async def test_a_tunnel_needs_the_trust_file_alone(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key, no certificate, no model, and not what an HTTP gateway is made of."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    made, elsewhere = await cluster(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(made.folder / FILE_OF_TRUST, elsewhere)
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    passing = asyncio.create_task(serve_tunnel(elsewhere, told.set_result))
+    async with asyncio.timeout(DEADLINE), Client.connect(made.folder, via=await told) as client:
+        assert torch.equal((await client.predict(X)).output, made.expected(X))
+    assert [file.name for file in elsewhere.iterdir()] == [FILE_OF_TRUST]
+    passing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await passing
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", int(told.result().rpartition(":")[2])), timeout=5)
+
+
+async def test_a_tunnel_that_would_lead_nowhere_does_not_begin(tmp_path: Path, authority: Authority) -> None:
+    with pytest.raises(UserError, match=r"trust\.toml"):
+        await serve_tunnel(tmp_path, lambda via: None)
+    Anchors(authority.pem, ()).save(tmp_path / FILE_OF_TRUST)
+    with pytest.raises(UserError, match="names no nodes"):
+        await serve_tunnel(tmp_path, lambda via: None)
 
 
 async def test_a_folder_without_a_cluster_is_named(tmp_path: Path) -> None:

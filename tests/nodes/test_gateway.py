@@ -16,6 +16,7 @@ import torch
 from decentral import locate
 from decentral.launch.ending import CANNOT, TOLD
 from decentral.serving.access import CLIENT
+from decentral.serving.client import Client
 from decentral.serving.gateway.https import PUBLIC, TOKEN
 
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -46,6 +47,27 @@ async def test_a_program_of_nodes_answers_over_tls_and_ends_in_order_when_it_is_
                 assert torch.equal(torch.tensor(answer.json()["output"]), made.expected(X))
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == TOLD
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.slow
+async def test_it_passes_connections_on_and_ends_when_it_is_told_to(cluster: Any) -> None:
+    made, script = await cluster(), locate.folder("nodes") / "gateway.py"
+    arguments = ["--dir", str(made.folder), "--port", "0", "--tunnel"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(DEADLINE):
+            via = (await process.stdout.readline()).decode().strip()
+            async with Client.connect(made.folder, via=via) as client:
+                assert torch.equal((await client.predict(X)).output, made.expected(X))
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == TOLD
     finally:
         if process.returncode is None:
             process.kill()

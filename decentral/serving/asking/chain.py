@@ -147,7 +147,7 @@ def check_size(part: str, tensors: Tensors) -> None:
 
 
 def _excused(judgement: Judgement, found: Consultation) -> Judgement:
-    """Who was busy, or was told nothing, is not called silent, and who was not waited for is called nothing."""
+    """Who was busy, or was told nothing, is not called silent; who was not waited for or not led to, called nothing."""
     faults = []
     for fault in judgement.faults:
         silent = fault.kind is FaultKind.UNRESPONSIVE

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from decentral.attestation.session.challenging import Seen
-from decentral.errors import Malformed, Refusal, Refused, TransportError, Unreachable
+from decentral.errors import Barred, Malformed, Refusal, Refused, TransportError, Unreachable
 from decentral.serving.asking.attesting import Distrusted
 from decentral.serving.asking.replicas import Replicas
 from decentral.trust.attested import vouched
@@ -58,9 +58,9 @@ class Consultation:
 
     `seen`: what each has shown of its machine, where that is asked, in the session in which it was given the task;
     `busy`: who had too much to do until the deadline, as the last that it said; `distrusted`: whose machine does not
-    count, where that is asked, and so was told nothing; `spared`: who was asked in the place of
-    one that was late, and not waited for. `refusal`: what replicas say against the task itself, where so many say it
-    that one of them is honest, and too few are left for a quorum; else None.
+    count, where that is asked, and so was told nothing; `spared`: who was asked in the place of one that was late, and
+    not waited for, or to whom the gateway on the way did not lead. `refusal`: what replicas say against the task
+    itself, where so many say it that one of them is honest, and too few are left for a quorum; else None.
     """
 
     asked: tuple[PeerId, ...]
@@ -136,7 +136,8 @@ class _Line:
         """
         right = self._refused if self.refusal is not None else {}
         for peer in self.asked:
-            if peer in right or (peer not in self._committed and peer not in self.problems):
+            unasked = peer not in self.problems or peer in self.spared
+            if peer in right or (peer not in self._committed and unasked):
                 self._watch.withdrawn(peer)
             else:
                 did = peer in self._committed and peer not in self.problems
@@ -214,6 +215,9 @@ class _Line:
         except Distrusted as error:
             self.problems[peer] = str(error)
             self.distrusted.add(peer)
+        except Barred as error:
+            self.problems[peer] = str(error)
+            self.spared.add(peer)
         except TransportError as error:
             self.problems[peer] = str(error)
             if not isinstance(error, Refused) or error.reason is not Refusal.BUSY:

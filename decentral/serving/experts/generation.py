@@ -63,11 +63,17 @@ class Generated:
 
 
 async def generate(
-    directory: Path, wish: Wish, after_step: Callable[[int, int], None] = lambda batch, step: None
+    directory: Path,
+    wish: Wish,
+    after_step: Callable[[int, int], None] = lambda batch, step: None,
+    via: str | None = None,
 ) -> Generated:
-    """Raises UserError for what cannot be asked, and Unreachable when no expert is left."""
+    """`via`: the gateway (host:port) through which experts are reached; None: directly.
+
+    Raises UserError for what cannot be asked, and Unreachable when no expert is left.
+    """
     began = time.monotonic()
-    async with _arriving(directory) as (pipeline, cluster), remote_experts(cluster) as remote:
+    async with _arriving(directory, via) as (pipeline, cluster), remote_experts(cluster) as remote:
         experts, unreachable = remote.experts, remote.absent
         if not experts:
             reasons = "; ".join(f"expert-{number}: {why}" for number, why in sorted(unreachable.items()))
@@ -102,7 +108,7 @@ async def generate(
 
 
 @asynccontextmanager
-async def _arriving(directory: Path) -> AsyncIterator[tuple[DecentralizedDiffusionPipeline, Access]]:
+async def _arriving(directory: Path, via: str | None) -> AsyncIterator[tuple[DecentralizedDiffusionPipeline, Access]]:
     """The router, and the way to the experts whom it chooses among: both of one epoch.
 
     They are in two places, which may be changed while they are read; then they are read again. Raises UserError where
@@ -117,7 +123,7 @@ async def _arriving(directory: Path) -> AsyncIterator[tuple[DecentralizedDiffusi
     while True:
         late = time.monotonic() > ends
         async with AsyncExitStack() as stack:
-            cluster = await stack.enter_async_context(access(directory))
+            cluster = await stack.enter_async_context(access(directory, via))
             pipeline, problem = _own_part(folder, cluster.anchors.router)
             if pipeline is not None:
                 yield pipeline, cluster

@@ -118,7 +118,7 @@ class Probation:
         question = order.question(step, digest)
         judged = judge(question, [peer], found.replies, ONE, part.tolerance, reference=known.output)
         passed = [peer] if judged.answer is not None else []
-        faults = [] if found.busy else judged.faults
+        faults = [] if found.busy or found.spared else judged.faults
         await asyncio.to_thread(self.reputations.record, faults, passed=passed)
 
     async def _compute(
