@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from decentral.cli.attest_pin import pin
+from decentral.cli.attest_sign import sign
 from decentral.cli.output import JsonOption, RunArgument, note, say, say_json, say_table
 from decentral.errors import UserError
 
@@ -34,6 +36,8 @@ attest = typer.Typer(
     rich_markup_mode=None,
     help="What a machine can show of itself, and what of it to pin. Every command has --json.",
 )
+attest.command()(pin)
+attest.command()(sign)
 
 
 @attest.command()

@@ -60,7 +60,7 @@ def pin_machines(directory: AnyDirectory, say: Callable[[str], None], configfs: 
     elif (other := changed(directory, anchors.machines, simulation.technology, measured)) is not None:
         say(
             f"this machine does not run what {file} pins: {other}; clients that ask for evidence will refuse it until "
-            f"they pin what it runs now: decentral attest measure {directory.path}"
+            f"they pin what it runs now: decentral attest pin {directory.path}"
         )
 
 
@@ -76,14 +76,15 @@ def changed(directory: AnyDirectory, machines: Machines, technology: Technology,
     alike = [each for each in machines.references if each.technology is technology]
     if not alike:
         return f"no machine with {technology.value} is pinned"
-    found = [_differing(each, now) for each in alike]
+    found = [differing(each, now) for each in alike]
     if not (least := min(found, key=len)):
         return None
     files = code_differences(directory, measured.manifest) if CODE in least else ""
     return f"other {', '.join(least)}{f' ({files})' if files else ''}"
 
 
-def _differing(pinned: Reference, now: Reference) -> list[str]:
+def differing(pinned: Reference, now: Reference) -> list[str]:
+    """In what a machine is not as it is pinned: the image, and what has been measured since, by name."""
     image = ["image"] if pinned.measurement not in ("", now.measurement) else []
     names = {*pinned.events, *now.events}
     return image + sorted(name for name in names if pinned.events.get(name) != now.events.get(name))

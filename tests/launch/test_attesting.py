@@ -74,7 +74,7 @@ def test_what_is_pinned_stays_and_what_differs_is_said(cluster: ServingDirectory
     (cluster.path / POLICY).write_text("replicas = 1\n")
     pin_machines(cluster, said.append)
     assert (cluster.path / FILE).read_bytes() == before
-    assert "other policy" in said[0] and "decentral attest measure" in said[0]
+    assert "other policy" in said[0] and "decentral attest pin" in said[0]
 
 
 def test_other_code_is_named_by_its_files(cluster: ServingDirectory) -> None:
