@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decentral.cli.output import JsonOption, note, say, say_json
+from decentral.cli.output import JsonOption, note, say, say_json, say_now
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ def gateway(
     from decentral.launch.gateway import serve_gateway
 
     def told(listening: Listening) -> None:
+        tell(listening)
+        say_now()
+
+    def tell(listening: Listening) -> None:
         shown = listening.certificate
         if as_json:
             say_json(
@@ -71,10 +75,11 @@ def _pass_on(directory: Path, host: str, port: int, as_json: bool) -> None:
     def told(via: str) -> None:
         if as_json:
             say_json({"via": via})
-            return
-        say(via)
-        note(f"decentral predict {directory} INPUT --via {via}")
-        note("Ctrl-C ends it")
+        else:
+            say(via)
+            note(f"decentral predict {directory} INPUT --via {via}")
+            note("Ctrl-C ends it")
+        say_now()
 
     try:
         asyncio.run(serve_tunnel(directory, told, host=host, port=port))

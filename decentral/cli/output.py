@@ -43,6 +43,11 @@ def say(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def say_now() -> None:
+    """Lets a pipe or a file have what was said, where the command then goes on until it is ended."""
+    sys.stdout.flush()
+
+
 def say_json(value: Any) -> None:
     """A result for programs; keys keep their order."""
     say(json.dumps(value, indent=2, allow_nan=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from decentral.cli.main import INTERRUPTED, app
 from decentral.serving.client import Client
 
 DEADLINE = 60.0
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""As a person's shell has it."""
 X = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
@@ -27,7 +30,7 @@ async def test_it_says_how_to_call_it_and_ends_with_ctrl_c(cluster: Any) -> None
     command = [sys.executable, "-m", "decentral", "gateway", str(made.folder), "--port", "0"]
     pipe = asyncio.subprocess.PIPE
     for more in ([], ["--json"]):
-        process = await asyncio.create_subprocess_exec(*command, *more, stdout=pipe, stderr=pipe)
+        process = await asyncio.create_subprocess_exec(*command, *more, stdout=pipe, stderr=pipe, env=BUFFERED)
         assert process.stdout is not None
         try:
             async with asyncio.timeout(DEADLINE):
@@ -58,7 +61,7 @@ async def test_a_tunnel_says_where_it_is_and_how_to_come_through_it(cluster: Any
     command = [sys.executable, "-m", "decentral", "gateway", str(made.folder), "--tunnel", "--port", "0"]
     pipe = asyncio.subprocess.PIPE
     for more in ([], ["--json"]):
-        process = await asyncio.create_subprocess_exec(*command, *more, stdout=pipe, stderr=pipe)
+        process = await asyncio.create_subprocess_exec(*command, *more, stdout=pipe, stderr=pipe, env=BUFFERED)
         assert process.stdout is not None
         try:
             async with asyncio.timeout(DEADLINE):

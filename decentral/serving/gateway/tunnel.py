@@ -101,7 +101,7 @@ class Tunnels:
                     writer.write(refusal.encoded())
                 await self._end(writer)
         finally:
-            writer.transport.abort()
+            await _drop(writer)
 
     async def _asked(self, reader: asyncio.StreamReader) -> tuple[str, int]:
         """Which node a caller wants. Raises Refusal where he may not have it, or there is no time to hear him."""
@@ -153,7 +153,7 @@ class Tunnels:
             await self._splice(caller, node)
             await self._end(node[1])
         finally:
-            node[1].transport.abort()
+            await _drop(node[1])
 
     async def _splice(self, caller: End, node: End) -> None:
         """What one end says to the other, both ways. Raises OSError where one breaks off, or a bound is passed."""
@@ -183,6 +183,13 @@ class Tunnels:
         writer.close()
         async with asyncio.timeout(self.bounds.ending):
             await writer.wait_closed()
+
+
+async def _drop(writer: asyncio.StreamWriter) -> None:
+    """Whatever has not been taken. The stream keeps why it broke, and asyncio reports what nobody has looked at."""
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 def target_of(head: bytes) -> Address:

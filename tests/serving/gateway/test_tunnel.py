@@ -4,7 +4,9 @@ callers and nodes that do nothing, or too little."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -272,6 +274,30 @@ async def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.write_eof()
     while await reader.read(CHUNK):
         continue
+
+
+async def test_connections_that_are_reset_are_no_news(tmp_path: Path, node: Any, gateway: Any) -> None:
+    """It goes on leading others, and reports nothing."""
+    news: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: news.append(context))
+    address = await node(resets)
+    passing = gateway(tmp_path)
+    for _ in range(20):
+        reader, writer = await passing.lead(address)
+        writer.write(b"." * CHUNK)
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.transport.abort()
+    await until(lambda: not passing.tunnels.open)
+    gc.collect()
+    assert news == []
+
+
+async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Hangs up without a goodbye."""
+    await reader.read(1)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def test_all_tunnels_end_with_the_gateway(tmp_path: Path, node: Any, gateway: Any) -> None:
