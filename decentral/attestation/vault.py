@@ -21,8 +21,8 @@ from decentral.files import open_plain, write_atomic
 SUFFIX = ".sealed"
 ADVICE = {
     Obstacle.OTHER_MACHINE: "it opens where it was sealed, and nowhere else",
-    Obstacle.OTHER_MEASUREMENT: "go back to the installation that sealed it; an upgrade reads it where one signer has "
-    "signed both (decentral attest sign)",
+    Obstacle.OTHER_MEASUREMENT: "decentral attest pin shows what is installed now that was not; go back, or let "
+    "one signer sign both before an upgrade (decentral attest sign)",
     Obstacle.OTHER_SIGNER: "go back to what that signer has signed",
     Obstacle.OTHER_POLICY: "it was sealed to a signer, and nobody has signed what is installed here now (decentral "
     "attest sign)",
