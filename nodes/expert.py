@@ -25,9 +25,9 @@ from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.wire.limits import Limits
 
 
-async def serve(path: Path, index: int) -> None:
+async def serve(path: Path, index: int, listen: str | None) -> None:
     """From the run directory until it is cancelled."""
-    async with entered(path, index, RunDirectory) as node:
+    async with entered(path, index, RunDirectory, listen) as node:
         torch.set_num_threads(node.directory.recipe.threads)
         model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
         service = ExpertService(model, parts_of(node.directory)[index].name, served_by(node.clock))
@@ -38,7 +38,7 @@ async def serve(path: Path, index: int) -> None:
 
 def main() -> int:
     arguments = node_arguments(__doc__).parse_args()
-    return live(serve(arguments.dir, arguments.index))
+    return live(serve(arguments.dir, arguments.index, arguments.listen))
 
 
 if __name__ == "__main__":

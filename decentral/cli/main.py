@@ -38,6 +38,10 @@ COMMANDS = (
     "leakage",
     "attest",
     "zk",
+    "render",
+    "prepare",
+    "node",
+    "gather",
     "generate",
     "doctor",
 )

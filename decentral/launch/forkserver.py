@@ -26,15 +26,22 @@ from typing import NoReturn
 
 from decentral.lifetime import die_with_parent
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""Of BLAS, in every node's environment: a recipe's `threads` are torch's own."""
+USUAL = {
+    "THP_MEM_ALLOC_ENABLE": "1",  # large gradients in huge pages: a third off the time of a step
+    "GRPC_VERBOSITY": "ERROR",  # peers that come and go are no news
+}
+"""The same, unless the operator has said something else."""
 GRACE = 5.0
 """Seconds between asking children to end and ending them."""
 
 
 def preload(more: Sequence[str] = ()) -> None:
     """What every node needs, and `more`, imported once. One BLAS thread: a thread pool would not survive the fork."""
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large gradients in huge pages: a third off the time of a step
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # peers that come and go are no news
+    os.environ.update(ONE_THREAD)
+    for name, value in USUAL.items():
+        os.environ.setdefault(name, value)
     import torch
 
     import decentral.launch.assembly

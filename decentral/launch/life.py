@@ -31,6 +31,7 @@ from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
 from decentral.wire.messages import PeerId
+from decentral.wire.rpc import joined_address, split_address
 from decentral.wire.sealed import Attest
 from decentral.wire.sessions import Serve
 
@@ -53,6 +54,14 @@ class Node(Generic[D]):
     """Evidence of this machine for an authority that asks for it."""
     vault: Vault | None
     """Keeps its private files sealed; None: they are kept as they are."""
+    listen: str | None = None
+    """The host at whose port it listens instead of at its address, which is how others see it."""
+
+    @property
+    def bound(self) -> str:
+        """Where it listens: `host:port`."""
+        host, port = split_address(self.member.address)
+        return joined_address(self.listen or host, port)
 
     @asynccontextmanager
     async def listening(
@@ -63,10 +72,10 @@ class Node(Generic[D]):
         serve: Serve | None = None,
         attest: Attest | None = None,
     ) -> AsyncIterator[GrpcTransport]:
-        """Listens at the node's address, and renews its certificate in time. See `GrpcTransport.serve`."""
+        """Listens at the node's port, and renews its certificate in time. See `GrpcTransport.serve`."""
         async with (
             GrpcTransport.serve(
-                self.member.address,
+                self.bound,
                 self.identity,
                 self.credentials,
                 limits=limits,
@@ -90,10 +99,10 @@ class Node(Generic[D]):
 
 
 @asynccontextmanager
-async def entered(path: Path, index: int, kind: type[D]) -> AsyncIterator[Node[D]]:
+async def entered(path: Path, index: int, kind: type[D], listen: str | None = None) -> AsyncIterator[Node[D]]:
     """Node `index` of a directory of that kind, which nobody else is meanwhile; its journal tells what ends it.
 
-    Raises UserError for what it cannot use.
+    `listen`: see `Node`. Raises UserError for what it cannot use.
     """
     directory, cluster = kind.open(path), Cluster.load(path)
     if not 0 <= index < len(cluster.members):
@@ -110,7 +119,7 @@ async def entered(path: Path, index: int, kind: type[D]) -> AsyncIterator[Node[D
             identity = await asyncio.to_thread(identity_of, folder, member.id, vault)
             show = await asyncio.to_thread(show_for, directory, identity.id)
             credentials = await credentials_for(identity, folder, show, vault)
-            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials, show, vault)
+            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials, show, vault, listen)
         except (DecentralError, BaseExceptionGroup) as raised:
             problem = leading(raised) if isinstance(raised, BaseExceptionGroup) else raised
             journal.record("failed", problem=str(problem or raised), user=isinstance(problem, UserError))
@@ -124,4 +133,5 @@ def node_arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True, help="the run directory")
     parser.add_argument("--index", type=int, required=True, help="which node to be")
+    parser.add_argument("--listen", metavar="HOST", help="the host to listen at, where its address does not tell")
     return parser

@@ -61,7 +61,7 @@ class ClusterDirectory(Generic[E]):
         """
         folder = Path(path) if path is not None else next_folder(recipe.name)
         check_empty(folder)
-        with _refusing(folder):
+        with refusing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             held = _locked(folder)
             try:
@@ -76,7 +76,7 @@ class ClusterDirectory(Generic[E]):
     def open(cls, path: Path | str) -> Self:
         """One that was made before, to read. Raises RunDirectoryError if there is none, or one of another kind."""
         folder = Path(path)
-        with _refusing(folder):
+        with refusing(folder):
             world, does = _about(folder)
             if does != cls.does:
                 raise RunDirectoryError(f"{folder}: is of peers in {does}, not in {cls.does}")
@@ -94,7 +94,7 @@ class ClusterDirectory(Generic[E]):
 
     def hold(self) -> Self:
         """Takes the lock. Raises RunDirectoryError if another launcher has it."""
-        with _refusing(self.path):
+        with refusing(self.path):
             self._held = _locked(self.path)
         return self
 
@@ -117,7 +117,7 @@ class ClusterDirectory(Generic[E]):
         """Whether a launcher, this one or another, holds the run."""
         if self._held is not None:
             return True
-        with _refusing(self.path):
+        with refusing(self.path):
             return lock.is_held(self.path / LOCK)
 
     def __fspath__(self) -> str:
@@ -151,7 +151,7 @@ class ClusterDirectory(Generic[E]):
         return self._private(self.path / MACHINE)
 
     def _private(self, folder: Path) -> Path:
-        with _refusing(self.path):
+        with refusing(self.path):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
@@ -168,7 +168,7 @@ class ClusterDirectory(Generic[E]):
 
     def write(self, file: Path, data: bytes) -> None:
         """Writes one of the run's files atomically. Raises RunDirectoryError where the disk does not take it."""
-        with _refusing(self.path):
+        with refusing(self.path):
             write_atomic(file, data)
 
 
@@ -220,7 +220,7 @@ class ServingDirectory(ClusterDirectory[ServingRecipe]):
 
     def change(self, recipe: ServingRecipe) -> None:
         """To another recipe, while nothing has been prepared for the one it has."""
-        with _refusing(self.path):
+        with refusing(self.path):
             _describe(self.path, type(self), recipe, self.world)
         self.recipe = recipe
 
@@ -230,7 +230,7 @@ AnyDirectory = RunDirectory | ServingDirectory
 
 def open_cluster(path: Path | str) -> AnyDirectory:
     """Of either kind, to read. Raises RunDirectoryError if there is none."""
-    with _refusing(Path(path)):
+    with refusing(Path(path)):
         _, does = _about(Path(path))
     return ServingDirectory.open(path) if does == SERVES else RunDirectory.open(path)
 
@@ -255,7 +255,7 @@ def peer_name(index: int) -> str:
 def next_folder(name: str, runs: Path = RUNS) -> Path:
     """runs/<name>-<n>, after the newest one of that name."""
     pattern = re.compile(rf"{re.escape(name)}-([0-9]{{1,9}})")
-    with _refusing(runs):
+    with refusing(runs):
         found = [pattern.fullmatch(folder.name) for folder in runs.iterdir()] if runs.is_dir() else []
     newest = max((int(match[1]) for match in found if match), default=0)
     return runs / f"{name}-{newest + 1}"
@@ -263,7 +263,7 @@ def next_folder(name: str, runs: Path = RUNS) -> Path:
 
 def check_empty(folder: Path) -> None:
     """Raises RunDirectoryError unless a new run can be made there: a folder without files, or none yet."""
-    with _refusing(folder):
+    with refusing(folder):
         if folder.exists() and not folder.is_dir():
             raise RunDirectoryError(f"{folder}: is a file, not a folder")
         held = {entry.name for entry in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
@@ -308,7 +308,7 @@ def _locked(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _refusing(folder: Path) -> Iterator[None]:
+def refusing(folder: Path) -> Iterator[None]:
     """Turns what the operating system says about a folder into one paragraph for its owner."""
     try:
         yield

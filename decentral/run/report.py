@@ -123,7 +123,8 @@ def _costs(recipe: Recipe, events: Sequence[Event]) -> str:
 
 
 def _subtitle(recipe: Recipe, world: str) -> str:
-    where = {"sim": "in the simulator", "local": "as local processes", "ray": "on Ray"}.get(world, f"on {world}")
+    places = {"sim": "in the simulator", "local": "as local processes", "hosts": "on machines of their own"}
+    where = {**places, "ray": "on Ray"}.get(world, f"on {world}")
     return escape(
         f"{recipe.algorithm} with {recipe.peers} peers {where}, {recipe.model.name} on {recipe.data.name}, "
         f"seed {recipe.seed}"

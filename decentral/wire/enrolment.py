@@ -44,6 +44,14 @@ def invite(authority: Authority, address: str, folder: Path) -> None:
     write_atomic(folder / INVITATION, json.dumps(invitation).encode(), private=True)
 
 
+def grant(authority: Authority, identity: Identity) -> Credentials:
+    """Credentials from an authority that is at hand: who has its key and the identity's needs no token and no wire."""
+    key = new_key()
+    request = request_certificate(identity, key, time.time() + VALIDITY.total_seconds())
+    certificate = x509.load_der_x509_certificate(authority.issue(request))
+    return Credentials(pem_of(certificate), private_pem(key), authority.pem)
+
+
 async def credentials_for(
     identity: Identity, folder: Path, show: Show | None = None, vault: Vault | None = None
 ) -> Credentials:

@@ -55,7 +55,11 @@ class Identity:
     @classmethod
     def load(cls, path: Path, vault: Vault | None = None) -> Identity:
         """Raises UserError if the file is missing, damaged, or readable by other users, or if no vault opens it."""
-        pem = read_private(path) if vault is None else vault.read(path)
+        return cls.parse(read_private(path) if vault is None else vault.read(path), path)
+
+    @classmethod
+    def parse(cls, pem: bytes, path: Path) -> Identity:
+        """The identity whose private key (PEM) was found in a file. Raises UserError naming it if that is damaged."""
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError):

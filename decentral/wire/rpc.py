@@ -93,6 +93,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def joined_address(host: str, port: int) -> str:
+    """`host:port` or `[v6]:port`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def take_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> str:
     """Binds a server and returns its address with the port it got. Raises UserError if the port is busy.
 

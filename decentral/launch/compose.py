@@ -1,0 +1,138 @@
+"""A recipe's nodes as services of a compose file: one container each, on a network that leads nowhere else.
+
+One service makes everybody's keys into a volume and ends. Each node's container sees its own folder of that volume
+alone, so no peer can read what another one signs with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from decentral.launch.apart import APART, names_of
+from decentral.launch.render import (
+    HEALTH,
+    USER,
+    Setting,
+    check_in_image,
+    check_trained_there,
+    documents,
+    label_of,
+)
+from decentral.run.recipe import Recipe
+from decentral.run.serving_recipe import ServingRecipe
+
+NAME = "compose.yaml"
+RUN, RECIPE = "/runs/cluster", "/etc/decentral/recipe.yaml"
+"""In the containers: the folder with everything, and the recipe as it was rendered."""
+AUTHORITY, NETWORK = "authority", "peers"
+PROCESSES = 512
+"""And threads of a container, at most."""
+
+
+def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
+    """The compose file. Raises RecipeError that names the key alone."""
+    check_in_image(recipe)
+    check_trained_there(recipe)
+    content = {
+        "name": label_of(recipe),
+        "services": {
+            AUTHORITY: _authority(recipe, setting),
+            **{name: _node(recipe, setting, name) for name in names_of(recipe)},
+            "client": _client(recipe, setting),
+        },
+        "configs": {"recipe": {"content": recipe.to_yaml().replace("$", "$$")}},
+        "networks": {NETWORK: {"internal": True}},
+        "volumes": {"runs": {}, "data": {}},
+    }
+    return documents(_comment(recipe), content)
+
+
+def _comment(recipe: Recipe | ServingRecipe) -> list[str]:
+    asks = "predict /runs/cluster INPUT" if isinstance(recipe, ServingRecipe) else f"gather {RUN}"
+    return [
+        f"The nodes of {recipe.name} (hash {recipe.hash[:16]}), a container each: made by `decentral render`.",
+        "",
+        "  docker compose up --detach",
+        f"  docker compose run --rm client {asks}",
+        "",
+        "Certificates last seven days: `docker compose up --force-recreate` renews those that are about to expire.",
+        "Needs Docker 26 and Compose 2.24 or newer: inline configs, and folders of volumes.",
+    ]
+
+
+def _hardened(setting: Setting) -> dict[str, Any]:
+    """What every container has: no rights, no writable files but its volume's, no way out."""
+    return {
+        "image": setting.image,
+        "user": f"{USER}:{USER}",
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "tmpfs": ["/tmp"],  # noqa: S108  in the container
+        "environment": {"HOME": "/tmp", "DECENTRAL_DATA": "/data"},  # noqa: S108
+        "networks": [NETWORK],
+        "deploy": {"resources": {"limits": {"pids": PROCESSES}}},
+    }
+
+
+def _all_of_it() -> list[dict[str, Any]]:
+    return [{"type": "volume", "source": "runs", "target": "/runs"}, _data()]
+
+
+def _data() -> dict[str, Any]:
+    return {"type": "volume", "source": "data", "target": "/data", "read_only": True}
+
+
+def _authority(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    hosts = ",".join(names_of(recipe))
+    command = ["prepare", RECIPE, "--out", RUN, "--hosts", hosts, "--port", str(setting.port), "--apart"]
+    return {
+        **_hardened(setting),
+        "command": command,
+        "configs": [{"source": "recipe", "target": RECIPE}],
+        "volumes": _all_of_it(),
+        "healthcheck": {"disable": True},
+        "restart": "no",
+    }
+
+
+def _node(recipe: Recipe | ServingRecipe, setting: Setting, name: str) -> dict[str, Any]:
+    own = {
+        "type": "volume",
+        "source": "runs",
+        "target": "/runs",
+        "volume": {"subpath": f"{RUN.removeprefix('/runs/')}/{APART}/{name}"},
+    }
+    limits = {"memory": setting.memory.removesuffix("i"), "cpus": str(recipe.threads), "pids": PROCESSES}
+    resources: dict[str, Any] = {"limits": limits}
+    if setting.gpu:
+        resources["reservations"] = {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}
+    return {
+        **_hardened(setting),
+        "hostname": name,
+        "command": ["node", "/runs", "--listen", "0.0.0.0"],  # noqa: S104  the network of the containers alone
+        "depends_on": {AUTHORITY: {"condition": "service_completed_successfully"}},
+        "expose": [str(setting.port)],
+        "volumes": [own, _data()],
+        "healthcheck": {
+            "test": ["CMD", *HEALTH],
+            "interval": "30s",
+            "timeout": "10s",
+            "retries": 3,
+            "start_period": "2m",
+        },
+        "restart": "on-failure",
+        "deploy": {"resources": resources},
+    }
+
+
+def _client(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    asks = ["predict", "--help"] if isinstance(recipe, ServingRecipe) else ["gather", RUN]
+    return {
+        **_hardened(setting),
+        "command": asks,
+        "profiles": ["client"],
+        "volumes": _all_of_it(),
+        "healthcheck": {"disable": True},
+        "restart": "no",
+    }

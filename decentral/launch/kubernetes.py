@@ -1,0 +1,275 @@
+"""A recipe's nodes as a StatefulSet of Kubernetes: node K of the plan is pod K, with a name and a volume that stay.
+
+What everybody may read is in one file; whose keys are whose is in another, which is made with the keys and is as secret
+as they are. A pod's container is shown its own keys alone.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from decentral.errors import UserError
+from decentral.launch.apart import CREDENTIALS, KEY, addresses, names_of, settle
+from decentral.launch.cluster import FILE as CLUSTER
+from decentral.launch.render import (
+    HEALTH,
+    USER,
+    Setting,
+    check_in_image,
+    documents,
+    label_of,
+    needs_data,
+    reached_at,
+)
+from decentral.run.directory import ABOUT, STAGES, ServingDirectory
+from decentral.run.experiment import FILE as RECIPE
+from decentral.run.recipe import Recipe
+from decentral.run.serving_recipe import ServingRecipe
+from decentral.trust.anchors import FILE as TRUST
+
+NAME, IDENTITIES, FOLDER = "kubernetes.yaml", "identities.yaml", "cluster"
+"""The file for everybody, that with the keys, and the folder with the authority, which stays with who made it."""
+FILES, KEYS = "/etc/decentral", "/etc/decentral-keys"
+"""Where a container has them."""
+STORAGE = "1Gi"
+MOST = 1 << 20
+"""Bytes that a ConfigMap or a Secret holds."""
+
+
+def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
+    """Everything but keys, and what names them. Raises RecipeError that names the key alone."""
+    check_in_image(recipe)
+    return documents(
+        _comment(recipe, setting),
+        _object("v1", "ConfigMap", f"{label_of(recipe)}-recipe", recipe, data={RECIPE: recipe.to_yaml()}),
+        _service(recipe, setting),
+        _policy(recipe, setting),
+        _set(recipe, setting),
+    )
+
+
+def identities(recipe: Recipe | ServingRecipe, folder: Path, setting: Setting) -> str:
+    """The keys of all nodes, and the cluster that names them; both made in `folder` where they are not there yet.
+
+    A model that is served is trained there first, if it has to be. Blocking. Raises UserError.
+    """
+    label, names = label_of(recipe), names_of(recipe)
+    hosts = reached_at(recipe, lambda index, name: f"{label}-{index}.{label}")
+    directory = settle(recipe, folder, addresses(hosts, names, setting.port))
+    public = {name: (directory.path / name).read_text() for name in (ABOUT, CLUSTER, TRUST)}
+    stages: dict[str, bytes] = {}
+    if isinstance(directory, ServingDirectory):
+        stages = {file.name: file.read_bytes() for file in sorted(directory.stages.iterdir())}
+    keys = {
+        _entry(index, name): (directory.nodes / node / name).read_bytes()
+        for index, node in enumerate(names)
+        for name in (KEY, *CREDENTIALS)
+    }
+    _check_size("the keys of so many nodes", keys)
+    _check_size("the stages of this model", stages)
+    _check_size("the addresses of so many nodes", {name: text.encode() for name, text in public.items()})
+    return documents(
+        [
+            f"Who the nodes of {recipe.name} are. SECRET: private keys. Keep it out of repositories.",
+            "Certificates last seven days: `decentral render ... --force` to the same folder renews them in their last",
+            f"day; apply it, and `kubectl rollout restart statefulset/{label}`.",
+        ],
+        _object("v1", "ConfigMap", f"{label}-cluster", recipe, data=public, binaryData=_coded(stages)),
+        _object("v1", "Secret", f"{label}-keys", recipe, type="Opaque", data=_coded(keys)),
+    )
+
+
+def _check_size(what: str, content: Mapping[str, bytes]) -> None:
+    size = sum(len(name) + len(data) for name, data in content.items())
+    if size > MOST:
+        raise UserError(f"--to kubernetes: {what} take {size} bytes, and an object there holds {MOST}")
+
+
+def _coded(content: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(data).decode() for name, data in content.items()}
+
+
+def _entry(index: int, name: str) -> str:
+    """What a file of node `index` is called in the Secret."""
+    return f"{index}.{name}"
+
+
+def _comment(recipe: Recipe | ServingRecipe, setting: Setting) -> list[str]:
+    label = label_of(recipe)
+    lines = [
+        f"The nodes of {recipe.name} (hash {recipe.hash[:16]}) as a StatefulSet: made by `decentral render`.",
+        "",
+        f"  kubectl apply -f {IDENTITIES} -f {NAME}",
+        "",
+        f"{IDENTITIES} is made by `decentral render ... --to kubernetes --out DIR`, with the keys.",
+        "Probes are commands: the built-in ones for gRPC show no certificate, and peers answer nobody without one.",
+    ]
+    if isinstance(recipe, Recipe):
+        lines += ["A peer whose last round is over stays, and answers probes: a StatefulSet would start it again."]
+        lines += [f"Results: `kubectl cp {label}-K:/runs K` for each, then `decentral gather {FOLDER} 0 1 ...`."]
+    if needs_data(recipe):
+        lines += [f"Datasets are on a PersistentVolumeClaim {label}-data, which many pods can read: make it before."]
+    if setting.confidential is not None:
+        lines += [
+            f"RuntimeClass {setting.confidential} has to put each pod into a confidential virtual machine, as that of",
+            "Confidential Containers does on hosts with Intel TDX or AMD SEV-SNP. It hides memory from the host; keys",
+            "come from the cluster's Secret all the same, and nobody asks for evidence. No such cluster has run this.",
+        ]
+    return lines
+
+
+def _labels(recipe: Recipe | ServingRecipe) -> dict[str, str]:
+    return {"app.kubernetes.io/name": "decentral", "app.kubernetes.io/instance": label_of(recipe)}
+
+
+def _node_labels(recipe: Recipe | ServingRecipe) -> dict[str, str]:
+    return {**_labels(recipe), "app.kubernetes.io/component": "node"}
+
+
+def _object(version: str, kind: str, name: str, recipe: Recipe | ServingRecipe, **content: Any) -> dict[str, Any]:
+    """Without what is empty."""
+    given = {key: value for key, value in content.items() if value != {}}
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": _labels(recipe)}, **given}
+
+
+def _service(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    """Gives every pod a name. Pods that are not ready have theirs: peers wait for one another to become so."""
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": _node_labels(recipe),
+        "ports": [{"name": "grpc", "port": setting.port, "targetPort": "grpc", "appProtocol": "grpc"}],
+    }
+    return _object("v1", "Service", label_of(recipe), recipe, spec=spec)
+
+
+def _policy(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    """Nodes talk to nodes, and to who tells them where those are; clients may ask nodes that serve."""
+    nodes = [{"podSelector": {"matchLabels": _node_labels(recipe)}}]
+    clients = [{"podSelector": {"matchLabels": {**_labels(recipe), "app.kubernetes.io/component": "client"}}}]
+    port = [{"protocol": "TCP", "port": setting.port}]
+    names = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    spec = {
+        "podSelector": {"matchLabels": _node_labels(recipe)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": nodes + (clients if isinstance(recipe, ServingRecipe) else []), "ports": port}],
+        "egress": [
+            {"to": nodes, "ports": port},
+            {"to": [names], "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]},
+        ],
+    }
+    return _object("networking.k8s.io/v1", "NetworkPolicy", label_of(recipe), recipe, spec=spec)
+
+
+def _set(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    label = label_of(recipe)
+    claim = {
+        "metadata": {"name": "runs"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": STORAGE}}},
+    }
+    spec = {
+        "serviceName": label,
+        "replicas": len(names_of(recipe)),
+        "podManagementPolicy": "Parallel",
+        "selector": {"matchLabels": _node_labels(recipe)},
+        "template": {"metadata": {"labels": _node_labels(recipe)}, "spec": _pod(recipe, setting)},
+        "volumeClaimTemplates": [claim],
+    }
+    return _object("apps/v1", "StatefulSet", label, recipe, spec=spec)
+
+
+def _pod(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(recipe, setting)],
+        "volumes": _volumes(recipe),
+    }
+    if setting.confidential is not None:
+        pod["runtimeClassName"] = setting.confidential
+    if setting.gpu:
+        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return pod
+
+
+def _container(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    requests = {"cpu": str(recipe.threads), "memory": setting.memory}
+    limits = {"memory": setting.memory, **({"nvidia.com/gpu": 1} if setting.gpu else {})}
+    stay = ["--stay"] if isinstance(recipe, Recipe) else []
+    everywhere = "0.0.0.0"  # noqa: S104  of the pod; the policy says who may call
+    return {
+        "name": "node",
+        "image": setting.image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["node", "/runs", "--from", FILES, "--keys", KEYS, "--listen", everywhere, *stay],
+        "env": [
+            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108  in the container
+            {"name": "DECENTRAL_DATA", "value": "/data"},
+        ],
+        "ports": [{"name": "grpc", "containerPort": setting.port}],
+        "volumeMounts": [
+            {"name": "runs", "mountPath": "/runs"},
+            {"name": "files", "mountPath": FILES, "readOnly": True},
+            {"name": "keys", "mountPath": KEYS, "subPathExpr": "$(POD)", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            *([{"name": "data", "mountPath": "/data", "readOnly": True}] if needs_data(recipe) else []),
+        ],
+        "startupProbe": _probe(period=5, failures=60),
+        "readinessProbe": _probe(period=30, failures=2),
+        "livenessProbe": _probe(period=60, failures=5),
+        "resources": {"requests": requests, "limits": limits},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def _probe(period: int, failures: int) -> dict[str, Any]:
+    return {
+        "exec": {"command": list(HEALTH)},
+        "periodSeconds": period,
+        "timeoutSeconds": 10,
+        "failureThreshold": failures,
+    }
+
+
+def _volumes(recipe: Recipe | ServingRecipe) -> list[dict[str, Any]]:
+    """The projected folder is laid out as a run directory is; that of the keys has one folder for each pod."""
+    label, names = label_of(recipe), names_of(recipe)
+    files: list[dict[str, Any]] = [{"key": name, "path": name} for name in (ABOUT, CLUSTER, TRUST)]
+    if isinstance(recipe, ServingRecipe):
+        places = [f"stage-{place}.safetensors" for place in range(len(recipe.parts))]
+        files += [{"key": name, "path": f"{STAGES}/{name}"} for name in ("network.json", *places)]
+    public = [
+        {"configMap": {"name": f"{label}-recipe"}},
+        {"configMap": {"name": f"{label}-cluster", "items": files}},
+    ]
+    items = [
+        {"key": _entry(index, name), "path": f"{label}-{index}/{name}"}
+        for index in range(len(names))
+        for name in (KEY, *CREDENTIALS)
+    ]
+    volumes = [
+        {"name": "files", "projected": {"sources": public}},
+        {"name": "keys", "secret": {"secretName": f"{label}-keys", "defaultMode": 0o440, "items": items}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    if needs_data(recipe):
+        claim = {"claimName": f"{label}-data", "readOnly": True}
+        volumes.append({"name": "data", "persistentVolumeClaim": claim})
+    return volumes
