@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from decentral.cli.output import RunArgument
+from decentral.cli.output import JsonOption, RunArgument, say_json
 
 IndexOption = Annotated[
     int | None, typer.Option(min=0, help="Which node to be. [default: the only one whose key is in DIR]")
@@ -31,10 +32,12 @@ def node(
     source: FromOption = None,
     keys: KeysOption = None,
     stay: StayOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Be one node of a run directory that `prepare` made.
 
-    The process becomes the node: signals and the exit code are its own (2: it could not use what it was given).
+    The process becomes the node: signals and the exit code are its own (2: it could not use what it was given). JSON
+    says which node it is before it starts.
     """
     from decentral.errors import UserError
     from decentral.launch.alone import become, command_of, member_of
@@ -48,4 +51,7 @@ def node(
         raise UserError("--keys is where the keys are of a node whose other files are in --from FOLDER")
     else:
         member = member_of(directory, index)
+    if as_json:
+        say_json({"node": member.name, "index": member.index, "address": member.address})
+        sys.stdout.flush()  # what this process has not written is gone when it becomes another
     become(command_of(directory, member, listen, stay))

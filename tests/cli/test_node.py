@@ -18,6 +18,7 @@ import pytest
 from decentral.errors import DecentralError
 from decentral.launch.alone import member_of
 from decentral.launch.apart import APART, settle
+from decentral.launch.cluster import Cluster
 from decentral.launch.ending import TOLD
 from decentral.launch.health import check
 from decentral.run.recipe import load_recipe
@@ -81,9 +82,12 @@ def until(true, seconds: float = 90.0) -> None:
 def test_peers_on_addresses_of_their_own_train_and_one_that_stays_is_well(run, tmp_path):
     """One listens where its address says, the other at all of its machine's addresses, from files that are mounted."""
     first, second = run / APART / "peer-0", tmp_path / "own"
+    told_first = {"node": "peer-0", "index": 0, "address": Cluster.load(run).members[0].address}
     mounted = ("--from", str(run), "--keys", str(run / "nodes" / "peer-1"), "--listen", "0.0.0.0", "--stay")
-    with running(str(first)) as one, running(str(second), *mounted) as other:
-        assert one.wait(100) == 0, one.stdout.read()
+    with running(str(first), "--json") as one, running(str(second), *mounted) as other:
+        assert one.wait(100) == 0
+        said = one.stdout.read()
+        assert json.loads(said[: said.index("}") + 1]) == told_first
         until(lambda: finished(second))
         assert well(second, "127.0.0.1") and well(second) and not well(first)
         assert other.poll() is None
