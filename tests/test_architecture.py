@@ -80,6 +80,7 @@ TORCH_FREE = [
     "decentral.launch.plan",
     "decentral.launch.apart",
     "decentral.launch.gathering",
+    "decentral.launch.granting",
     "decentral.launch.health",
     "decentral.launch.render",
     "decentral.launch.compose",

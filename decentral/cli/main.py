@@ -41,6 +41,7 @@ COMMANDS = (
     "render",
     "prepare",
     "node",
+    "authority",
     "gather",
     "generate",
     "doctor",

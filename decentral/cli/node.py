@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from decentral.cli.output import JsonOption, RunArgument, say_json
+from decentral.cli.output import JsonOption, RunArgument, say_json, say_now
 
 IndexOption = Annotated[
     int | None, typer.Option(min=0, help="Which node to be. [default: the only one whose key is in DIR]")
@@ -53,5 +52,5 @@ def node(
         member = member_of(directory, index)
     if as_json:
         say_json({"node": member.name, "index": member.index, "address": member.address})
-        sys.stdout.flush()  # what this process has not written is gone when it becomes another
+        say_now()  # what this process has not written is gone when it becomes another
     become(command_of(directory, member, listen, stay))

@@ -17,6 +17,10 @@ PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Of hosts that a
 ApartOption = Annotated[
     bool, typer.Option("--apart", help="Make DIR/apart/NODE too: all that one node's machine needs, and no other keys.")
 ]
+AuthorityOption = Annotated[
+    str | None,
+    typer.Option("--authority", metavar="HOST[:PORT]", help="Where `decentral authority` will run, to renew."),
+]
 
 
 def prepare(
@@ -25,16 +29,17 @@ def prepare(
     hosts: HostsOption,
     port: PortOption = 7000,
     apart: ApartOption = False,
+    authority: AuthorityOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the folder from which nodes start on machines of their own.
 
     The authority, identities, certificates and addresses are in it. Where a recipe serves a model that has to be
-    trained first, it is trained here. `decentral node` starts a node; certificates last seven days, and are renewed by
-    the same command again.
+    trained first, it is trained here. `decentral node` starts a node. Certificates last seven days; nodes renew them
+    where an authority runs beside them, and else the same command does, again.
     """
-    from decentral.launch.apart import addresses, names_of, settle
+    from decentral.launch.apart import AUTHORITY_PORT, addresses, names_of, settle
     from decentral.launch.prepare import is_prepared
     from decentral.run.recipe import read_recipe
     from decentral.run.serving_recipe import any_recipe
@@ -44,8 +49,9 @@ def prepare(
     resolved = any_recipe(document, overrides or (), prepared=is_prepared(out))
     nodes = names_of(resolved)
     listening = addresses([host.strip() for host in hosts.split(",") if host.strip()], nodes, port)
+    granting = "" if authority is None else addresses([authority], ["authority"], AUTHORITY_PORT, "--authority")[0]
     with document.placing():
-        settle(resolved, out, listening, apart=apart, say=note)
+        settle(resolved, out, listening, apart=apart, authority=granting, say=note)
     if as_json:
         say_json({"dir": str(out), "nodes": dict(zip(nodes, listening, strict=True))})
         return

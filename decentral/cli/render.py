@@ -22,6 +22,9 @@ ConfidentialOption = Annotated[
     str | None,
     typer.Option("--confidential", metavar="RUNTIMECLASS", help="Of Kubernetes: each pod a confidential VM."),
 ]
+RenewOption = Annotated[
+    bool, typer.Option("--renew", help="Run an authority beside the nodes, which renews their certificates.")
+]
 
 
 def render(
@@ -34,6 +37,7 @@ def render(
     memory: MemoryOption = "2Gi",
     gpu: GpuOption = False,
     confidential: ConfidentialOption = None,
+    renew: RenewOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +52,7 @@ def render(
     from decentral.run.serving_recipe import any_recipe
 
     load_plugins(())
-    target, setting = target_of(to), Setting(image, port, memory, gpu, confidential)
+    target, setting = target_of(to), Setting(image, port, memory, gpu, confidential, renew)
     document = read_recipe(recipe)
     resolved = any_recipe(document, overrides or ())
     with document.placing():

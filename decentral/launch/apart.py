@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from decentral.algorithms.presence import Member
@@ -44,33 +45,33 @@ from decentral.wire.rpc import joined_address, split_address
 
 APART, WORLD = "apart", "hosts"
 """The folder of those for one machine each; the world of a run whose peers have one each."""
-PORT = 7000
-"""Where nodes listen unless something else is said."""
+PORT, AUTHORITY_PORT = 7000, 6999
+"""Where nodes listen unless something else is said, and where the authority does, if one runs beside them."""
 KEY, CREDENTIALS = "identity.key", ("tls.pem", "authority.pem")
 """In a node's folder."""
 NAMED = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
 
 
-def addresses(hosts: Sequence[str], nodes: Sequence[str], port: int = PORT) -> tuple[str, ...]:
+def addresses(hosts: Sequence[str], nodes: Sequence[str], port: int = PORT, option: str = "--hosts") -> tuple[str, ...]:
     """Where each node listens, from one `host` or `host:port` for each: `[v6]:port` too.
 
-    Nodes of one host that say no port get `port` and those after it. Raises UserError.
+    Nodes of one host that say no port get `port` and those after it; `option` is what said them. Raises UserError.
     """
     if len(hosts) != len(nodes):
         last = f"{nodes[0]} to {nodes[-1]}" if len(nodes) > 1 else nodes[0]
-        raise UserError(f"--hosts: names {len(hosts)}, and there are {len(nodes)} nodes: {last}")
+        raise UserError(f"{option}: names {len(hosts)}, and there are {len(nodes)} nodes: {last}")
     found: list[str] = []
     for said in hosts:
         match = NAMED.fullmatch(said)
         if match is None or len(said) > MAX_ADDRESS - 6:
-            raise UserError(f"--hosts: {said!r} is neither a host nor host:port")
+            raise UserError(f"{option}: {said!r} is neither a host nor host:port")
         host = match[1].removeprefix("[").removesuffix("]")
         chosen = port + sum(split_address(taken)[0] == host for taken in found) if match[2] is None else int(match[2])
         if not 0 < chosen < 65536:
-            raise UserError(f"--hosts: {said}: there is no port {chosen}")
+            raise UserError(f"{option}: {said}: there is no port {chosen}")
         found.append(joined_address(host, chosen))
     if len(set(found)) < len(found):
-        raise UserError(f"--hosts: {max(found, key=found.count)} would be the address of two nodes")
+        raise UserError(f"{option}: {max(found, key=found.count)} would be the address of two nodes")
     return tuple(found)
 
 
@@ -103,27 +104,29 @@ def settle(
     listening: Sequence[str],
     *,
     apart: bool = False,
+    authority: str = "",
     say: Callable[[str], None] = lambda words: None,
 ) -> AnyDirectory:
     """Makes the folder, or goes on with it; certificates that last less than a day are made anew. Blocking.
 
-    `listening`: an address for each node. With `apart` every node's own folder is made too. Raises RecipeError that
-    names the key alone, and UserError.
+    `listening`: an address for each node. With `apart` every node's own folder is made too. `authority`: the address
+    of one that runs beside the nodes (`decentral authority`), so that they renew their certificates; empty: none does.
+    Raises RecipeError that names the key alone, and UserError.
     """
     check_apart(recipe)
     with _opened(recipe, path, say) as directory, refusing(path):
-        authority = Authority.open(directory.authority)
+        issuer = Authority.open(directory.authority)
         named = enumerate(zip(names_of(recipe), listening, strict=True))
         members = tuple(_member(directory, index, *node) for index, node in named)
-        _write_down(directory, members)
+        _write_down(directory, members, authority)
         for member in members:
-            certify(authority, directory.node(member.name))
+            certify(issuer, directory.node(member.name))
         if isinstance(directory, ServingDirectory):
-            pin(directory, authority, members, parts_of(directory))
+            pin(directory, issuer, members, parts_of(directory))
             Identity.open(directory.client / KEY)
-            certify(authority, directory.client)
+            certify(issuer, directory.client)
         else:
-            pin(directory, authority, members, ())
+            pin(directory, issuer, members, ())
         if apart:
             for member in members:
                 hand_over(path, directory.node(member.name), path / APART / member.name)
@@ -147,15 +150,16 @@ def _member(directory: AnyDirectory, index: int, name: str, address: str) -> Mem
     return Member(index, name, Identity.open(directory.node(name) / KEY).id, address)
 
 
-def _write_down(directory: AnyDirectory, members: tuple[Member, ...]) -> None:
+def _write_down(directory: AnyDirectory, members: tuple[Member, ...], authority: str) -> None:
     """Who takes part. Raises RunDirectoryError where others were told of other addresses."""
     if not (directory.path / CLUSTER).exists():
-        return Cluster(members, time.time()).save(directory.path)
-    for before, now in zip(Cluster.load(directory.path).members, members, strict=True):
+        return Cluster(members, time.time(), authority=authority).save(directory.path)
+    known = Cluster.load(directory.path)
+    for before, now in zip(known.members, members, strict=True):
         if before != now:
             where = f"{now.name} was to listen at {before.address}, not at {now.address}"
             raise RunDirectoryError(f"{directory.path}: was made for other hosts ({where}); choose another folder")
-    return None
+    return replace(known, authority=authority).save(directory.path)
 
 
 def certify(authority: Authority, folder: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from decentral.launch.apart import APART, names_of
+from decentral.launch.apart import APART, AUTHORITY_PORT, names_of
+from decentral.launch.granting import FOLDER
 from decentral.launch.render import (
     HEALTH,
     USER,
@@ -24,7 +25,8 @@ from decentral.run.serving_recipe import ServingRecipe
 NAME = "compose.yaml"
 RUN, RECIPE = "/runs/cluster", "/etc/decentral/recipe.yaml"
 """In the containers: the folder with everything, and the recipe as it was rendered."""
-AUTHORITY, NETWORK = "authority", "peers"
+PREPARE, AUTHORITY, NETWORK = "prepare", "authority", "peers"
+PREPARED = {PREPARE: {"condition": "service_completed_successfully"}}
 PROCESSES = 512
 """And threads of a container, at most."""
 
@@ -36,7 +38,8 @@ def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
     content = {
         "name": label_of(recipe),
         "services": {
-            AUTHORITY: _authority(recipe, setting),
+            PREPARE: _prepare(recipe, setting),
+            **({AUTHORITY: _authority(setting)} if setting.renew else {}),
             **{name: _node(recipe, setting, name) for name in names_of(recipe)},
             "client": _client(recipe, setting),
         },
@@ -44,10 +47,16 @@ def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
         "networks": {NETWORK: {"internal": True}},
         "volumes": {"runs": {}, "data": {}},
     }
-    return documents(_comment(recipe), content)
+    return documents(_comment(recipe, setting), content)
 
 
-def _comment(recipe: Recipe | ServingRecipe) -> list[str]:
+def _renewal(setting: Setting) -> list[str]:
+    if setting.renew:
+        return ["Certificates last seven days; the authority beside the nodes renews them in time."]
+    return ["Certificates last seven days: `docker compose up --force-recreate` renews them in their last day."]
+
+
+def _comment(recipe: Recipe | ServingRecipe, setting: Setting) -> list[str]:
     asks = "predict /runs/cluster INPUT" if isinstance(recipe, ServingRecipe) else f"gather {RUN}"
     return [
         f"The nodes of {recipe.name} (hash {recipe.hash[:16]}), a container each: made by `decentral render`.",
@@ -55,7 +64,7 @@ def _comment(recipe: Recipe | ServingRecipe) -> list[str]:
         "  docker compose up --detach",
         f"  docker compose run --rm client {asks}",
         "",
-        "Certificates last seven days: `docker compose up --force-recreate` renews those that are about to expire.",
+        *_renewal(setting),
         "Needs Docker 26 and Compose 2.24 or newer: inline configs, and folders of volumes.",
     ]
 
@@ -83,12 +92,18 @@ def _data() -> dict[str, Any]:
     return {"type": "volume", "source": "data", "target": "/data", "read_only": True}
 
 
-def _authority(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+def _own(folder: str, target: str) -> dict[str, Any]:
+    """One folder of what was prepared, and nothing beside it."""
+    subpath = f"{RUN.removeprefix('/runs/')}/{folder}"
+    return {"type": "volume", "source": "runs", "target": target, "volume": {"subpath": subpath}}
+
+
+def _prepare(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
     hosts = ",".join(names_of(recipe))
     command = ["prepare", RECIPE, "--out", RUN, "--hosts", hosts, "--port", str(setting.port), "--apart"]
     return {
         **_hardened(setting),
-        "command": command,
+        "command": [*command, *(["--authority", AUTHORITY] if setting.renew else [])],
         "configs": [{"source": "recipe", "target": RECIPE}],
         "volumes": _all_of_it(),
         "healthcheck": {"disable": True},
@@ -96,13 +111,20 @@ def _authority(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, An
     }
 
 
-def _node(recipe: Recipe | ServingRecipe, setting: Setting, name: str) -> dict[str, Any]:
-    own = {
-        "type": "volume",
-        "source": "runs",
-        "target": "/runs",
-        "volume": {"subpath": f"{RUN.removeprefix('/runs/')}/{APART}/{name}"},
+def _authority(setting: Setting) -> dict[str, Any]:
+    return {
+        **_hardened(setting),
+        "hostname": AUTHORITY,
+        "command": ["authority", "/runs"],
+        "depends_on": PREPARED,
+        "expose": [str(AUTHORITY_PORT)],
+        "volumes": [_own(FOLDER, f"/runs/{FOLDER}")],
+        "healthcheck": {"disable": True},
+        "restart": "on-failure",
     }
+
+
+def _node(recipe: Recipe | ServingRecipe, setting: Setting, name: str) -> dict[str, Any]:
     limits = {"memory": setting.memory.removesuffix("i"), "cpus": str(recipe.threads), "pids": PROCESSES}
     resources: dict[str, Any] = {"limits": limits}
     if setting.gpu:
@@ -111,9 +133,9 @@ def _node(recipe: Recipe | ServingRecipe, setting: Setting, name: str) -> dict[s
         **_hardened(setting),
         "hostname": name,
         "command": ["node", "/runs", "--listen", "0.0.0.0"],  # noqa: S104  the network of the containers alone
-        "depends_on": {AUTHORITY: {"condition": "service_completed_successfully"}},
+        "depends_on": PREPARED,
         "expose": [str(setting.port)],
-        "volumes": [own, _data()],
+        "volumes": [_own(f"{APART}/{name}", "/runs"), _data()],
         "healthcheck": {
             "test": ["CMD", *HEALTH],
             "interval": "30s",

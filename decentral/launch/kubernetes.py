@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from decentral.errors import UserError
-from decentral.launch.apart import CREDENTIALS, KEY, addresses, names_of, settle
+from decentral.launch.apart import AUTHORITY_PORT, CREDENTIALS, KEY, addresses, names_of, settle
 from decentral.launch.cluster import FILE as CLUSTER
+from decentral.launch.granting import KEY as AUTHORITY_KEY
 from decentral.launch.render import (
     HEALTH,
     USER,
@@ -48,6 +49,7 @@ def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
         _service(recipe, setting),
         _policy(recipe, setting),
         _set(recipe, setting),
+        *(_authority(recipe, setting) if setting.renew else []),
     )
 
 
@@ -58,9 +60,9 @@ def identities(recipe: Recipe | ServingRecipe, folder: Path, setting: Setting) -
     """
     label, names = label_of(recipe), names_of(recipe)
     hosts = reached_at(recipe, lambda index, name: f"{label}-{index}.{label}")
-    directory = settle(recipe, folder, addresses(hosts, names, setting.port))
+    directory = settle(recipe, folder, addresses(hosts, names, setting.port), authority=granting_at(recipe, setting))
     public = {name: (directory.path / name).read_text() for name in (ABOUT, CLUSTER, TRUST)}
-    stages: dict[str, bytes] = {}
+    stages, coming = {}, {name: text.encode() for name, text in public.items()}
     if isinstance(directory, ServingDirectory):
         stages = {file.name: file.read_bytes() for file in sorted(directory.stages.iterdir())}
     keys = {
@@ -69,16 +71,18 @@ def identities(recipe: Recipe | ServingRecipe, folder: Path, setting: Setting) -
         for name in (KEY, *CREDENTIALS)
     }
     _check_size("the keys of so many nodes", keys)
-    _check_size("the stages of this model", stages)
-    _check_size("the addresses of so many nodes", {name: text.encode() for name, text in public.items()})
+    _check_size("what is to be known of so many nodes, or the stages of this model,", coming | stages)
+    renewal = [
+        "Certificates last seven days: `decentral render ... --force` to the same folder renews them in their last",
+        f"day; apply it, and `kubectl rollout restart statefulset/{label}`.",
+    ]
+    if setting.renew:
+        renewal = ["The authority's key is among this: whoever has it lets anybody in."]
     return documents(
-        [
-            f"Who the nodes of {recipe.name} are. SECRET: private keys. Keep it out of repositories.",
-            "Certificates last seven days: `decentral render ... --force` to the same folder renews them in their last",
-            f"day; apply it, and `kubectl rollout restart statefulset/{label}`.",
-        ],
+        [f"Who the nodes of {recipe.name} are. SECRET: private keys. Keep it out of repositories.", *renewal],
         _object("v1", "ConfigMap", f"{label}-cluster", recipe, data=public, binaryData=_coded(stages)),
         _object("v1", "Secret", f"{label}-keys", recipe, type="Opaque", data=_coded(keys)),
+        *([_entrusted(recipe, directory.authority)] if setting.renew else []),
     )
 
 
@@ -102,7 +106,7 @@ def _comment(recipe: Recipe | ServingRecipe, setting: Setting) -> list[str]:
     lines = [
         f"The nodes of {recipe.name} (hash {recipe.hash[:16]}) as a StatefulSet: made by `decentral render`.",
         "",
-        f"  kubectl apply -f {IDENTITIES} -f {NAME}",
+        f"  kubectl apply --server-side -f {IDENTITIES} -f {NAME}",
         "",
         f"{IDENTITIES} is made by `decentral render ... --to kubernetes --out DIR`, with the keys.",
         "Probes are commands: the built-in ones for gRPC show no certificate, and peers answer nobody without one.",
@@ -129,6 +133,19 @@ def _node_labels(recipe: Recipe | ServingRecipe) -> dict[str, str]:
     return {**_labels(recipe), "app.kubernetes.io/component": "node"}
 
 
+def _authority_labels(recipe: Recipe | ServingRecipe) -> dict[str, str]:
+    return {**_labels(recipe), "app.kubernetes.io/component": "authority"}
+
+
+def granting_at(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
+    """Where nodes renew their certificates; empty where they do not."""
+    return f"{_authority_name(recipe)}:{AUTHORITY_PORT}" if setting.renew else ""
+
+
+def _authority_name(recipe: Recipe | ServingRecipe) -> str:
+    return f"{label_of(recipe)}-authority"
+
+
 def _object(version: str, kind: str, name: str, recipe: Recipe | ServingRecipe, **content: Any) -> dict[str, Any]:
     """Without what is empty."""
     given = {key: value for key, value in content.items() if value != {}}
@@ -152,12 +169,15 @@ def _policy(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
     clients = [{"podSelector": {"matchLabels": {**_labels(recipe), "app.kubernetes.io/component": "client"}}}]
     port = [{"protocol": "TCP", "port": setting.port}]
     names = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    authority = [{"podSelector": {"matchLabels": _authority_labels(recipe)}}]
+    granting = [{"to": authority, "ports": [{"protocol": "TCP", "port": AUTHORITY_PORT}]}] if setting.renew else []
     spec = {
         "podSelector": {"matchLabels": _node_labels(recipe)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": nodes + (clients if isinstance(recipe, ServingRecipe) else []), "ports": port}],
         "egress": [
             {"to": nodes, "ports": port},
+            *granting,
             {"to": [names], "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]},
         ],
     }
@@ -182,7 +202,20 @@ def _set(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
 
 
 def _pod(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
-    pod: dict[str, Any] = {
+    pod = _hardened(_container(recipe, setting), _volumes(recipe), setting)
+    if setting.gpu:
+        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return pod
+
+
+def _hardened(container: dict[str, Any], volumes: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    """A pod as the restricted profile of Kubernetes wants it, and nothing of its filesystem to write to."""
+    rights = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 30,
@@ -194,14 +227,10 @@ def _pod(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(recipe, setting)],
-        "volumes": _volumes(recipe),
+        "containers": [{**container, "securityContext": rights}],
+        "volumes": volumes,
+        **({} if setting.confidential is None else {"runtimeClassName": setting.confidential}),
     }
-    if setting.confidential is not None:
-        pod["runtimeClassName"] = setting.confidential
-    if setting.gpu:
-        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    return pod
 
 
 def _container(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
@@ -231,11 +260,6 @@ def _container(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, An
         "readinessProbe": _probe(period=30, failures=2),
         "livenessProbe": _probe(period=60, failures=5),
         "resources": {"requests": requests, "limits": limits},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
     }
 
 
@@ -273,3 +297,54 @@ def _volumes(recipe: Recipe | ServingRecipe) -> list[dict[str, Any]]:
         claim = {"claimName": f"{label}-data", "readOnly": True}
         volumes.append({"name": "data", "persistentVolumeClaim": claim})
     return volumes
+
+
+def _entrusted(recipe: Recipe | ServingRecipe, folder: Path) -> dict[str, Any]:
+    """The authority's key, for the pod that renews certificates."""
+    content = {AUTHORITY_KEY: (folder / AUTHORITY_KEY).read_bytes()}
+    return _object("v1", "Secret", _authority_name(recipe), recipe, type="Opaque", data=_coded(content))
+
+
+def _authority(recipe: Recipe | ServingRecipe, setting: Setting) -> list[dict[str, Any]]:
+    """The pod that renews certificates, its name, and who may ask it: nodes, and it asks nobody."""
+    name, labels = _authority_name(recipe), _authority_labels(recipe)
+    small = {"cpu": "100m", "memory": "256Mi"}
+    container = {
+        "name": "authority",
+        "image": setting.image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["authority", "/runs", "--from", FILES],
+        "ports": [{"name": "grpc", "containerPort": AUTHORITY_PORT}],
+        "volumeMounts": [
+            {"name": "runs", "mountPath": "/runs"},
+            {"name": "key", "mountPath": FILES, "readOnly": True},
+        ],
+        "readinessProbe": {"tcpSocket": {"port": "grpc"}, "periodSeconds": 10},
+        "livenessProbe": {"tcpSocket": {"port": "grpc"}, "periodSeconds": 30, "initialDelaySeconds": 30},
+        "resources": {"requests": small, "limits": {"memory": small["memory"]}},
+    }
+    volumes = [
+        {"name": "runs", "emptyDir": {"medium": "Memory"}},
+        {"name": "key", "secret": {"secretName": name, "defaultMode": 0o440}},
+    ]
+    deployment = {
+        "replicas": 1,
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": _hardened(container, volumes, setting)},
+    }
+    service = {"selector": labels, "ports": [{"name": "grpc", "port": AUTHORITY_PORT, "targetPort": "grpc"}]}
+    policy = {
+        "podSelector": {"matchLabels": labels},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {
+                "from": [{"podSelector": {"matchLabels": _node_labels(recipe)}}],
+                "ports": [{"protocol": "TCP", "port": AUTHORITY_PORT}],
+            }
+        ],
+    }
+    return [
+        _object("v1", "Service", name, recipe, spec=service),
+        _object("networking.k8s.io/v1", "NetworkPolicy", name, recipe, spec=policy),
+        _object("apps/v1", "Deployment", name, recipe, spec=deployment),
+    ]

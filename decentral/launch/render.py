@@ -18,7 +18,7 @@ import yaml
 from decentral import locate
 from decentral.errors import RecipeError, UserError
 from decentral.files import write_atomic
-from decentral.launch.apart import PORT, check_apart, names_of
+from decentral.launch.apart import AUTHORITY_PORT, PORT, check_apart, names_of
 from decentral.registry import nearest
 from decentral.run.directory import refusing
 from decentral.run.recipe import Recipe
@@ -42,13 +42,17 @@ EMBEDDED = "digits"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where nodes run, as far as a recipe does not say. `confidential`: a RuntimeClass of virtual machines."""
+    """Where nodes run, as far as a recipe does not say.
+
+    `confidential`: a RuntimeClass of virtual machines; `renew`: an authority runs beside the nodes.
+    """
 
     image: str = IMAGE
     port: int = PORT
     memory: str = "2Gi"
     gpu: bool = False
     confidential: str | None = None
+    renew: bool = False
 
 
 def target_of(name: str) -> Any:
@@ -66,6 +70,12 @@ def rendered(recipe: Recipe | ServingRecipe, name: str, setting: Setting) -> str
         raise UserError(f"--memory {setting.memory}: must be like 512Mi or 2Gi")
     if setting.confidential is not None and name != "kubernetes":
         raise UserError(f"--confidential names a RuntimeClass of Kubernetes; --to {name} has none")
+    if setting.renew and name == "slurm":
+        raise UserError(
+            "--renew is for nodes that stand for longer than seven days; a job has its certificates for these"
+        )
+    if setting.port == AUTHORITY_PORT:
+        raise UserError(f"--port {setting.port} is where an authority listens; choose another")
     text: str = target.rendered(on_device(recipe, setting), setting)
     return text
 

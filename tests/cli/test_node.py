@@ -17,11 +17,12 @@ import pytest
 
 from decentral.errors import DecentralError
 from decentral.launch.alone import member_of
-from decentral.launch.apart import APART, settle
+from decentral.launch.apart import APART, names_of, settle
 from decentral.launch.cluster import Cluster
 from decentral.launch.ending import TOLD
 from decentral.launch.health import check
 from decentral.run.recipe import load_recipe
+from tests.launch.rendered import untrained
 
 RECIPE = load_recipe("dimat-digits", ["peers=2", "rounds=2", "model={name: mlp, hidden: [8]}"])
 HOSTS = ("127.0.0.2", "127.0.0.3")
@@ -35,16 +36,18 @@ def told(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=100, check=False)
 
 
+def free(*hosts: str) -> tuple[str, ...]:
+    """An address of each host at which nobody listens."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in hosts]
+        for host, one in zip(hosts, sockets, strict=True):
+            one.bind((host, 0))
+        return tuple(f"{host}:{one.getsockname()[1]}" for host, one in zip(hosts, sockets, strict=True))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    ports = []
-    with contextlib.ExitStack() as held:
-        for host in HOSTS:
-            free = held.enter_context(socket.socket())
-            free.bind((host, 0))
-            ports.append(free.getsockname()[1])
-    listening = tuple(f"{host}:{port}" for host, port in zip(HOSTS, ports, strict=True))
-    settle(RECIPE, tmp_path / "run", listening, apart=True).close()
+    settle(RECIPE, tmp_path / "run", free(*HOSTS), apart=True).close()
     return tmp_path / "run"
 
 
@@ -102,6 +105,20 @@ def test_peers_on_addresses_of_their_own_train_and_one_that_stays_is_well(run, t
     assert gathered.returncode == 0, gathered.stderr
     summary = json.loads(gathered.stdout)
     assert summary["rounds"] == 2 and summary["world"] == "hosts" and None not in summary["accuracy"]["per_peer"]
+
+
+@pytest.mark.slow
+def test_a_model_in_stages_on_addresses_of_their_own_answers_a_client(tmp_path):
+    recipe, run = untrained(tmp_path), tmp_path / "run"
+    settle(recipe, run, free("127.0.0.2", "127.0.0.3", "127.0.0.4"), apart=True).close()
+    folders = [run / APART / name for name in names_of(recipe)]
+    with contextlib.ExitStack() as nodes:
+        for folder in folders:
+            nodes.enter_context(running(str(folder)))
+        until(lambda: all(map(well, folders)))
+        asked = told("predict", str(run), "digits:7", "--json", folder=tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    assert json.loads(asked.stdout)["verdict"]
 
 
 def test_what_it_cannot_be_is_said(run, tmp_path):

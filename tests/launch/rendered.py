@@ -13,6 +13,13 @@ from decentral.launch.render import Setting, rendered
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.run.serving_recipe import ServingRecipe, load_any_recipe
 
+UNTRAINED = """\
+stages: ["2", "4"]
+replicas: 1
+policy: {{replicas: 1, quorum: 1, faulty: 0}}
+model: {{file: {file}, name: mlp, hidden: [6, 5]}}
+data: {{name: digits}}
+"""
 SMALL = ("peers=2",)
 EXAMPLES = {
     "dimat-digits.compose.yaml": ("dimat-digits", SMALL, "compose"),
@@ -46,3 +53,16 @@ def serving(*overrides: str) -> ServingRecipe:
 def objects(text: str) -> dict[str, dict[str, Any]]:
     """A file of Kubernetes, by kind."""
     return {found["kind"]: found for found in yaml.safe_load_all(text)}
+
+
+def untrained(folder: Path) -> ServingRecipe:
+    """Three stages of a model that nobody has trained, each computed by one node."""
+    import torch
+
+    from decentral.models.catalogue import build_model
+
+    torch.save(build_model("mlp", (1, 8, 8), 10, hidden=[6, 5]).state_dict(), folder / "model.pth")
+    (folder / "small.yaml").write_text(UNTRAINED.format(file=folder / "model.pth"))
+    recipe = load_any_recipe(folder / "small.yaml")
+    assert isinstance(recipe, ServingRecipe)
+    return recipe

@@ -16,36 +16,17 @@ from decentral.launch.apart import APART, CREDENTIALS, KEY, addresses, hand_over
 from decentral.launch.cluster import Cluster
 from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.recipe import Recipe, load_recipe
-from decentral.run.serving_recipe import ServingRecipe, load_any_recipe
 from decentral.trust.anchors import FILE, Anchors
 from decentral.wire.certificate import Credentials
 from decentral.wire.identity import Identity
+from tests.launch.rendered import untrained
 
 HOSTS = ("one.example:7000", "two.example:7000")
-SERVING = """\
-stages: ["2", "4"]
-replicas: 1
-policy: {{replicas: 1, quorum: 1, faulty: 0}}
-model: {{file: {file}, name: mlp, hidden: [6, 5]}}
-data: {{name: digits}}
-"""
 
 
 @pytest.fixture
 def recipe() -> Recipe:
     return load_recipe("dimat-digits", ["peers=2"])
-
-
-def serving(folder: Path) -> ServingRecipe:
-    import torch
-
-    from decentral.models.catalogue import build_model
-
-    torch.save(build_model("mlp", (1, 8, 8), 10, hidden=[6, 5]).state_dict(), folder / "model.pth")
-    (folder / "small.yaml").write_text(SERVING.format(file=folder / "model.pth"))
-    served = load_any_recipe(folder / "small.yaml")
-    assert isinstance(served, ServingRecipe)
-    return served
 
 
 # Addresses
@@ -146,6 +127,15 @@ def test_other_hosts_or_another_recipe_are_refused(recipe, tmp_path):
         settle(load_recipe("dimat-digits", ["peers=2", "rounds=3"]), tmp_path / "run", HOSTS)
 
 
+def test_where_certificates_are_renewed_may_change_and_the_run_s_clock_does_not(recipe, tmp_path):
+    settle(recipe, tmp_path / "run", HOSTS).close()
+    before = Cluster.load(tmp_path / "run")
+    settle(recipe, tmp_path / "run", HOSTS, authority="three.example:6999").close()
+    after = Cluster.load(tmp_path / "run")
+    assert (before.authority, after.authority) == ("", "three.example:6999")
+    assert (after.epoch, after.members) == (before.epoch, before.members)
+
+
 def test_a_run_of_one_machine_is_left_alone(recipe, tmp_path):
     RunDirectory.create(tmp_path / "run", recipe, "local").close()
     with pytest.raises(RunDirectoryError, match="this machine alone"):
@@ -242,7 +232,7 @@ def test_a_folder_that_lacks_a_file_is_named(made, tmp_path):
 
 
 def test_a_replica_is_handed_its_own_stage_and_a_client_gets_in(tmp_path):
-    served = serving(tmp_path)
+    served = untrained(tmp_path)
     hosts = tuple(f"h{index}:7000" for index in range(3))
     directory = settle(served, tmp_path / "run", hosts, apart=True)
     for place, name in enumerate(names_of(served)):

@@ -17,6 +17,7 @@ RENDERED = [
     pytest.param(training(), Setting(), id="training"),
     pytest.param(training(), Setting(gpu=True, memory="512Mi", port=7777), id="on GPUs"),
     pytest.param(serving(), Setting(), id="serving"),
+    pytest.param(training(), Setting(renew=True), id="renewing"),
 ]
 
 
@@ -32,7 +33,7 @@ def test_it_is_as_the_compose_specification_has_it(recipe, setting):
     schema = json.loads((folder / "compose-spec.json").read_text())
     found = yaml.safe_load(rendered(recipe, "compose", setting))
     jsonschema.validate(found, schema)
-    found["services"]["authority"]["hostnam"] = "a mistake"
+    found["services"]["prepare"]["hostnam"] = "a mistake"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(found, schema)
 
@@ -55,7 +56,7 @@ def test_compose_itself_takes_it(recipe, setting, tmp_path):
     command += ["-f", str(tmp_path / "compose.yaml"), "config", "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)["services"]) >= {"authority"}
+    assert set(json.loads(done.stdout)["services"]) >= {"prepare"}
 
 
 @pytest.mark.parametrize(("recipe", "setting"), RENDERED)
@@ -76,12 +77,20 @@ def test_each_node_sees_its_own_folder_alone():
 
 def test_nodes_wait_for_their_keys_and_are_reached_at_the_names_that_these_are_made_for():
     found = services(training(), Setting(port=7777))
-    command = found["authority"]["command"]
+    command = found["prepare"]["command"]
     assert command[command.index("--hosts") + 1] == "peer-0,peer-1" and command[command.index("--port") + 1] == "7777"
     for name in ("peer-0", "peer-1"):
         assert found[name]["hostname"] == name and found[name]["expose"] == ["7777"]
-        assert found[name]["depends_on"] == {"authority": {"condition": "service_completed_successfully"}}
+        assert found[name]["depends_on"] == {"prepare": {"condition": "service_completed_successfully"}}
         assert found[name]["healthcheck"]["test"] == ["CMD", *HEALTH]
+
+
+def test_the_authority_that_renews_sees_its_own_folder_and_no_node_sees_that():
+    assert "authority" not in services(training())
+    found = services(training(), Setting(renew=True))
+    assert [volume["volume"]["subpath"] for volume in found["authority"]["volumes"]] == ["cluster/authority"]
+    command = found["prepare"]["command"]
+    assert command[command.index("--authority") + 1] == found["authority"]["hostname"] == "authority"
 
 
 def test_the_client_starts_when_it_is_asked_for():

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 
 import pytest
+import yaml
 
 from decentral.errors import UserError
 from decentral.launch import kubernetes
@@ -108,6 +109,38 @@ def test_datasets_that_are_files_come_from_a_volume():
     assert "data" not in {volume["name"] for volume in pod(training())["volumes"]}
     claims = {volume["name"]: volume for volume in pod(training("data.name=cifar10"))["volumes"]}
     assert claims["data"]["persistentVolumeClaim"]["claimName"] == "dimat-digits-data"
+
+
+# An authority beside the nodes
+
+
+def every(recipe, setting):
+    return list(yaml.safe_load_all(rendered(recipe, "kubernetes", setting)))
+
+
+def test_the_authority_that_renews_has_as_few_rights_and_nodes_reach_it():
+    found = every(training(), Setting(renew=True))
+    schemas = pytest.importorskip("kubernetes_validate")
+    for one in found:
+        schemas.validate(one, schemas.latest_version(), strict=True)
+    deployment = next(one for one in found if one["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    assert spec["securityContext"] == pod(training())["securityContext"]
+    assert spec["containers"][0]["securityContext"] == container(training())["securityContext"]
+    nodes, own = (one["spec"] for one in found if one["kind"] == "NetworkPolicy")
+    assert nodes["podSelector"] == own["ingress"][0]["from"][0]["podSelector"]
+    assert {"podSelector": own["podSelector"]} in [to for out in nodes["egress"] for to in out["to"]]
+    assert own["policyTypes"] == ["Ingress", "Egress"] and "egress" not in own
+
+
+def test_its_key_is_in_the_cluster_when_it_is_asked_for_and_nodes_know_its_name(tmp_path):
+    found = list(yaml.safe_load_all(identities(training(), tmp_path / "cluster", Setting(renew=True))))
+    secrets = {one["metadata"]["name"]: one["data"] for one in found if one["kind"] == "Secret"}
+    key = (tmp_path / "cluster" / "authority" / "authority.pem").read_bytes()
+    assert base64.b64decode(secrets["dimat-digits-authority"]["authority.pem"]) == key
+    services = [one["metadata"]["name"] for one in every(training(), Setting(renew=True)) if one["kind"] == "Service"]
+    assert services == ["dimat-digits", "dimat-digits-authority"]
+    assert '"dimat-digits-authority:6999"' in found[0]["data"]["cluster.json"]
 
 
 # Keys

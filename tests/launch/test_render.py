@@ -84,6 +84,8 @@ def test_a_model_that_containers_cannot_have_is_refused(overrides, key, monkeypa
     ("setting", "words"),
     [
         (Setting(confidential="kata"), "RuntimeClass"),
+        (Setting(renew=True), "--renew"),
+        (Setting(port=6999), "--port 6999"),
         (Setting(memory="much"), "--memory much"),
         (Setting(memory="2Gi; rm"), "--memory"),
     ],

@@ -1,0 +1,41 @@
+"""The authority of nodes on machines of their own, in a process of its own: it renews their certificates.
+
+They were certified before they started, and so it lets nobody in who has no certificate yet, unless somebody has made a
+join token with its folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from decentral.files import write_atomic
+from decentral.run.directory import refusing
+from decentral.wire.authority import Authority
+
+FOLDER, KEY, TOKENS = "authority", "authority.pem", "tokens.json"
+"""In a run directory, and there."""
+
+
+def entrust(source: Path, path: Path) -> None:
+    """Copies the authority's key from where it is mounted into a run directory, for its owner alone.
+
+    Join tokens that are known there stay known. Raises UserError.
+    """
+    with refusing(source):
+        key = (source / KEY).read_bytes()
+    folder = path / FOLDER
+    with refusing(path):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (folder / TOKENS).exists():
+            write_atomic(folder / TOKENS, b"[]", private=True)
+        write_atomic(folder / KEY, key, private=True)
+
+
+async def grant_at(path: Path, address: str, told: Callable[[str], None]) -> None:
+    """Serves at `host:port` until it is cancelled; `told` where, once it does. Raises UserError."""
+    authority = await asyncio.to_thread(Authority.load, path / FOLDER)
+    async with authority.serve(address) as bound:
+        told(bound)
+        await asyncio.Event().wait()
