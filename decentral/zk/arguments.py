@@ -175,6 +175,11 @@ class Settings:
         return bool(self._decoded()["required_lookups"])
 
     @property
+    def ranged(self) -> bool:
+        """Whether numbers are checked to be in a range, by themselves or by a table."""
+        return self.tables or bool(self._decoded()["required_range_checks"])
+
+    @property
     def unambiguous(self) -> bool:
         """See the function of this name."""
         given = self._decoded()["run_args"]

@@ -1,9 +1,10 @@
 """What a circuit costs, from numbers that its settings tell at once: rows, and the size of the SRS.
 
 A circuit lies in columns of 2^logrows places. Rows fill one block of columns after another, and a block costs the same
-whether it is full or not. Time, memory and keys are linear in the places of all blocks. The coefficients were fitted to
-circuits of two inner columns, of 5,642 to 356,352 rows over 2^15 or 2^16; how far they carry is measured by
-`python -m benchmarks.zk_prediction`. Seconds are of the processors of the machine of
+whether it is full or not, and more where numbers are checked to be in a range, as every ReLU needs. Time, memory and
+keys are linear in the places of all blocks. The coefficients were fitted to the circuits of
+`python -m benchmarks.zk_prediction`, of two inner columns and 3,170 to 451,796 rows over 2^15 or 2^16, which says how
+far they carry. Seconds are of the processors of the machine of
 docs/zero-knowledge-planning.md, with which another one is compared by one small proof; memory is that of the process
 that proves, which is larger than that of the setup.
 """
@@ -26,37 +27,40 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Of a quantity, for each 2^15 places: of one column, and of blocks of rows."""
+    """Of a quantity, for each 2^15 places: of one column, of blocks of rows, and what ranges add to each of these."""
 
     column: float
     rows: float
+    ranged: float
 
     def at(self, size: Size) -> float:
         column = 2.0**size.logrows
-        return (self.column * column + self.rows * math.ceil(size.rows / (column - RESERVED)) * column) / UNIT
+        blocks = math.ceil(size.rows / (column - RESERVED))
+        return column / UNIT * (self.column + blocks * (self.rows + self.ranged * size.ranged))
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a circuit with two inner columns."""
+    """Of a circuit with two inner columns; `ranged`: whether numbers are checked to be in a range."""
 
     logrows: int
     rows: int
+    ranged: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Size:
         """As its settings say."""
-        return cls(settings.logrows, settings.rows)
+        return cls(settings.logrows, settings.rows, settings.ranged)
 
     def plus(self, other: Size) -> Size:
-        return Size(self.logrows, self.rows + other.rows)
+        return Size(self.logrows, self.rows + other.rows, self.ranged or other.ranged)
 
 
-SETUP = Line(0.635, 3.884)
-PROVE = Line(0.0, 5.987)
+SETUP = Line(1.524, 2.744, 1.149)
+PROVE = Line(1.419, 3.523, 2.374)
 """Processor seconds, over all cores."""
-MEMORY = Line(0.0, 0.263)
-KEY = Line(0.014, 0.1)
+MEMORY = Line(0.123, 0.124, 0.103)
+KEY = Line(0.044, 0.067, 0.025)
 """Of a proof at its peak, and of the proving key, in gigabytes."""
 
 

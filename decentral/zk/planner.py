@@ -319,7 +319,7 @@ class _Planner:
         own = self._parts[place, width]
         share = width / self._stretches.channels(place, place + 1)
         more = (self._legs(place, place + 1) - 2) * self._stretches.activations(place, place + 1)
-        return Size(logrows, own.rows + round(LEG_ROWS * more * share))
+        return Size(logrows, own.rows + round(LEG_ROWS * more * share), own.ranged)
 
     def _too_large(self) -> UserError:
         """Names what does not fit, however it is cut: the smallest stretch of layers between two possible cuts."""

@@ -8,16 +8,17 @@ from decentral.errors import UserError
 from decentral.zk.cost import Budget, Cost, Size
 
 MEASURED = [
-    # logrows, rows: processor seconds of setup and of a proof, GB of the proof at its peak and of its key
+    # logrows, rows, ranges: processor seconds of setup and of a proof, GB of the proof at its peak and of its key
     (Size(15, 5_642), (4.5, 5.5, 0.26, 0.113)),
-    (Size(15, 182_272), (24.6, 39.7, 1.51, 0.598)),
+    (Size(15, 182_272, ranged=True), (24.6, 39.7, 1.51, 0.598)),
 ]
+"""None of them is among those that coefficients were fitted to."""
 
 
 @pytest.mark.parametrize(("size", "measured"), MEASURED)
 def test_they_are_those_of_the_circuits_that_were_measured(size, measured):
     found = Cost.of(size)
-    assert (found.setup, found.prove, found.memory / 1e9, found.key / 1e9) == pytest.approx(measured, rel=0.22)
+    assert (found.setup, found.prove, found.memory / 1e9, found.key / 1e9) == pytest.approx(measured, rel=0.12)
 
 
 def test_a_slower_machine_takes_longer_and_no_more_memory():
@@ -28,6 +29,12 @@ def test_a_slower_machine_takes_longer_and_no_more_memory():
 
 def test_sizes_of_layers_add_up():
     assert Size(15, 1).plus(Size(15, 10)) == Size(15, 11)
+    assert Size(15, 1).plus(Size(15, 10, ranged=True)) == Size(15, 11, ranged=True)
+
+
+def test_ranges_cost_more_in_every_block():
+    plain, ranged = (Cost.of(Size(15, 100_000, each)) for each in (False, True))
+    assert ranged.prove > 1.3 * plain.prove and ranged.memory > 1.3 * plain.memory and ranged.key > plain.key
 
 
 def test_a_budget_says_by_how_much_it_is_exceeded():
