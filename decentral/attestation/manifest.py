@@ -115,7 +115,7 @@ def measured(package: Path, nodes: Path) -> Manifest:
     found = {f"nodes/{name}": path for name, path in _files(nodes)}
     for name, path in _files(package):
         # Only what a wheel carries there by intent: a module that hides among recipes is found.
-        if not name.startswith(_NODES) and not (name.startswith(_NO_CODE) and name.endswith(".yaml")):
+        if not name.startswith(_NODES) and not (name.startswith(_NO_CODE) and name.endswith((".yaml", ".sbatch"))):
             found[f"decentral/{name}"] = path
     if inside.is_dir() and not inside.samefile(nodes):
         # Two sets of programs: which of them runs is not for a digest to guess.
