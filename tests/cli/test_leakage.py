@@ -77,6 +77,7 @@ def test_a_recipe_is_measured_without_leaving_anything(recipe: Path) -> None:
     assert sorted(recipe.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_what_has_no_cut_is_named(recipe: Path) -> None:
     trains = decentral("leakage", "dimat-digits", folder=recipe.parent)
     assert trains.returncode == 2

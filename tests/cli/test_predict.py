@@ -56,6 +56,7 @@ async def test_answers_evidence_and_the_liar_are_told(cluster, tmp_path):
     assert "verified: stage-0" in out and "lied: stage-1-b" in out
 
 
+@pytest.mark.slow
 async def test_what_noise_keeps_of_each_input_is_said_with_the_answer(cluster):
     made = await cluster(local=1)
     budget = {"mechanism": "laplace", "epsilon": 2.0, "clip": 3.0}

@@ -236,6 +236,7 @@ def test_ctrl_c_ends_every_child_and_keeps_what_was_done(tmp_path):
     assert json.loads((run.out / "summary.json").read_text())["rounds"] >= 1
 
 
+@pytest.mark.slow
 def test_a_peer_is_not_started_twice(tmp_path):
     run = Launched(tmp_path / "run", *overrides(*SMALL, ENDLESS))
     try:

@@ -73,6 +73,7 @@ class Node:
         raise AssertionError(f"no {event} among {self.events}")
 
 
+@pytest.mark.slow
 async def test_peers_talk_on_beyond_the_life_of_their_first_certificates(authority: Authority, tmp_path: Path) -> None:
     async with authority.serve("127.0.0.1:0", validity=SHORT) as address:
         alice, bob = (Node(tmp_path / name, lambda: address) for name in ("alice", "bob"))

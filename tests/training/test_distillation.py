@@ -60,6 +60,7 @@ def test_each_image_is_taught_by_the_expert_of_its_cluster(digits, ensemble):
             torch.testing.assert_close(taught[[row]], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_comes_nearer_to_its_teachers(digits, ensemble):
     learner = student(digits, ensemble)
     losses = [learner.train(round).loss for round in (1, 2, 3)]
