@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import trained as apprentices
-from benchmarks.diffusion_quality import CACHE, Ensemble, ensemble, flow_losses, router_steps, trained
+from benchmarks.diffusion_quality import CACHE, Ensemble, ensemble, flow_losses, operations, router_steps, trained
 from benchmarks.dimat_accuracy import no_data
 from benchmarks.dimat_curves import saved
 from decentral.core.fidelity import frechet_distance, gaussian_fit, kernel_distance, precision_and_recall
@@ -42,6 +43,7 @@ from decentral.data.datasets import Pixels
 from decentral.data.partition import subset
 from decentral.launch.assembly import assemble_learner
 from decentral.launch.shares import assign, data_of
+from decentral.models.catalogue import build_model
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.training.classifier import ClassifierLearner
@@ -49,9 +51,9 @@ from decentral.training.diffusion import DiffusionLearner
 from decentral.training.features import features
 from decentral.training.images import normalise
 
-EXPERTS = 8
-EXPERT_COST, ROUTER_COST = 3.175, 0.490
-"""Billions of floating-point operations for one image, by torch.utils.flop_counter."""
+EXPERTS, CLASSES = 8, 10
+IMAGE = (3, 32, 32)
+ROUTER: dict[str, Any] = {"name": "unet", "channels": [32, 64, 64], "learning_rate": 0.0005}
 SAMPLING_STEPS, TOGETHER = 50, 2500
 JUDGED, SHOWN = 5000, 80
 CHOICES = ("top-1", "top-2")
@@ -80,14 +82,22 @@ class Setting:
             *([] if self.subset is None else [f"data.subset={self.subset}"]),
         ]
         if kind == "monolith":
-            extra = round(router_steps(self.steps) * ROUTER_COST / EXPERT_COST)
+            extra = round(router_steps(self.steps) * relative_cost())
             own = ["algorithm=isolated", "peers=1", "data.partition=iid", f"training.steps={self.steps + extra}"]
             return load_recipe("diffusion-cifar10", [*common, *own, f"training.batch_size={self.batch}"])
-        router = {"name": "unet", "channels": [32, 64, 64], "learning_rate": 0.0005}
-        router |= {"steps": router_steps(self.steps), "batch_size": self.batch}
+        router = ROUTER | {"steps": router_steps(self.steps), "batch_size": self.batch}
         own = [f"training.steps={self.steps}", f"training.batch_size={self.batch // EXPERTS}"]
         own += [f"learner.router={json.dumps(router)}", *([f"data.partition={assignment}"] if assignment else [])]
         return load_recipe("diffusion-cifar10", [*common, *own])
+
+
+@cache
+def relative_cost() -> float:
+    """Floating-point operations of a router to those of an expert, for one image."""
+    model = load_recipe("diffusion-cifar10").model
+    expert = build_model(model.name, IMAGE, CLASSES, **model.options)
+    router = build_model(ROUTER["name"], IMAGE, CLASSES, channels=ROUTER["channels"], outputs=EXPERTS)
+    return operations(router, IMAGE) / operations(expert, IMAGE)
 
 
 def made(recipe: Recipe, index: int) -> int:

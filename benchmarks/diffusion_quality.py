@@ -98,10 +98,15 @@ def relative_cost() -> float:
     counts = []
     for index in (2, 0):
         learner = cast(NoisedTraining, assemble_learner(recipe, index))
-        with FlopCounterMode(display=False) as counted, torch.no_grad():
-            ask(learner.model, torch.zeros(1, 1, 8, 8), torch.zeros(1))
-        counts.append(counted.get_total_flops())
-    return float(counts[0] / counts[1])
+        counts.append(operations(learner.model, (1, 8, 8)))
+    return counts[0] / counts[1]
+
+
+def operations(model: nn.Module, image: Sequence[int]) -> int:
+    """Floating-point operations of a denoiser for one image of that shape."""
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        ask(model, torch.zeros(1, *image), torch.zeros(1))
+    return int(counted.get_total_flops())
 
 
 def trained(recipe: Recipe, index: int) -> NoisedTraining:

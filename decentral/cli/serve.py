@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from decentral.cli.output import JsonOption, PluginOption, RunArgument, load_plugins, note, say_json
+from decentral.cli.output import JsonOption, PluginOption, RunArgument, load_plugins, note, say_json, say_now
 from decentral.cli.run import PortOption, RestartOption
 
 
@@ -28,6 +28,7 @@ def serve(
         names = [part.name for part in parts if part.script]
         if as_json:
             say_json({"dir": str(directory), "parts": names})
+            say_now()
         else:
             note(f"{len(names)} peers of {directory} serve; Ctrl-C ends them")
         try:
