@@ -75,6 +75,8 @@ class Refusal(IntEnum):
     TOKEN = 11
     EXPIRED = 12
     MODEL = 13
+    REVOKED = 14
+    DRAINING = 15
 
 
 class TransportError(DecentralError):

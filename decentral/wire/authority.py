@@ -17,15 +17,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from google.protobuf.message import DecodeError
@@ -35,18 +33,18 @@ from decentral.files import write_atomic
 from decentral.wire import rpc
 from decentral.wire.certificate import (
     BINDING_OID,
-    CLOCK_SKEW,
     host_name,
+    issued_by,
     new_key,
-    peer_id_of,
     pem_of,
     private_pem,
     public_info,
     read_binding,
-    subject,
 )
 from decentral.wire.identity import read_private
+from decentral.wire.issuing import VALIDITY, Issuer
 from decentral.wire.messages import PeerId
+from decentral.wire.register import VOICE, Register
 from decentral.wire.v1 import authority_pb2 as pb
 
 AUTHORITY_NAME = "authority.decentral"
@@ -58,12 +56,10 @@ NONCE_BYTES = 32
 NONCES, NONCE_SECONDS = 10_000, 60.0
 """How many that were used are remembered, and for how long each may be used."""
 SERVICE = "decentral.wire.v1.Authority"
-ENROL, INVITE = f"/{SERVICE}/Enrol", f"/{SERVICE}/Invite"
+ENROL, INVITE, ANNOUNCE = f"/{SERVICE}/Enrol", f"/{SERVICE}/Invite", f"/{SERVICE}/Announce"
 Vouch = Callable[[bytes, bytes, PeerId, bytes], Awaitable[None]]
 """Judges evidence: of a nonce, a TLS key (SubjectPublicKeyInfo in DER), a peer, and what it has shown. Raises Malformed
 where its machine does not count."""
-VALIDITY = timedelta(days=7)
-"""Of a peer's certificate, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,51 +90,38 @@ class JoinToken:
 class Authority:
     """The authority whose key and tokens are kept in a folder of mode 0700."""
 
-    def __init__(self, folder: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._key = key
-        self._certificate = certificate
+        self.register = Register(folder)
+        """Its keys, and what it has ruled: read anew whenever they are needed, because a command may change them."""
 
     @classmethod
     def create(cls, folder: Path) -> Authority:
         """A new authority, valid for ten years. Raises UserError if the folder holds one already."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        if (folder / "authority.pem").exists():
-            raise UserError(f"{folder}: there is an authority already; it is never replaced")
-        key = new_key()
-        builder = _builder("decentral authority", key.public_key(), timedelta(days=3650))
-        builder = builder.issuer_name(subject("decentral authority"))
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        certificate = builder.sign(key, hashes.SHA256())
+        if (folder / VOICE).exists():
+            raise UserError(f"{folder}: there is an authority already; `decentral keys rotate --authority` replaces it")
         write_atomic(folder / "tokens.json", b"[]", private=True)
-        write_atomic(folder / "authority.pem", pem_of(certificate) + private_pem(key), private=True)
-        return cls(folder, key, certificate)
+        Issuer.new().save(folder / VOICE)
+        return cls(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Authority:
         """Raises UserError if there is none, if it is damaged, or if other users may read it."""
-        pem = read_private(folder / "authority.pem")
-        try:
-            key = serialization.load_pem_private_key(pem[pem.index(b"-----BEGIN PRIVATE KEY") :], password=None)
-            certificate = x509.load_pem_x509_certificate(pem)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{folder}: the authority's key is damaged; restore it from a copy") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise UserError(f"{folder}: the authority's key and certificate do not belong together")
-        return cls(folder, key, certificate)
+        authority = cls(folder)
+        assert authority.register.voice
+        return authority
 
     @classmethod
     def open(cls, folder: Path) -> Authority:
         """The authority kept in a folder, made there on first use."""
-        return cls.load(folder) if (folder / "authority.pem").exists() else cls.create(folder)
+        return cls.load(folder) if (folder / VOICE).exists() else cls.create(folder)
 
     @property
     def pem(self) -> bytes:
-        """The certificate that peers trust."""
-        return pem_of(self._certificate)
+        """The certificate that peers trust; while another authority takes over, those of both."""
+        return b"".join(issuer.pem for issuer in self.register.issuers)
 
     def token(self, *, uses: int = 1, valid_seconds: float = 3600.0) -> JoinToken:
         """A new token that lets `uses` peers in until it expires. Only its digest is stored."""
@@ -147,7 +130,7 @@ class Authority:
         tokens = [token for token in self._tokens() if token["expires"] > now and token["uses"] > 0]
         tokens.append({"digest": hashlib.sha256(secret).hexdigest(), "expires": now + valid_seconds, "uses": uses})
         self._store(tokens)
-        return JoinToken(secret, self._certificate.public_bytes(serialization.Encoding.DER))
+        return JoinToken(secret, self.register.voice.der)
 
     def admit(self, secret: bytes) -> None:
         """Takes one use of a token. Raises Malformed(TOKEN) or Malformed(EXPIRED)."""
@@ -164,7 +147,8 @@ class Authority:
     def issue(self, csr: bytes, validity: timedelta = VALIDITY) -> bytes:
         """The certificate (DER) for a request (DER): no longer than `validity`, nor than the identity allows.
 
-        Whether the requester may have one is for `admit` or `renewable` to say. Raises Malformed.
+        Whether the requester may have one is for `admit` or `renewable` to say, unless its identity has been revoked.
+        Raises Malformed.
         """
         request = _parsed(csr)
         try:
@@ -177,35 +161,36 @@ class Authority:
         bound = read_binding(request)
         if bound.expires <= time.time():
             raise Malformed(Refusal.EXPIRED, "the identity's binding of the key has expired")
+        if self.register.admitted.barred(bound.peer):
+            raise Malformed(Refusal.REVOKED, "this identity has been revoked")
         until = min(validity, timedelta(seconds=bound.expires - time.time()))
         binding = request.extensions.get_extension_for_oid(BINDING_OID).value
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-        return self._leaf(bound.peer, host_name(bound.peer), key, until, usage, binding)
+        issuer = self.register.issuers[0]
+        certificate = issuer.leaf(bound.peer, host_name(bound.peer), key, until, usage, binding)
+        self.register.note(bound.peer, certificate, issuer)
+        return certificate
 
     def renewable(self, certificate: bytes, csr: bytes) -> None:
         """Raises Malformed unless a valid certificate (DER) of ours speaks for the identity that makes the request."""
         try:
             current = x509.load_der_x509_certificate(certificate)
-            current.verify_directly_issued_by(self._certificate)
-            request = x509.load_der_x509_csr(csr)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise Malformed(Refusal.SIGNATURE, "not a certificate of this authority") from error
-        if peer_id_of(pem_of(current)) != read_binding(request).peer:
+        except ValueError as error:
+            raise Malformed(Refusal.SIGNATURE, "not a certificate") from error
+        if not any(issued_by(current, issuer.certificate) for issuer in self.register.issuers):
+            raise Malformed(Refusal.SIGNATURE, "not a certificate of this authority")
+        if self.register.admitted.peer_of(pem_of(current)) != _requester(csr):
             raise Malformed(Refusal.SIGNATURE, "a certificate of another peer")
 
     @asynccontextmanager
     async def serve(
         self, address: str, *, validity: timedelta = VALIDITY, vouch: Vouch | None = None
     ) -> AsyncIterator[str]:
-        """Serves Enrol, and yields the address with the port it got. Raises UserError if the port is busy.
+        """Serves its calls, and yields the address with the port it got. Raises UserError if the port is busy.
 
         `validity` is that of the certificates which it grants; `vouch`: none is granted without evidence that it takes.
         """
         nonces = _Nonces()
-        key = new_key()
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-        certificate = self._leaf(AUTHORITY_NAME, AUTHORITY_NAME, key.public_key(), timedelta(days=365), usage)
-        chain = pem_of(x509.load_der_x509_certificate(certificate))
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)], maximum_concurrent_rpcs=64)
 
         async def answer(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
@@ -217,16 +202,24 @@ class Authority:
                 certificate = self._grant(request, validity)
             except Malformed as error:
                 await rpc.refuse(context, error.reason, error.detail)
-            return pb.EnrolReply(certificate=certificate).SerializeToString()
+            authorities = [issuer.der for issuer in self.register.issuers]
+            return pb.EnrolReply(certificate=certificate, authorities=authorities).SerializeToString()
 
         async def invite(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             return pb.InviteReply(nonce=nonces.give() if vouch is not None else b"").SerializeToString()
 
+        async def announce(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            try:
+                known = pb.AnnounceRequest.FromString(data).sequence
+            except DecodeError:
+                await rpc.refuse(context, Refusal.MALFORMED, "not an AnnounceRequest")
+            news = self.register.admitted.sequence > known
+            return pb.AnnounceReply(notice=self.register.signed if news else b"").SerializeToString()
+
         unary = grpc.unary_unary_rpc_method_handler
-        methods = {"Enrol": unary(answer), "Invite": unary(invite)}
+        methods = {"Enrol": unary(answer), "Invite": unary(invite), "Announce": unary(announce)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        credentials = grpc.ssl_server_credentials([(private_pem(key), chain)])
-        bound = await rpc.take_port(server, address, credentials)
+        bound = await rpc.take_port(server, address, self._shown())
         await server.start()
         try:
             yield bound
@@ -241,17 +234,29 @@ class Authority:
             self.admit(request.token)  # last, so that a request that cannot be granted uses nothing up
         return certificate
 
-    def _leaf(
-        self, name: str, host: str, key: ec.EllipticCurvePublicKey, validity: timedelta, *extensions: x509.ExtensionType
-    ) -> bytes:
-        builder = _builder(name, key, validity).issuer_name(self._certificate.subject)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        for extension in (issuer, *extensions):
-            builder = builder.add_extension(extension, critical=False)
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    def _shown(self) -> grpc.ServerCredentials:
+        """What its server shows in TLS: made by whoever is its voice, and anew by the next one."""
+
+        def configuration(voice: Issuer) -> grpc.ServerCertificateConfiguration:
+            key, usage = new_key(), x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+            made = voice.leaf(AUTHORITY_NAME, AUTHORITY_NAME, key.public_key(), timedelta(days=365), usage)
+            chain = pem_of(x509.load_der_x509_certificate(made))
+            return grpc.ssl_server_certificate_configuration([(private_pem(key), chain)])
+
+        speaking = self.register.voice
+
+        def replacement() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal speaking
+            if speaking.der == (now := self.register.voice).der:
+                return None
+            speaking = now
+            return configuration(now)
+
+        return grpc.dynamic_ssl_server_credentials(
+            configuration(speaking),
+            replacement,  # type: ignore[arg-type]  # the stubs forget that None is "no change"
+            require_client_authentication=False,
+        )
 
     def _tokens(self) -> list[dict[str, Any]]:
         tokens: list[dict[str, Any]] = json.loads(read_private(self._folder / "tokens.json"))
@@ -321,24 +326,3 @@ def _key(csr: bytes) -> bytes:
 def _requester(csr: bytes) -> PeerId:
     """Raises Malformed."""
     return read_binding(_parsed(csr)).peer
-
-
-def _builder(name: str, key: ec.EllipticCurvePublicKey, validity: timedelta) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(subject(name)).public_key(key)
-    builder = builder.serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - CLOCK_SKEW).not_valid_after(now + validity)
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )

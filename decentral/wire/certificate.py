@@ -121,6 +121,11 @@ def peer_id_of(pem: bytes, at: float | None = None) -> PeerId:
     return bound.peer
 
 
+def issued_at(pem: bytes) -> float:
+    """When (Unix seconds) an authority has made a peer's certificate. Raises Malformed(SIGNATURE)."""
+    return _bound_by(pem).starts + CLOCK_SKEW.total_seconds()
+
+
 def request_certificate(identity: Identity, key: ec.EllipticCurvePrivateKey, expires: float) -> bytes:
     """A PKCS#10 request in DER: signed with the TLS key, and carrying the identity's binding of it."""
     binding = bind(identity, key.public_key(), expires)
@@ -131,7 +136,10 @@ def request_certificate(identity: Identity, key: ec.EllipticCurvePrivateKey, exp
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a peer needs for mutual TLS, all in PEM: its certificate, that key, and the authority it trusts."""
+    """What a peer needs for mutual TLS, all in PEM: its certificate, that key, and the authority it trusts.
+
+    While one authority takes over from another, `authority` is the certificates of both.
+    """
 
     certificate: bytes
     key: bytes
@@ -149,7 +157,7 @@ class Credentials:
     @property
     def issued(self) -> float:
         """Unix seconds."""
-        return _bound_by(self.certificate).starts + CLOCK_SKEW.total_seconds()
+        return issued_at(self.certificate)
 
     def save(self, folder: Path, vault: Vault | None = None) -> None:
         """Writes `tls.pem` (certificate and key together, so that they never part) and `authority.pem`."""
@@ -172,12 +180,23 @@ class Credentials:
         """Raises Malformed unless these three belong together and speak for `peer`."""
         try:
             certificate = x509.load_pem_x509_certificate(self.certificate)
-            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(self.authority))
+            roots = x509.load_pem_x509_certificates(self.authority)
             key = serialization.load_pem_private_key(self.key, password=None)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise Malformed(Refusal.SIGNATURE, "a certificate that the authority did not sign") from error
+        except (ValueError, TypeError) as error:
+            raise Malformed(Refusal.SIGNATURE, "not a certificate, a key and an authority") from error
+        if not any(issued_by(certificate, root) for root in roots):
+            raise Malformed(Refusal.SIGNATURE, "a certificate that the authority did not sign")
         if key.public_key() != certificate.public_key() or self.peer != peer:
             raise Malformed(Refusal.SIGNATURE, "a certificate for another key or another peer")
+
+
+def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether this authority has signed it."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

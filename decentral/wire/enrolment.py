@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from decentral.errors import Malformed, Refusal, Unreachable, UserError
 from decentral.files import Vault, write_atomic
 from decentral.wire import rpc
-from decentral.wire.authority import AUTHORITY_NAME, ENROL, INVITE, MAX_MESSAGE, VALIDITY, Authority, JoinToken
+from decentral.wire.authority import ANNOUNCE, AUTHORITY_NAME, ENROL, INVITE, MAX_MESSAGE, Authority, JoinToken
 from decentral.wire.certificate import (
     TLS,
     Credentials,
@@ -27,6 +27,8 @@ from decentral.wire.certificate import (
     request_certificate,
 )
 from decentral.wire.identity import Identity, read_private
+from decentral.wire.issuing import VALIDITY
+from decentral.wire.notice import MOST_BYTES, Notice, checked_authorities, in_der, read_notice
 from decentral.wire.v1 import authority_pb2 as pb
 
 Show = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -53,19 +55,29 @@ def grant(authority: Authority, identity: Identity) -> Credentials:
 
 
 async def credentials_for(
-    identity: Identity, folder: Path, show: Show | None = None, vault: Vault | None = None
+    identity: Identity,
+    folder: Path,
+    show: Show | None = None,
+    vault: Vault | None = None,
+    *,
+    renew: float = 0.0,
 ) -> Credentials:
     """A node's certificate: the one it has, if it lasts, else a new one for its invitation.
 
-    `show`: evidence of its machine, where the authority asks for that; `vault`: where it keeps the key.
+    `show`: evidence of its machine, where the authority asks for that; `vault`: where it keeps the key; `renew`: when
+    (Unix seconds) a certificate has to have been made to be worth keeping, if another can be had.
 
     Raises UserError where it has neither, and TransportError where the authority does not answer or refuses.
     """
     if (folder / TLS if vault is None else vault.place(folder / TLS)).exists():
         credentials = Credentials.load(folder, vault)
-        needed = time.time() + (RENEW_BEFORE if (folder / INVITATION).exists() else 0.0)
-        if credentials.expires > needed:
-            return credentials
+        if not (folder / INVITATION).exists():
+            if credentials.expires > time.time():
+                return credentials
+        elif credentials.expires > time.time() + RENEW_BEFORE and credentials.issued >= renew:
+            token = JoinToken.parse(json.loads(read_private(folder / INVITATION))["token"])
+            if token.authority in in_der(credentials.authority):
+                return credentials
     if not (folder / INVITATION).exists():
         raise UserError(f"{folder}: neither a certificate nor an invitation; start this node through its launcher")
     invitation = json.loads(read_private(folder / INVITATION))
@@ -73,6 +85,32 @@ async def credentials_for(
     credentials.save(folder, vault)
     (folder / INVITATION).unlink()
     return credentials
+
+
+async def announced(address: str, authorities: bytes, known: int, *, deadline: float = 30.0) -> Notice | None:
+    """The newest notice of the authority at an address, signed by one of these (PEM), if it is newer than `known`.
+
+    Raises Unreachable or Refused, and Malformed for what is no notice of theirs.
+    """
+    call: grpc.aio.UnaryUnaryMultiCallable[pb.AnnounceRequest, pb.AnnounceReply]
+    async with _channel(address, authorities) as channel:
+        call = channel.unary_unary(ANNOUNCE, pb.AnnounceRequest.SerializeToString, pb.AnnounceReply.FromString)
+        try:
+            reply = await call(pb.AnnounceRequest(sequence=known), timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            raise rpc.failure(error, f"the authority at {address}") from error
+    return read_notice(reply.notice, authorities) if reply.notice else None
+
+
+def _channel(address: str, authorities: bytes) -> grpc.aio.Channel:
+    options = [
+        *rpc.CONNECTION_OPTIONS,
+        ("grpc.ssl_target_name_override", AUTHORITY_NAME),
+        ("grpc.max_receive_message_length", MAX_MESSAGE + MOST_BYTES),
+    ]
+    return grpc.aio.secure_channel(
+        address, grpc.ssl_channel_credentials(root_certificates=authorities), options=options
+    )
 
 
 async def _enrol(address: str, token: JoinToken, identity: Identity, show: Show | None) -> Credentials:
@@ -117,13 +155,7 @@ async def _ask(
 ) -> Credentials:
     key = new_key()
     request.csr = request_certificate(identity, key, time.time() + VALIDITY.total_seconds())
-    options = [
-        *rpc.CONNECTION_OPTIONS,
-        ("grpc.ssl_target_name_override", AUTHORITY_NAME),
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ]
-    pinned = grpc.ssl_channel_credentials(root_certificates=authority)
-    async with grpc.aio.secure_channel(address, pinned, options=options) as channel:
+    async with _channel(address, authority) as channel:
         try:
             if show is not None:
                 invite = channel.unary_unary(INVITE, pb.InviteRequest.SerializeToString, pb.InviteReply.FromString)
@@ -138,6 +170,9 @@ async def _ask(
         certificate = x509.load_der_x509_certificate(reply.certificate)
     except ValueError as error:
         raise Malformed(Refusal.MALFORMED, "the authority's reply is not a certificate") from error
+    if reply.authorities:  # whoever is pinned says who else counts
+        counting = (x509.load_der_x509_certificate(each) for each in checked_authorities(reply.authorities))
+        authority = b"".join(map(pem_of, counting))
     credentials = Credentials(pem_of(certificate), private_pem(key), authority)
     credentials.check(identity.id)
     return credentials

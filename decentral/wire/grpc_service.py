@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -18,10 +19,10 @@ from grpc_health.v1 import health_pb2
 
 from decentral.errors import Malformed, Refusal, leading
 from decentral.wire import codec, rpc
-from decentral.wire.certificate import peer_id_of
 from decentral.wire.limits import Limits
 from decentral.wire.mailbox import Mailbox
 from decentral.wire.messages import Join, Message, PeerId, Traffic
+from decentral.wire.notice import Admitted
 from decentral.wire.sealed import Show
 from decentral.wire.sessions import METHOD, Serve, Service
 from decentral.wire.tensors import ModelDecoder
@@ -44,6 +45,7 @@ class PeerService:
         patience: float,
         serve: Serve | None = None,
         show: Show | None = None,
+        admitted: Admitted | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._traffic = traffic
@@ -51,7 +53,10 @@ class PeerService:
         self._members = members
         self._patience = patience
         self._serving = None if serve is None else Service(serve, limits, show)
+        self._admitted = admitted or Admitted()
         self._calls: Counter[bytes] = Counter()
+        self._running: dict[PeerId, set[asyncio.Timeout]] = {}
+        """Calls by who makes them; each is ended by whoever reschedules it."""
         self._pushing: Counter[PeerId] = Counter()
 
     @property
@@ -91,7 +96,9 @@ class PeerService:
                     raise Malformed(Refusal.BUSY, "too many calls at once")
                 if opening is not None:
                     request = await opening(request)
-                return await serve(request, peer_id_of(certificate), context)
+                sender = self._admitted.peer_of(certificate)
+                async with self._interruptible(sender):
+                    return await serve(request, sender, context)
             except Malformed as error:
                 await rpc.refuse(context, error.reason, error.detail)
             finally:
@@ -100,6 +107,30 @@ class PeerService:
                     del self._calls[certificate]
 
         return guarded
+
+    @asynccontextmanager
+    async def _interruptible(self, sender: PeerId) -> AsyncIterator[None]:
+        """A call, to its end or until `enforce` ends it. Raises Malformed(REVOKED) then."""
+        running, call = self._running.setdefault(sender, set()), asyncio.timeout(None)
+        running.add(call)
+        try:
+            async with call:
+                yield
+        except TimeoutError:
+            if not call.expired():
+                raise
+            raise Malformed(Refusal.REVOKED, "this identity has been revoked") from None
+        finally:
+            running.discard(call)
+            if not running:
+                self._running.pop(sender, None)
+
+    def enforce(self) -> None:
+        """Ends the calls of peers that are not admitted any more; those of replaced certificates end by themselves."""
+        now = asyncio.get_running_loop().time()
+        for sender, calls in self._running.items():
+            for call in calls if self._admitted.barred(sender) else ():
+                call.reschedule(now)
 
     def _letters(self, kind: type[Message]) -> Callable[[bytes, PeerId, Context], Awaitable[bytes]]:
         async def take(data: bytes, sender: PeerId, context: Context) -> bytes:

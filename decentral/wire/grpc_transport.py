@@ -19,6 +19,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.links import Links
 from decentral.wire.mailbox import Inbox, Mailbox
 from decentral.wire.messages import Message, Model, PeerId
+from decentral.wire.notice import Admitted
 from decentral.wire.sealed import Attest, Offer
 from decentral.wire.sessions import Serve
 from decentral.wire.tensors import encoded
@@ -46,6 +47,7 @@ class GrpcTransport:
         call_deadline: float,
         serve: Serve | None,
         attest: Attest | None,
+        admitted: Admitted,
     ) -> None:
         credentials.check(identity.id)
         self.id = identity.id
@@ -55,7 +57,7 @@ class GrpcTransport:
         self._limits = limits
         self._call_deadline = call_deadline
         self._mailbox = Mailbox(limits.pending)
-        self._links = Links(credentials)
+        self._links = Links(credentials, admitted=admitted)
         self._attest = attest
         self._server = grpc.aio.server(options=rpc.PEER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         self._service = PeerService(
@@ -66,6 +68,7 @@ class GrpcTransport:
             patience=call_deadline,
             serve=serve,
             show=self._show if attest else None,
+            admitted=admitted,
         )
         self._server.add_generic_rpc_handlers(self._service.handlers())
 
@@ -82,13 +85,14 @@ class GrpcTransport:
         call_deadline: float = 30.0,
         serve: Serve | None = None,
         attest: Attest | None = None,
+        admitted: Admitted | None = None,
     ) -> AsyncIterator[GrpcTransport]:
         """Listens at `host:port` (port 0: any) for as long as the body runs.
 
         `members` tells who may call more than Join; the default is everybody whom the authority let in. `call_deadline`
         (seconds) is how long a call may go without progress. `serve` answers the tasks that clients give in sessions;
-        without it there are none; `attest` shows those who ask which machine this is. Raises UserError if the port is
-        busy.
+        without it there are none; `attest` shows those who ask which machine this is; `admitted`: who may call and is
+        called, of those whom the authority let in. Raises UserError if the port is busy.
         """
         transport = cls(
             identity,
@@ -98,6 +102,7 @@ class GrpcTransport:
             call_deadline=call_deadline,
             serve=serve,
             attest=attest,
+            admitted=admitted or Admitted(),
         )
         try:
             await transport._listen(address)
@@ -142,6 +147,11 @@ class GrpcTransport:
         credentials.check(self.id)
         self._credentials = credentials
         self._links.rotate(credentials)
+
+    def enforce(self) -> None:
+        """Ends every call with peers that are not admitted any more."""
+        self._service.enforce()
+        self._links.enforce()
 
     async def _listen(self, address: str) -> None:
         shown = self._credentials

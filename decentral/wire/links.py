@@ -20,8 +20,9 @@ import grpc.aio
 
 from decentral.errors import Malformed, Unreachable
 from decentral.wire import rpc
-from decentral.wire.certificate import Credentials, host_name, peer_id_of
+from decentral.wire.certificate import Credentials, host_name
 from decentral.wire.messages import PeerId
+from decentral.wire.notice import Admitted
 from decentral.wire.tunnel import channel_options, open_tunnel
 
 T = TypeVar("T")
@@ -33,19 +34,20 @@ PAUSE = 0.05
 
 @dataclass(slots=True)
 class _Link:
-    """A channel to a peer, the one certificate (PEM) that it trusts, and how many calls run over it now."""
+    """A channel to a peer, the one certificate (PEM) that it trusts, and the calls that run over it now."""
 
     channel: grpc.aio.Channel
     certificate: bytes
-    calls: int = 0
+    calls: set[asyncio.Timeout] = field(default_factory=set)
+    """Each is ended by whoever reschedules it."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def begin(self) -> None:
-        self.calls += 1
+    def begin(self, call: asyncio.Timeout) -> None:
+        self.calls.add(call)
         self.idle.clear()
 
-    def end(self) -> None:
-        self.calls -= 1
+    def end(self, call: asyncio.Timeout) -> None:
+        self.calls.discard(call)
         if not self.calls:
             self.idle.set()
 
@@ -60,10 +62,13 @@ class _Contact:
 
 
 class Links:
-    """The links of one peer. `via`: the gateway (host:port) through which it comes to all others; None: directly."""
+    """The links of one peer. `via`: the gateway (host:port) through which it comes to all others; None: directly.
 
-    def __init__(self, credentials: Credentials, via: str | None = None) -> None:
-        self._credentials, self._via = credentials, via
+    `admitted`: with whom there are any.
+    """
+
+    def __init__(self, credentials: Credentials, via: str | None = None, admitted: Admitted | None = None) -> None:
+        self._credentials, self._via, self._admitted = credentials, via, admitted or Admitted()
         self._tls = _first_handshake(credentials)
         self._contacts: dict[PeerId, _Contact] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -82,6 +87,15 @@ class Links:
         self._tls = _first_handshake(credentials)
         for contact in self._contacts.values():
             self._hang_up(contact)
+
+    def enforce(self) -> None:
+        """Ends what is said to peers that are not admitted any more."""
+        now = asyncio.get_running_loop().time()
+        for peer, contact in self._contacts.items():
+            if self._admitted.barred(peer) and contact.link is not None:
+                for call in contact.link.calls:
+                    call.reschedule(now)
+                self._hang_up(contact)
 
     def way(self, peer: PeerId) -> str:
         """A peer, and how one comes to it, as errors name it."""
@@ -112,7 +126,7 @@ class Links:
         """What a call returns; made again, twice at most, if the connection breaks.
 
         `invoke` is given a channel and the timeout that ends it, `deadline` seconds from now, which it may move. Raises
-        Unreachable, at once if nobody listens, or Refused.
+        Unreachable, at once if nobody listens or the peer is not admitted, or Refused.
         """
         contact = self._contacts.get(to)
         if contact is None:
@@ -124,9 +138,15 @@ class Links:
                     if attempt:
                         await asyncio.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311
                     link = await self._reach(to, contact)
-                    link.begin()
+                    barred = asyncio.timeout(None)
+                    link.begin(barred)
                     try:
-                        return await invoke(link.channel, patience)
+                        async with barred:
+                            return await invoke(link.channel, patience)
+                    except TimeoutError:
+                        if barred.expired():
+                            raise _not_admitted(self.way(to)) from None
+                        raise
                     except grpc.aio.AioRpcError as error:
                         failure = rpc.failure(error, self.way(to))
                         if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -135,18 +155,20 @@ class Links:
                         if contact.link is link:
                             self._hang_up(contact)
                     finally:
-                        link.end()
+                        link.end(barred)
         except TimeoutError:
             raise Unreachable(f"{self.way(to)}: silent for {deadline:g} s") from None
         raise broken
 
     async def _reach(self, to: PeerId, contact: _Contact) -> _Link:
+        if self._admitted.barred(to):
+            raise _not_admitted(self.way(to))
         async with contact.dialling:
             if contact.link is not None:
                 try:
-                    peer_id_of(contact.link.certificate)
+                    self._admitted.peer_of(contact.link.certificate)
                     return contact.link
-                except Malformed:  # it has expired; the other peer may have a new one
+                except Malformed:  # it has expired or was replaced; the other peer may have a new one
                     self._hang_up(contact)
             contact.link = await self._dial(to, contact.address)
             return contact.link
@@ -155,7 +177,7 @@ class Links:
         """A channel that trusts the certificate which `to` shows now. Raises Unreachable."""
         try:
             certificate = ssl.DER_cert_to_PEM_cert(await self._certificate(to, address)).encode()
-            if peer_id_of(certificate) != to:
+            if self._admitted.peer_of(certificate) != to:
                 raise Unreachable(f"{self.way(to)}: somebody else answers at {address}")
         except (OSError, Malformed) as error:
             raise Unreachable(f"{self.way(to)}: {address}: {str(error) or type(error).__name__}") from error
@@ -188,6 +210,10 @@ class Links:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             contact.link = None
+
+
+def _not_admitted(who: str) -> Unreachable:
+    return Unreachable(f"{who}: its identity has been revoked")
 
 
 async def _retire(link: _Link) -> None:

@@ -187,7 +187,9 @@ def test_the_authority_cannot_speak_for_a_peer(authority: Authority) -> None:
     bobs = bind(BOB, key.public_key(), later(3600.0))
 
     def signed(name: str, *extensions: x509.ExtensionType, tls_key: Any = key) -> bytes:
-        return pem(authority._leaf(name, host_name(name), tls_key.public_key(), timedelta(days=1), *extensions))
+        return pem(
+            authority.register.voice.leaf(name, host_name(name), tls_key.public_key(), timedelta(days=1), *extensions)
+        )
 
     assert peer_id_of(signed(ALICE.id, honest)) == ALICE.id
     for certificate in (

@@ -10,7 +10,7 @@ import pytest
 from grpc_tools import protoc
 
 from decentral.errors import Refusal
-from decentral.wire.authority import ENROL, INVITE
+from decentral.wire.authority import ANNOUNCE, ENROL, INVITE
 from decentral.wire.authority import SERVICE as AUTHORITY
 from decentral.wire.messages import PROTOCOL_VERSION
 from decentral.wire.rpc import EXCHANGE, METHODS, PEER
@@ -46,7 +46,7 @@ def test_refusals_have_the_numbers_of_the_schema() -> None:
     [
         (peer_pb2, PEER, set(METHODS.values())),
         (exchange_pb2, EXCHANGE, {"Push"}),
-        (authority_pb2, AUTHORITY, {path.rpartition("/")[2] for path in (ENROL, INVITE)}),
+        (authority_pb2, AUTHORITY, {path.rpartition("/")[2] for path in (ANNOUNCE, ENROL, INVITE)}),
     ],
     ids=["peer", "exchange", "authority"],
 )

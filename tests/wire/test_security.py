@@ -137,7 +137,9 @@ async def test_a_connection_that_outlives_its_certificate_is_refused(
 def lying(authority: Authority, name: str, key: Any, *extensions: x509.ExtensionType) -> Credentials:
     """What an authority can issue if it wants: a certificate in anybody's name, without that peer's consent."""
     peer = Identity.from_seed(name.encode())
-    certificate = authority._leaf(peer.id, host_name(peer.id), key.public_key(), timedelta(days=1), *extensions)
+    certificate = authority.register.voice.leaf(
+        peer.id, host_name(peer.id), key.public_key(), timedelta(days=1), *extensions
+    )
     return Credentials(ssl.DER_cert_to_PEM_cert(certificate).encode(), private_pem(key), authority.pem)
 
 

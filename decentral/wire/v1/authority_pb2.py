@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!decentral/wire/v1/authority.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\"\x0f\n\rInviteRequest\"\x1c\n\x0bInviteReply\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"o\n\x0c\x45nrolRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0f\n\x05token\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0cH\x00\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x10\n\x08\x65vidence\x18\x05 \x01(\x0c\x42\t\n\x07grounds\"!\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x32\xa0\x01\n\tAuthority\x12G\n\x05\x45nrol\x12\x1f.decentral.wire.v1.EnrolRequest\x1a\x1d.decentral.wire.v1.EnrolReply\x12J\n\x06Invite\x12 .decentral.wire.v1.InviteRequest\x1a\x1e.decentral.wire.v1.InviteReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!decentral/wire/v1/authority.proto\x12\x11\x64\x65\x63\x65ntral.wire.v1\"\x0f\n\rInviteRequest\"\x1c\n\x0bInviteReply\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"o\n\x0c\x45nrolRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0f\n\x05token\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0cH\x00\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x10\n\x08\x65vidence\x18\x05 \x01(\x0c\x42\t\n\x07grounds\"6\n\nEnrolReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x13\n\x0b\x61uthorities\x18\x02 \x03(\x0c\"#\n\x0f\x41nnounceRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x1f\n\rAnnounceReply\x12\x0e\n\x06notice\x18\x01 \x01(\x0c\"1\n\x0cSignedNotice\x12\x0e\n\x06notice\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x88\x01\n\x06Notice\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04time\x18\x02 \x01(\x04\x12\x13\n\x0b\x61uthorities\x18\x03 \x03(\x0c\x12\r\n\x05renew\x18\x04 \x01(\x04\x12\x0e\n\x06refuse\x18\x05 \x01(\x04\x12*\n\x07rulings\x18\x06 \x03(\x0b\x32\x19.decentral.wire.v1.Ruling\"V\n\x06Ruling\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05renew\x18\x02 \x01(\x04\x12\x0e\n\x06refuse\x18\x03 \x01(\x04\x12\x0f\n\x07revoked\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t2\xf2\x01\n\tAuthority\x12G\n\x05\x45nrol\x12\x1f.decentral.wire.v1.EnrolRequest\x1a\x1d.decentral.wire.v1.EnrolReply\x12J\n\x06Invite\x12 .decentral.wire.v1.InviteRequest\x1a\x1e.decentral.wire.v1.InviteReply\x12P\n\x08\x41nnounce\x12\".decentral.wire.v1.AnnounceRequest\x1a .decentral.wire.v1.AnnounceReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST']._serialized_start=103
   _globals['_ENROLREQUEST']._serialized_end=214
   _globals['_ENROLREPLY']._serialized_start=216
-  _globals['_ENROLREPLY']._serialized_end=249
-  _globals['_AUTHORITY']._serialized_start=252
-  _globals['_AUTHORITY']._serialized_end=412
+  _globals['_ENROLREPLY']._serialized_end=270
+  _globals['_ANNOUNCEREQUEST']._serialized_start=272
+  _globals['_ANNOUNCEREQUEST']._serialized_end=307
+  _globals['_ANNOUNCEREPLY']._serialized_start=309
+  _globals['_ANNOUNCEREPLY']._serialized_end=340
+  _globals['_SIGNEDNOTICE']._serialized_start=342
+  _globals['_SIGNEDNOTICE']._serialized_end=391
+  _globals['_NOTICE']._serialized_start=394
+  _globals['_NOTICE']._serialized_end=530
+  _globals['_RULING']._serialized_start=532
+  _globals['_RULING']._serialized_end=618
+  _globals['_AUTHORITY']._serialized_start=621
+  _globals['_AUTHORITY']._serialized_end=863
 # @@protoc_insertion_point(module_scope)

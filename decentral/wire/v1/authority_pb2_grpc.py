@@ -45,6 +45,11 @@ class AuthorityStub:
                 request_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteRequest.SerializeToString,
                 response_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteReply.FromString,
                 _registered_method=True)
+        self.Announce = channel.unary_unary(
+                '/decentral.wire.v1.Authority/Announce',
+                request_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.AnnounceRequest.SerializeToString,
+                response_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.AnnounceReply.FromString,
+                _registered_method=True)
 
 
 class AuthorityServicer:
@@ -65,6 +70,13 @@ class AuthorityServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Announce(self, request, context):
+        """The newest notice, for anybody: it is signed, and tells nothing that members may not know.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorityServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_AuthorityServicer_to_server(servicer, server):
                     servicer.Invite,
                     request_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteRequest.FromString,
                     response_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.InviteReply.SerializeToString,
+            ),
+            'Announce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Announce,
+                    request_deserializer=decentral_dot_wire_dot_v1_dot_authority__pb2.AnnounceRequest.FromString,
+                    response_serializer=decentral_dot_wire_dot_v1_dot_authority__pb2.AnnounceReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class Authority:
             '/decentral.wire.v1.Authority/Invite',
             decentral_dot_wire_dot_v1_dot_authority__pb2.InviteRequest.SerializeToString,
             decentral_dot_wire_dot_v1_dot_authority__pb2.InviteReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Announce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decentral.wire.v1.Authority/Announce',
+            decentral_dot_wire_dot_v1_dot_authority__pb2.AnnounceRequest.SerializeToString,
+            decentral_dot_wire_dot_v1_dot_authority__pb2.AnnounceReply.FromString,
             options,
             channel_credentials,
             insecure,

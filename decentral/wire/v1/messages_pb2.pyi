@@ -23,6 +23,8 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_TOKEN: _ClassVar[Refusal]
     REFUSAL_EXPIRED: _ClassVar[Refusal]
     REFUSAL_MODEL: _ClassVar[Refusal]
+    REFUSAL_REVOKED: _ClassVar[Refusal]
+    REFUSAL_DRAINING: _ClassVar[Refusal]
 
 class MembershipStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -57,6 +59,8 @@ REFUSAL_BUSY: Refusal
 REFUSAL_TOKEN: Refusal
 REFUSAL_EXPIRED: Refusal
 REFUSAL_MODEL: Refusal
+REFUSAL_REVOKED: Refusal
+REFUSAL_DRAINING: Refusal
 MEMBERSHIP_STATUS_UNSPECIFIED: MembershipStatus
 MEMBERSHIP_STATUS_JOIN: MembershipStatus
 MEMBERSHIP_STATUS_LEAVE: MembershipStatus
