@@ -16,6 +16,7 @@ from pathlib import Path
 
 from decentral.algorithms.catalogue import APART
 from decentral.launch import assembly
+from decentral.launch.cluster import COUNTER
 from decentral.launch.ending import live
 from decentral.launch.life import entered, node_arguments
 from decentral.launch.plan import make_plan
@@ -51,7 +52,7 @@ async def participate(path: Path, index: int, resumed: int | None, listen: str |
                     clock=node.clock,
                     journal=node.journal,
                     checkpoints=checkpoints,
-                    signer=assembly.Signer(node.identity, node.folder / "counter"),
+                    signer=assembly.Signer(node.identity, node.folder / COUNTER),
                     directory=directory,
                 ) as peer:
                     await assembly.take_part(

@@ -10,13 +10,32 @@ import typer
 from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, say, say_json
 
 OnOption = Annotated[
-    str, typer.Option("--on", metavar="WORLD", help="local: a process for each peer. sim: one process, virtual time.")
+    str,
+    typer.Option(
+        "--on",
+        metavar="WORLD",
+        help="local: a process for each peer. ray: an actor of a Ray cluster for each. sim: one process, virtual time.",
+    ),
 ]
 OutOption = Annotated[Path | None, typer.Option(help="The run directory. [default: runs/RECIPE-N]", show_default=False)]
 RestartOption = Annotated[int, typer.Option(min=0, help="Start a crashed peer again, up to this many times.")]
 PortOption = Annotated[
     int | None,
     typer.Option(min=1, max=65535, help="Peers listen on this port and those after it. [default: free ones]"),
+]
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --on ray: auto, or HOST:PORT of the cluster's head. [default: $RAY_ADDRESS, or this machine alone]",
+        show_default=False,
+    ),
+]
+GpusOption = Annotated[
+    float | None, typer.Option("--gpus-per-peer", help="With --on ray and device=cuda: 1, or a share of one.")
+]
+RuntimeEnvOption = Annotated[
+    Path | None, typer.Option("--runtime-env", help="With --on ray: a YAML file with the runtime environment.")
 ]
 
 
@@ -29,18 +48,23 @@ def run(
     plugins: PluginOption = None,
     restart: RestartOption = 0,
     port: PortOption = None,
+    address: AddressOption = None,
+    gpus: GpusOption = None,
+    runtime_env: RuntimeEnvOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train by a recipe: every peer a process of its own, or all of them simulated."""
+    """Train by a recipe: every peer a process of its own, here or on a Ray cluster, or all of them simulated."""
     from decentral.cli.progress import Progress, result_lines
     from decentral.launch.engine import Options, check_world, execute
+    from decentral.launch.ray.options import RayOptions
     from decentral.run.recipe import load_recipe
 
     world = check_world(on)
     load_plugins(plugins)
     resolved = load_recipe(recipe, overrides or ())
     with Progress(resolved, hidden=as_json) as progress:
-        options = Options(out, resume, plugins or (), restart, port, progress)
+        ray = RayOptions(address, gpus, runtime_env)
+        options = Options(out, resume, plugins or (), restart, port, ray, progress)
         directory, summary = execute(resolved, world, options)
     if as_json:
         say_json(summary)

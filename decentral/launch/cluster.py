@@ -16,8 +16,8 @@ from decentral.files import write_atomic
 from decentral.wire.messages import PeerId
 
 FILE = "cluster.json"
-LOCK = "lock"
-"""In a node's folder."""
+LOCK, COUNTER = "lock", "counter"
+"""In a node's folder: held while it runs; how many membership records it has signed."""
 
 
 @dataclass(frozen=True, slots=True)

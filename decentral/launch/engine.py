@@ -14,6 +14,7 @@ from decentral.errors import RunDirectoryError, UserError
 from decentral.launch.background import note_launcher
 from decentral.launch.local import LocalRun
 from decentral.launch.plan import Plan, make_plan
+from decentral.launch.ray.options import RayOptions
 from decentral.launch.sealing import closed_vault
 from decentral.registry import nearest
 from decentral.run.directory import RunDirectory
@@ -23,8 +24,8 @@ from decentral.run.report import write_report
 from decentral.run.summary import write_summary
 from decentral.training.checkpoint import Checkpoints
 
-World = Literal["local", "sim"]
-WORLDS: tuple[World, ...] = ("local", "sim")
+World = Literal["local", "ray", "sim"]
+WORLDS: tuple[World, ...] = ("local", "ray", "sim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Options:
     plugins: Sequence[Path] = ()
     restarts: int = 0
     port: int | None = None
+    ray: RayOptions = field(default_factory=RayOptions)
     observe: Observer = field(default=lambda event: None)
 
     def watched(self, observe: Observer) -> Self:
@@ -56,30 +58,12 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
     Whatever ends the run, what happened until then is merged and reported. Raises UserError and DecentralError.
     """
     plan, began = make_plan(recipe), time.monotonic()
-    if world == "sim" and (options.restarts or options.port is not None):
-        raise UserError("--restart and --port are for processes: they mean nothing with --on sim")
-    if world == "sim" and recipe.attestation.shown:
-        raise UserError("attestation: evidence is of the machine that a process runs on, and the simulator has none")
+    _check(recipe, world, options)
     with open_directory(recipe, world, options) as directory:
         note_launcher(directory)
         resumed = common_round(directory, plan) if options.resume else None
         try:
-            if world == "sim":
-                from decentral.launch.simulated import SimulatedRun
-
-                SimulatedRun(recipe, directory, resumed=resumed, observe=options.observe).run()
-            else:
-                plugins = tuple(str(plugin.resolve()) for plugin in options.plugins)
-                run = LocalRun(
-                    recipe,
-                    directory,
-                    plugins=plugins,
-                    resumed=resumed,
-                    restarts=options.restarts,
-                    port=options.port,
-                    observe=options.observe,
-                )
-                asyncio.run(run.run())
+            _run(recipe, world, directory, resumed, options)
         except (KeyboardInterrupt, asyncio.CancelledError):  # SIGTERM, which `down` sends, is like Ctrl-C
             stopped = KeyboardInterrupt()
             stopped.add_note(f"go on with: decentral run {directory.recipe_file} --out {directory.path} --resume")
@@ -89,6 +73,53 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
             summary = write_summary(directory, wall=time.monotonic() - began if simulated else None)
             write_report(directory)
         return directory, summary
+
+
+def _check(recipe: Recipe, world: World, options: Options) -> None:
+    """Raises UserError for options that another world has, and for recipes that this one cannot run."""
+    if world == "sim" and (options.restarts or options.port is not None):
+        raise UserError("--restart and --port are for processes: they mean nothing with --on sim")
+    if world == "sim" and recipe.attestation.shown:
+        raise UserError("attestation: evidence is of the machine that a process runs on, and the simulator has none")
+    if world != "ray":
+        if options.ray.said:
+            raise UserError("--address, --gpus-per-peer and --runtime-env are for --on ray")
+        return
+    if options.port is not None:
+        raise UserError("--port is for peers of this machine: with --on ray each takes a port that is free where it is")
+    options.ray.check(recipe)
+
+
+def _run(recipe: Recipe, world: World, directory: RunDirectory, resumed: int | None, options: Options) -> None:
+    """To the end. `resumed`: the round to go on from."""
+    plugins = tuple(str(plugin.resolve()) for plugin in options.plugins)
+    if world == "sim":
+        from decentral.launch.simulated import SimulatedRun
+
+        SimulatedRun(recipe, directory, resumed=resumed, observe=options.observe).run()
+    elif world == "ray":
+        from decentral.launch.ray.engine import run_on_ray
+
+        run_on_ray(
+            recipe,
+            directory,
+            options.ray,
+            plugins=plugins,
+            resumed=resumed,
+            restarts=options.restarts,
+            observe=options.observe,
+        )
+    else:
+        run = LocalRun(
+            recipe,
+            directory,
+            plugins=plugins,
+            resumed=resumed,
+            restarts=options.restarts,
+            port=options.port,
+            observe=options.observe,
+        )
+        asyncio.run(run.run())
 
 
 def open_directory(recipe: Recipe, world: World, options: Options) -> RunDirectory:

@@ -7,23 +7,43 @@ who came back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import signal
 import time
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Protocol
 
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.cluster import is_running
 from decentral.launch.joining import vouch_for
-from decentral.launch.nodes import Nodes, introduced, open_nodes
+from decentral.launch.nodes import introduced, open_nodes
 from decentral.launch.plan import Plan, make_plan
 from decentral.launch.quoting import quoting_for
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal, Observer, Tail, journals, read
 from decentral.run.recipe import Recipe
 
+_LOG = logging.getLogger(__name__)
+
 POLL = 0.05
 """Seconds between looks at the journals."""
+
+
+class Homeless(DecentralError):
+    """A node that crashed and finds no machine any more: the others go on without it."""
+
+
+class Starting(Protocol):
+    """What starts nodes."""
+
+    async def start(self, index: int, script: str, *arguments: str) -> Awaitable[int | None]:
+        """What comes is the exit code, negative for a signal; None: nobody knows, since its machine is gone.
+
+        Raises Homeless.
+        """
 
 
 class LocalRun:
@@ -59,44 +79,52 @@ class LocalRun:
         assert this is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         epoch = time.time() - last_time(self.directory.path)
-        names = [peer.name for peer in self.plan.peers]
-        with (
-            introduced(self.directory, names, self._port) as members,
-            Journal(self.directory.journal_file("launcher"), None, lambda: time.time() - epoch) as self._journal,
-        ):
+        journal = self.directory.journal_file("launcher")
+        with Journal(journal, None, lambda: time.time() - epoch) as self._journal:
             self._journal.record("launched" if self._resumed is None else "resumed", round=self._resumed or 0)
             try:
-                await self._supervise(members, epoch)
+                await self._supervise(epoch)
             except asyncio.CancelledError:
                 self._journal.record("interrupted")
                 raise
         if not self._finished:
             raise DecentralError(f"no peer finished; their logs are under {self.directory.path / 'nodes'}")
 
-    async def _supervise(self, members: tuple[Member, ...], epoch: float) -> None:
-        vouch = await asyncio.to_thread(vouch_for, self.directory)
-        try:
+    @contextlib.asynccontextmanager
+    async def _nodes(self, epoch: float) -> AsyncIterator[tuple[Starting, tuple[Member, ...]]]:
+        """Who takes part, and what starts them, for as long as the body runs."""
+        names = [peer.name for peer in self.plan.peers]
+        with introduced(self.directory, names, self._port) as members:
+            vouch = await asyncio.to_thread(vouch_for, self.directory)
             async with (
                 quoting_for(self.directory, self._journal) as quotes,
                 open_nodes(self.directory, members, epoch, self._plugins, vouch=vouch) as nodes,
             ):
                 if quotes is not None:
                     await quotes.wait()
-                async with asyncio.TaskGroup() as tasks:
-                    following = tasks.create_task(self._follow())
-                    async with asyncio.TaskGroup() as lives:
-                        for member in members:
-                            lives.create_task(self._keep(nodes, member))
-                    await self._await_returned(members)
-                    following.cancel()
+                yield nodes, members
+
+    async def _supervise(self, epoch: float) -> None:
+        try:
+            async with self._nodes(epoch) as (nodes, members), asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(self._follow())
+                async with asyncio.TaskGroup() as lives:
+                    for member in members:
+                        lives.create_task(self._keep(nodes, member))
+                await self._await_returned(members)
+                following.cancel()
         except BaseExceptionGroup as group:
             raise leading(group) or group from None
 
-    async def _keep(self, nodes: Nodes, member: Member) -> None:
+    async def _keep(self, nodes: Starting, member: Member) -> None:
         """One node from its first start to its last end."""
         resumed = () if self._resumed is None else ("--resumed", str(self._resumed))
         for attempt in range(self._restarts + 1):
-            ending = await nodes.start(member.index, "peer.py", *(resumed if attempt == 0 else ()))
+            try:
+                ending = await nodes.start(member.index, "peer.py", *(resumed if attempt == 0 else ()))
+            except Homeless as error:
+                _LOG.warning("%s", error)
+                return
             code = await ending
             self._drain()
             if member.index in self._failed:

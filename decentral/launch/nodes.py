@@ -247,8 +247,8 @@ def read_end(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:]
 
 
-def reserve_ports(count: int, first: int | None) -> list[socket.socket]:
-    """Ports of this machine, held by sockets that do not listen until the nodes take them (SO_REUSEPORT).
+def reserve_ports(count: int, first: int | None, host: str = HOST) -> list[socket.socket]:
+    """Ports of an address of this machine, held by sockets that do not listen, until nodes take them (SO_REUSEPORT).
 
     `first` asks for that port and those after it. Raises UserError naming the port that is busy.
     """
@@ -259,13 +259,13 @@ def reserve_ports(count: int, first: int | None) -> list[socket.socket]:
             if port:
                 with socket.socket() as probe:  # without SO_REUSEPORT: fails where anybody else is
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind((HOST, port))
+                    probe.bind((host, port))
             taken = socket.socket()
             held.append(taken)
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            taken.bind((HOST, port))
+            taken.bind((host, port))
     except (OSError, OverflowError) as error:
         for taken in held:
             taken.close()
-        raise UserError(f"port {port} of {HOST} cannot be taken ({error}); choose another with --port") from error
+        raise UserError(f"port {port} of {host} cannot be taken ({error}); choose another with --port") from error
     return held

@@ -24,6 +24,7 @@ from decentral.core.seeds import derive_seed
 from decentral.errors import UserError, leading
 from decentral.launch import assembly
 from decentral.launch.churn import Change, Schedule, schedule
+from decentral.launch.cluster import COUNTER
 from decentral.launch.plan import PlannedPeer, make_plan
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Event, GatheredJournal, Journal, Observer
@@ -125,7 +126,7 @@ class SimulatedRun:
         start = assembly.restore(checkpoints, learner, self._resumed, together=self.recipe.algorithm not in APART)
         clock = VirtualClock(None) if light else world.clock
         pace = None if self.trace is None else Pace(self.trace.speed[peer.index])
-        signer = assembly.SimulatedSigner(identity, self.directory.nodes / peer.name / "counter")
+        signer = assembly.SimulatedSigner(identity, self.directory.nodes / peer.name / COUNTER)
         with (
             contextlib.closing(signer),
             GatheredJournal(

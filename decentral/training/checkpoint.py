@@ -111,8 +111,7 @@ class Checkpoints:
                 _write(self._optimizer_file(round), optimizer, {ROUND: str(round)}, self._vault)
             _write(self._file(round), state, noted, self._vault)
             if self._vault is None:
-                with replacing(self.newest) as temporary:
-                    _link(self._file(round), temporary)
+                self._show(round)
             self._prune(round)
         except OSError as error:
             raise RunDirectoryError(f"checkpoint of round {round} not written to {self._rounds}: {error}") from error
@@ -135,6 +134,15 @@ class Checkpoints:
         if problems:
             raise RunDirectoryError("; ".join(problems))
         return None
+
+    def show_newest(self) -> None:
+        """Makes the newest round on disk, which somebody else has put there, the newest model. Raises OSError."""
+        if rounds := self.rounds():
+            self._show(rounds[-1])
+
+    def _show(self, round: int) -> None:
+        with replacing(self.newest) as temporary:
+            _link(self._file(round), temporary)
 
     def publish(self) -> None:
         """Leaves the newest model plain where rounds are sealed: it is what a run is for, once it has come to its end.
