@@ -58,7 +58,7 @@ def connected(recipe: Recipe, options: RayOptions) -> Iterator[None]:
     alone = {} if address else {"num_cpus": max(os.cpu_count() or 1, recipe.peers * recipe.threads)}
     try:
         ray.init(
-            address=address,
+            address=address or "local",
             runtime_env=options.environment() or None,
             log_to_driver=False,  # what nodes write comes to the run directory
             logging_level=logging.WARNING,

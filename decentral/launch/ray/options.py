@@ -38,7 +38,7 @@ class RayOptions:
         if recipe.data.partition.options.get("file") is not None:
             problem = "the file is on this machine, and is not handed to others"
             raise RecipeError(problem, key="data.partition.file")
-        if importlib.util.find_spec("ray") is None:
+        if not installed():
             raise UserError("--on ray: Ray is not installed; pip install 'decentral[ray]'")
         if self.address is not None and self.address.startswith(CLIENT):
             raise UserError(
@@ -62,6 +62,11 @@ class RayOptions:
         """What each peer asks of the machine that it is placed on, in Ray's words."""
         needed = {"CPU": float(recipe.threads)}
         return {**needed, "GPU": self.gpus or 1.0} if uses_gpu(recipe) else needed
+
+
+def installed() -> bool:
+    """Whether Ray is there, without importing it."""
+    return importlib.util.find_spec("ray") is not None
 
 
 def uses_gpu(recipe: Recipe) -> bool:
