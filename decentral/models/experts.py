@@ -26,6 +26,8 @@ from decentral.models.denoisers import TIMESTEPS, ask, ask_router, keep_labels, 
 KINDS = (UNet2DModel, DiTTransformer2DModel)
 """What experts and routers may be."""
 
+ALIGNED = 64
+"""Bytes: what torch allocates begins at a multiple."""
 FACTS = "_decentral"
 FLOW, DATA = "flow_prediction", "sample"
 """Predictions that are understood, in diffusers' words: ε - x_0, and x_0, which is converted exactly."""
@@ -153,4 +155,16 @@ def load_denoiser(folder: Path) -> nn.Module:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: holds no expert and no router ({error})") from error
     keep_labels(model)
-    return cast(nn.Module, model.eval())
+    return own_memory(cast(nn.Module, model.eval()))
+
+
+def own_memory(model: nn.Module) -> nn.Module:
+    """Takes each parameter that lies askew, as a file's do that is mapped, to memory as torch aligns it.
+
+    BLAS sums in another order at other addresses (a single sample times a matrix), and the same expert would give other
+    last bits in another process.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() % ALIGNED:
+            tensor.data = tensor.data.clone()
+    return model

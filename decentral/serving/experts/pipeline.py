@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from decentral.core.gating import Choice, Gate, gate
 from decentral.errors import UserError
 from decentral.models.autoencoders import decoded
-from decentral.models.experts import Router, classes, config, image_size, velocity
+from decentral.models.experts import Router, classes, config, image_size, own_memory, velocity
 from decentral.serving.experts.admission import (
     EXPERTS,
     check_experts,
@@ -101,6 +101,8 @@ class DecentralizedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
             **{name: given[name] for name in EXPERTS},
         )
         here = self.experts
+        for part in (*here.values(), *([] if router is None else [router])):
+            own_memory(part)
         check_experts(here)
         if here:
             known = classes(here[min(here)])

@@ -62,6 +62,14 @@ def test_equal_seeds_give_equal_images_and_others_do_not(pipeline: Decentralized
     assert not torch.equal(images(pipeline), images(pipeline, generator=seed(1)))
 
 
+def test_parts_lie_in_memory_as_torch_would_have_them(part: Part) -> None:
+    expert = part(0)
+    for parameter in expert.parameters():  # as a mapped file's may
+        parameter.data = torch.cat([torch.zeros(1), parameter.data.flatten()])[1:].view(parameter.shape)
+    made = DecentralizedDiffusionPipeline(expert_0=expert)
+    assert all(parameter.data_ptr() % 64 == 0 for parameter in made.experts[0].parameters())
+
+
 def test_with_a_seed_for_each_image_its_noise_does_not_depend_on_the_others(
     pipeline: DecentralizedDiffusionPipeline,
 ) -> None:
