@@ -25,9 +25,9 @@ from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.wire.limits import Limits
 
 
-async def serve(path: Path, index: int, listen: str | None) -> None:
+async def serve(path: Path, index: int, listen: str | None, metrics: str | None) -> None:
     """From the run directory until it is cancelled."""
-    async with entered(path, index, RunDirectory, listen) as node:
+    async with entered(path, index, RunDirectory, listen, metrics) as node:
         torch.set_num_threads(node.directory.recipe.threads)
         model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
         service = ExpertService(model, parts_of(node.directory)[index].name, served_by(node.clock))
@@ -38,7 +38,7 @@ async def serve(path: Path, index: int, listen: str | None) -> None:
 
 def main() -> int:
     arguments = node_arguments(__doc__).parse_args()
-    return live(serve(arguments.dir, arguments.index, arguments.listen))
+    return live(serve(arguments.dir, arguments.index, arguments.listen, arguments.metrics))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,11 @@ from decentral.run.journal import read
 from decentral.training.checkpoint import Checkpoints
 
 
-async def participate(path: Path, index: int, resumed: int | None, listen: str | None, stay: bool) -> None:
+async def participate(
+    path: Path, index: int, *, resumed: int | None, listen: str | None, metrics: str | None, stay: bool
+) -> None:
     """From the run directory to the last round; with `stay` until it is cancelled."""
-    async with entered(path, index, RunDirectory, listen) as node:
+    async with entered(path, index, RunDirectory, listen, metrics) as node:
         directory, recipe, name = node.directory, node.directory.recipe, node.member.name
         plan, algorithm = make_plan(recipe), assembly.assemble_algorithm(recipe)
         past = {event["event"] for event in read(directory.journal_file(name))} if resumed is None else set()
@@ -67,7 +69,8 @@ def main() -> int:
     parser.add_argument("--resumed", type=int, help="the round from which the whole run goes on")
     parser.add_argument("--stay", action="store_true", help="answer health checks when the last round is over")
     given = parser.parse_args()
-    return live(participate(given.dir, given.index, given.resumed, given.listen, given.stay))
+    told = {name: getattr(given, name) for name in ("resumed", "listen", "metrics", "stay")}
+    return live(participate(given.dir, given.index, **told))
 
 
 if __name__ == "__main__":

@@ -101,9 +101,9 @@ def shown_by(node: Node[ServingDirectory], part: Part, epoch: int) -> Showing | 
     return Showing(attester, peer=node.identity.id, part=part.name, model=bytes.fromhex(part.digest), epoch=epoch)
 
 
-async def serve(path: Path, index: int, listen: str | None, told: str | None) -> None:
+async def serve(path: Path, index: int, listen: str | None, metrics: str | None, told: str | None) -> None:
     """From the directory until it is cancelled. `told`: a behaviour instead of what the recipe says."""
-    async with entered(path, index, ServingDirectory, listen) as node:
+    async with entered(path, index, ServingDirectory, listen, metrics) as node:
         recipe = node.directory.recipe
         replica = recipe.nodes[index]
         anchors, device = Anchors.load(path / FILE), choose_device(recipe.device)
@@ -137,7 +137,8 @@ def main() -> int:
     parser = node_arguments(__doc__)
     parser.add_argument("--behaviour", metavar="NAME", help="misbehave, as a demonstration or a test needs it")
     arguments = parser.parse_args()
-    return live(serve(arguments.dir, arguments.index, arguments.listen, arguments.behaviour))
+    given = arguments.dir, arguments.index, arguments.listen, arguments.metrics
+    return live(serve(*given, arguments.behaviour))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ FromOption = Annotated[
 KeysOption = Annotated[
     Path | None, typer.Option("--keys", metavar="FOLDER", help="Where the node's keys are mounted. [default: --from]")
 ]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="[HOST:]PORT", help="Show this node's metrics and events there, in plain HTTP."),
+]
 StayOption = Annotated[bool, typer.Option("--stay", help="Answer health checks after the last round too.")]
 
 
@@ -31,6 +35,7 @@ def node(
     source: FromOption = None,
     keys: KeysOption = None,
     stay: StayOption = False,
+    metrics: MetricsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Be one node of a run directory that `prepare` made.
@@ -53,4 +58,4 @@ def node(
     if as_json:
         say_json({"node": member.name, "index": member.index, "address": member.address})
         say_now()  # what this process has not written is gone when it becomes another
-    become(command_of(directory, member, listen, stay))
+    become(command_of(directory, member, listen, stay, metrics))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from decentral.cli.observing import MetricsOption
 from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, say, say_json
 
 OnOption = Annotated[
@@ -51,6 +52,7 @@ def run(
     address: AddressOption = None,
     gpus: GpusOption = None,
     runtime_env: RuntimeEnvOption = None,
+    metrics: MetricsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train by a recipe: every peer a process of its own, here or on a Ray cluster, or all of them simulated."""
@@ -64,7 +66,7 @@ def run(
     resolved = load_recipe(recipe, overrides or ())
     with Progress(resolved, hidden=as_json) as progress:
         ray = RayOptions(address, gpus, runtime_env)
-        options = Options(out, resume, plugins or (), restart, port, ray, progress)
+        options = Options(out, resume, plugins or (), restart, port, ray, metrics, progress)
         directory, summary = execute(resolved, world, options)
     if as_json:
         say_json(summary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from decentral.cli.observing import MetricsOption
 from decentral.cli.output import JsonOption, PluginOption, RunArgument, load_plugins, note, say_json, say_now
 from decentral.cli.run import PortOption, RestartOption
 
@@ -13,10 +14,12 @@ def serve(
     plugins: PluginOption = None,
     restart: RestartOption = 3,
     port: PortOption = None,
+    metrics: MetricsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve what a directory holds in the foreground; `decentral up` does it in the background."""
     from decentral.launch.background import note_launcher
+    from decentral.launch.observing.endpoint import At, exposed
     from decentral.launch.serving import ServingRun, parts_of
     from decentral.run.directory import open_cluster
 
@@ -31,7 +34,9 @@ def serve(
             say_now()
         else:
             note(f"{len(names)} peers of {directory} serve; Ctrl-C ends them")
+        at = None if metrics is None else At.parse(metrics)
         try:
-            asyncio.run(ServingRun(run, parts, plugins=files, restarts=restart, port=port).run())
+            with exposed(run, metrics):
+                asyncio.run(ServingRun(run, parts, plugins=files, restarts=restart, port=port, metrics=at).run())
         except asyncio.CancelledError:  # SIGTERM, which `down` sends
             return

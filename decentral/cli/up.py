@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from decentral.cli.observing import MetricsOption
 from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, note, say, say_json
 from decentral.cli.run import PortOption, RestartOption
 from decentral.errors import RunDirectoryError
@@ -27,6 +28,7 @@ def up(
     plugins: PluginOption = None,
     restart: RestartOption = 0,
     port: PortOption = None,
+    metrics: MetricsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start a cluster in the background.
@@ -45,13 +47,15 @@ def up(
     load_plugins(plugins or ())
     document = read_recipe(recipe)
     resolved = any_recipe(document, overrides or (), prepared=is_prepared(directory))
-    options = Options(directory, plugins=plugins or (), restarts=restart, port=port)
+    options = Options(directory, plugins=plugins or (), restarts=restart, port=port, metrics=metrics)
     if not isinstance(resolved, Recipe):
         serve(staged(resolved, document, options, hidden=as_json), options, as_json)
     elif resolved.algorithm in SERVED:
         serve(trained(resolved, options, hidden=as_json), options, as_json)
     else:
-        launcher = start(resolved, directory, plugins=options.plugins, restarts=options.restarts, port=port)
+        launcher = start(
+            resolved, directory, plugins=options.plugins, restarts=options.restarts, port=port, metrics=metrics
+        )
         if as_json:
             say_json({"dir": str(directory), "launcher": launcher.pid, "peers": resolved.peers})
         else:
@@ -64,7 +68,9 @@ def serve(cluster: AnyDirectory, options: Options, as_json: bool) -> None:
     from decentral.run.directory import RunDirectory
 
     restarts = options.restarts or RESTARTS
-    launcher = start_serving(cluster, plugins=options.plugins, restarts=restarts, port=options.port)
+    launcher = start_serving(
+        cluster, plugins=options.plugins, restarts=restarts, port=options.port, metrics=options.metrics
+    )
     if isinstance(cluster, RunDirectory):
         count, ask = {"peers": cluster.recipe.peers}, f"generate {cluster.path}"
     else:

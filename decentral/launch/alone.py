@@ -34,12 +34,14 @@ def member_of(path: Path, index: int | None) -> Member:
     return here[0]
 
 
-def command_of(path: Path, member: Member, listen: str | None, stay: bool) -> list[str]:
+def command_of(path: Path, member: Member, listen: str | None, stay: bool, metrics: str | None = None) -> list[str]:
     """What starts a node. `stay`: a training peer goes on to answer health checks after its last round."""
     trains = isinstance(open_cluster(path), RunDirectory)
     script = str(locate.folder("nodes") / ("peer.py" if trains else "stage.py"))
     command = [sys.executable, "-P", script, "--dir", str(path), "--index", str(member.index)]
-    return [*command, *(("--listen", listen) if listen else ()), *(("--stay",) if stay and trains else ())]
+    command += ["--listen", listen] if listen else []
+    command += ["--metrics", metrics] if metrics else []
+    return [*command, *(("--stay",) if stay and trains else ())]
 
 
 def environment() -> dict[str, str]:

@@ -52,7 +52,13 @@ def _pid_file(run: AnyDirectory) -> Path:
 
 
 def start(
-    recipe: Recipe, directory: Path, *, plugins: Sequence[Path] = (), restarts: int = 0, port: int | None = None
+    recipe: Recipe,
+    directory: Path,
+    *,
+    plugins: Sequence[Path] = (),
+    restarts: int = 0,
+    port: int | None = None,
+    metrics: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts a cluster that trains and returns its launcher once all peers have started.
 
@@ -62,13 +68,18 @@ def start(
     with tempfile.NamedTemporaryFile(suffix=".yaml") as resolved:
         resolved.write(recipe.to_yaml().encode())
         resolved.flush()
-        arguments = ["run", resolved.name, "--out", str(directory), *_options(plugins, restarts, port)]
+        arguments = ["run", resolved.name, "--out", str(directory), *_options(plugins, restarts, port, metrics)]
         standings = Standings(recipe.peers)
         return _launch(arguments, directory, Tail(directory), standings, lambda: standings.started == recipe.peers)
 
 
 def start_serving(
-    run: AnyDirectory, *, plugins: Sequence[Path] = (), restarts: int = RESTARTS, port: int | None = None
+    run: AnyDirectory,
+    *,
+    plugins: Sequence[Path] = (),
+    restarts: int = RESTARTS,
+    port: int | None = None,
+    metrics: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts the nodes of a cluster that serve, and returns their launcher once all of them do.
 
@@ -79,14 +90,16 @@ def start_serving(
     serving = sum(bool(part.script) for part in parts_of(run))
     standings, tail = Standings(run.recipe.peers if isinstance(run, RunDirectory) else serving), Tail(run.path)
     tail.poll()  # what the run wrote is known
-    arguments = ["serve", str(run.path), *_options(plugins, restarts, port)]
+    arguments = ["serve", str(run.path), *_options(plugins, restarts, port, metrics)]
     return _launch(arguments, run.path, tail, standings, lambda: standings.serving == serving)
 
 
-def _options(plugins: Sequence[Path], restarts: int, port: int | None) -> list[str]:
+def _options(plugins: Sequence[Path], restarts: int, port: int | None, metrics: str | None) -> list[str]:
     """Of the command line."""
     options = [part for plugin in plugins for part in ("--plugin", str(plugin))]
-    return [*options, "--restart", str(restarts), *(["--port", str(port)] if port is not None else []), "--json"]
+    options += ["--port", str(port)] if port is not None else []
+    options += ["--metrics", metrics] if metrics is not None else []
+    return [*options, "--restart", str(restarts), "--json"]
 
 
 def _launch(

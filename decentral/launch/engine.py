@@ -13,6 +13,7 @@ from decentral.algorithms.catalogue import APART
 from decentral.errors import RunDirectoryError, UserError
 from decentral.launch.background import note_launcher
 from decentral.launch.local import LocalRun
+from decentral.launch.observing.endpoint import At, exposed
 from decentral.launch.plan import Plan, make_plan
 from decentral.launch.ray.options import RayOptions
 from decentral.launch.sealing import closed_vault
@@ -38,6 +39,7 @@ class Options:
     restarts: int = 0
     port: int | None = None
     ray: RayOptions = field(default_factory=RayOptions)
+    metrics: str | None = None
     observe: Observer = field(default=lambda event: None)
 
     def watched(self, observe: Observer) -> Self:
@@ -63,7 +65,8 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
         note_launcher(directory)
         resumed = common_round(directory, plan) if options.resume else None
         try:
-            _run(recipe, world, directory, resumed, options)
+            with exposed(directory, options.metrics):
+                _run(recipe, world, directory, resumed, options)
         except (KeyboardInterrupt, asyncio.CancelledError):  # SIGTERM, which `down` sends, is like Ctrl-C
             stopped = KeyboardInterrupt()
             stopped.add_note(f"go on with: decentral run {directory.recipe_file} --out {directory.path} --resume")
@@ -77,6 +80,8 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
 
 def _check(recipe: Recipe, world: World, options: Options) -> None:
     """Raises UserError for options that another world has, and for recipes that this one cannot run."""
+    if options.metrics is not None:
+        At.parse(options.metrics)
     if world == "sim" and (options.restarts or options.port is not None):
         raise UserError("--restart and --port are for processes: they mean nothing with --on sim")
     if world == "sim" and recipe.attestation.shown:
@@ -117,6 +122,7 @@ def _run(recipe: Recipe, world: World, directory: RunDirectory, resumed: int | N
             resumed=resumed,
             restarts=options.restarts,
             port=options.port,
+            metrics=None if options.metrics is None else At.parse(options.metrics),
             observe=options.observe,
         )
         asyncio.run(run.run())

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decentral.errors import UserError
+from decentral.launch.answering import answering
 
-CONNECTIONS = 256
 ENDING = 10
 """Seconds for requests that are under way when it is told to end."""
-MOST_HEADERS = 64 << 10
-"""Bytes, of a request's first line and headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ async def serve_gateway(
     Raises UserError for what cannot be used, and TransportError if the cluster is gone.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401  that it is there
 
         from decentral.serving.gateway.app import Gateway
     except ImportError as error:
@@ -55,13 +53,6 @@ async def serve_gateway(
     from decentral.serving.gateway.https import TOKEN, open_chain, open_token
     from decentral.serving.stages.model import FILE, Network
 
-    class Server(uvicorn.Server):
-        """Signals are the process's, which closes its client before it ends."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
@@ -70,31 +61,9 @@ async def serve_gateway(
         token, chain = open_token(folder), open_chain(folder, host, certificate, key)
         network = Network.load(directory / STAGES) if (directory / STAGES / FILE).exists() else None
         with listening(host, port) as taken:
-            config = uvicorn.Config(
-                Gateway(client, token, network=network).app(),
-                ssl_certfile=chain.certificate,
-                ssl_keyfile=chain.key,
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                limit_concurrency=CONNECTIONS,
-                timeout_graceful_shutdown=ENDING,
-                h11_max_incomplete_event_size=MOST_HEADERS,
-            )
-            server = Server(config)
-            at = taken.getsockname()
-            told(Listening(f"https://{_written(host)}:{at[1]}", folder / TOKEN, chain.shown))
-            serving = asyncio.create_task(server.serve(sockets=[taken]))
-            try:
-                await asyncio.shield(serving)
-            except asyncio.CancelledError:
-                server.should_exit = True
-                await serving
-                raise
+            app, at = Gateway(client, token, network=network).app(), taken.getsockname()
+            told(Listening(f"https://{written(host)}:{at[1]}", folder / TOKEN, chain.shown))
+            await answering(app, taken, ending=ENDING, ssl_certfile=chain.certificate, ssl_keyfile=chain.key)
 
 
 async def serve_tunnel(directory: Path, told: Callable[[str], None], *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -111,13 +80,13 @@ async def serve_tunnel(directory: Path, told: Callable[[str], None], *, host: st
     if not Anchors.load(directory / FILE).peers:
         raise UserError(f"{directory / FILE}: names no nodes to lead to")
     with listening(host, port) as taken:
-        told(f"{_written(host)}:{taken.getsockname()[1]}")
+        told(f"{written(host)}:{taken.getsockname()[1]}")
         await Tunnels(directory / FILE).serve(taken)
 
 
 @contextlib.contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket to which callers can connect. Raises UserError naming what cannot be taken."""
+def listening(host: str, port: int, *, option: str = "--port") -> Iterator[socket.socket]:
+    """A socket to which callers can connect. Raises UserError naming what cannot be taken; `option` is what said it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, kind, protocol)
@@ -129,9 +98,10 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             taken.bind(address)
             taken.listen()
         except (OSError, OverflowError) as error:
-            raise UserError(f"port {port} of {host} cannot be taken ({error}); choose another with --port") from error
+            raise UserError(f"port {port} of {host} cannot be taken ({error}); choose another with {option}") from error
         yield taken
 
 
-def _written(host: str) -> str:
+def written(host: str) -> str:
+    """As URLs have it."""
     return f"[{host}]" if ":" in host else host

@@ -19,6 +19,8 @@ from decentral.errors import DecentralError, UserError, leading
 from decentral.files import Vault
 from decentral.launch.cluster import Cluster, node_lock
 from decentral.launch.joining import show_for
+from decentral.launch.observing.endpoint import exposed
+from decentral.launch.observing.load import noting_load
 from decentral.launch.renewal import Renewal
 from decentral.launch.sealing import identity_of, vault_for
 from decentral.registry import load_entry_points, load_plugin
@@ -84,6 +86,7 @@ class Node(Generic[D]):
                 serve=serve,
                 attest=attest,
             ) as transport,
+            noting_load(transport.tally, self.journal),
             Renewal(
                 transport,
                 self.identity,
@@ -99,10 +102,13 @@ class Node(Generic[D]):
 
 
 @asynccontextmanager
-async def entered(path: Path, index: int, kind: type[D], listen: str | None = None) -> AsyncIterator[Node[D]]:
+async def entered(
+    path: Path, index: int, kind: type[D], listen: str | None = None, metrics: str | None = None
+) -> AsyncIterator[Node[D]]:
     """Node `index` of a directory of that kind, which nobody else is meanwhile; its journal tells what ends it.
 
-    `listen`: see `Node`. Raises UserError for what it cannot use.
+    `listen`: see `Node`; `metrics`: where its endpoint answers, if it has one (`exposed`). Raises UserError for what it
+    cannot use.
     """
     directory, cluster = kind.open(path), Cluster.load(path)
     if not 0 <= index < len(cluster.members):
@@ -119,7 +125,10 @@ async def entered(path: Path, index: int, kind: type[D], listen: str | None = No
             identity = await asyncio.to_thread(identity_of, folder, member.id, vault)
             show = await asyncio.to_thread(show_for, directory, identity.id)
             credentials = await credentials_for(identity, folder, show, vault)
-            yield Node(directory, cluster, member, folder, clock, journal, identity, credentials, show, vault, listen)
+            with exposed(directory, metrics, index):
+                yield Node(
+                    directory, cluster, member, folder, clock, journal, identity, credentials, show, vault, listen
+                )
         except (DecentralError, BaseExceptionGroup) as raised:
             problem = leading(raised) if isinstance(raised, BaseExceptionGroup) else raised
             journal.record("failed", problem=str(problem or raised), user=isinstance(problem, UserError))
@@ -134,4 +143,5 @@ def node_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--dir", type=Path, required=True, help="the run directory")
     parser.add_argument("--index", type=int, required=True, help="which node to be")
     parser.add_argument("--listen", metavar="HOST", help="the host to listen at, where its address does not tell")
+    parser.add_argument("--metrics", metavar="[HOST:]PORT", help="where to show metrics and events, in plain HTTP")
     return parser

@@ -20,6 +20,7 @@ from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.cluster import is_running
 from decentral.launch.joining import vouch_for
 from decentral.launch.nodes import introduced, open_nodes
+from decentral.launch.observing.endpoint import At
 from decentral.launch.plan import Plan, make_plan
 from decentral.launch.quoting import quoting_for
 from decentral.run.directory import RunDirectory
@@ -58,11 +59,13 @@ class LocalRun:
         resumed: int | None = None,
         restarts: int = 0,
         port: int | None = None,
+        metrics: At | None = None,
         observe: Observer = lambda event: None,
     ) -> None:
         self.recipe, self.directory = recipe, directory
         self.plan: Plan = make_plan(recipe)
         self._plugins, self._resumed, self._restarts, self._port = plugins, resumed, restarts, port
+        self._metrics = metrics
         self._observe = observe
         self._tail = Tail(directory.path)
         self._tail.poll()  # what an interrupted run wrote is known
@@ -98,7 +101,7 @@ class LocalRun:
             vouch = await asyncio.to_thread(vouch_for, self.directory)
             async with (
                 quoting_for(self.directory, self._journal) as quotes,
-                open_nodes(self.directory, members, epoch, self._plugins, vouch=vouch) as nodes,
+                open_nodes(self.directory, members, epoch, self._plugins, vouch=vouch, metrics=self._metrics) as nodes,
             ):
                 if quotes is not None:
                     await quotes.wait()

@@ -25,6 +25,7 @@ from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError
 from decentral.launch.changes import router_digest
 from decentral.launch.cluster import Cluster
+from decentral.launch.observing.endpoint import At
 from decentral.launch.sealing import known_as
 from decentral.run.directory import AnyDirectory
 from decentral.run.recipe import Recipe
@@ -141,12 +142,19 @@ class Nodes:
     """The nodes of one run directory, by index. Made by `open_nodes`."""
 
     def __init__(
-        self, directory: AnyDirectory, cluster: Cluster, authority: Authority, forks: ForkServer, held: ExitStack
+        self,
+        directory: AnyDirectory,
+        cluster: Cluster,
+        authority: Authority,
+        forks: ForkServer,
+        *,
+        held: ExitStack,
+        metrics: At | None = None,
     ) -> None:
-        """`held`: keeps the ports of nodes that are admitted later."""
+        """`held`: keeps the ports of nodes that are admitted later. `metrics`: of the launcher; nodes have the next."""
         self._members, self._directory, self._forks = list(cluster.members), directory, forks
         self._authority, self._address = authority, cluster.authority
-        self._cluster, self._held = cluster, held
+        self._cluster, self._held, self._metrics = cluster, held, metrics
         cluster.save(directory.path)
 
     def admit(self, name: str, port: int | None) -> None:
@@ -172,6 +180,8 @@ class Nodes:
         name = self._members[index].name
         self.invite(self._directory.node(name))
         argv = [str(locate.folder("nodes") / script), "--dir", str(self._directory.path), "--index", str(index)]
+        if self._metrics is not None:
+            argv += ["--metrics", self._metrics.of_node(index)]
         return await self._forks.fork([*argv, *arguments], self._directory.log_file(name))
 
 
@@ -191,11 +201,13 @@ async def open_nodes(
     parts: Sequence[Part] = (),
     *,
     vouch: Vouch | None = None,
+    metrics: At | None = None,
 ) -> AsyncIterator[Nodes]:
     """A fork server and the cluster's authority, for as long as the body runs; writes down who takes part.
 
     `parts`: what each member serves, if they do. What was pinned of the model stays as it is. `vouch`: judges the
-    machines of those who want in; None: nobody asks for that.
+    machines of those who want in; None: nobody asks for that. `metrics`: where the launcher shows its own; the nodes
+    then show theirs at the ports after it.
     """
     authority = Authority.open(directory.authority)
     pin(directory, authority, members, parts)
@@ -205,7 +217,8 @@ async def open_nodes(
         authority.serve(f"{HOST}:0", vouch=vouch) as address,
     ):
         with ExitStack() as held:
-            yield Nodes(directory, Cluster(members, epoch, plugins, address), authority, forks, held)
+            cluster = Cluster(members, epoch, plugins, address)
+            yield Nodes(directory, cluster, authority, forks, held=held, metrics=metrics)
 
 
 def pin(directory: AnyDirectory, authority: Authority, members: Sequence[Member], parts: Sequence[Part]) -> None:

@@ -63,6 +63,7 @@ class Renewal:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Renewal]:
         """Renews for as long as the body runs."""
+        self._journal.record("certified", left=self.credentials.expires - time.time())
         async with asyncio.TaskGroup() as tasks:
             renewing = tasks.create_task(self._run())
             try:

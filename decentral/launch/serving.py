@@ -17,6 +17,7 @@ from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.changes import DIGEST, LOOK, adopt, forget, has_left, leave
 from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
+from decentral.launch.observing.endpoint import At
 from decentral.launch.quoting import quoting_for
 from decentral.run.directory import AnyDirectory, RunDirectory, ServingDirectory, peer_name
 from decentral.run.journal import Journal, Observer, Tail
@@ -45,10 +46,12 @@ class ServingRun:
         plugins: tuple[str, ...] = (),
         restarts: int = 3,
         port: int | None = None,
+        metrics: At | None = None,
         observe: Observer = lambda event: None,
     ) -> None:
         self.directory, self.parts = directory, list(parts)
         self._plugins, self._restarts, self._port, self._observe = plugins, restarts, port, observe
+        self._metrics = metrics
         self._tail = Tail(directory.path)
         self._tail.poll()  # what the run wrote is known
         self._failed: dict[int, str] = {}
@@ -76,7 +79,9 @@ class ServingRun:
             try:
                 async with (
                     quoting_for(self.directory, self._journal) as quotes,
-                    open_nodes(self.directory, members, epoch, self._plugins, self.parts) as nodes,
+                    open_nodes(
+                        self.directory, members, epoch, self._plugins, self.parts, metrics=self._metrics
+                    ) as nodes,
                 ):
                     nodes.invite(self.directory.client)
                     if quotes is not None:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
@@ -138,24 +139,47 @@ def journals(directory: Path) -> list[Path]:
     return sorted((directory / NODES).glob(f"*/{FILE}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where a line of a journal lies, in bytes and without its end, and what it says."""
+
+    path: Path
+    offset: int
+    size: int
+    event: Event
+
+
 class Tail:
     """Follows all journals of a run directory while they grow; journals may still appear."""
 
-    def __init__(self, directory: os.PathLike[str]):
-        self._directory = Path(directory)
+    def __init__(self, directory: os.PathLike[str], node: str | None = None):
+        """`node`: whose journal to follow alone."""
+        self._directory, self._node = Path(directory), node
         self._read: dict[Path, int] = {}
 
     def poll(self) -> list[Event]:
         """The events since the last call, by (t, peer); half-written lines wait for the next call."""
-        fresh: list[Event] = []
-        for path in journals(self._directory):
+        return [line.event for line in self.lines()]
+
+    def lines(self) -> list[Line]:
+        """The same, and where they lie."""
+        fresh: list[Line] = []
+        for path in self._journals():
             with path.open("rb") as file:
                 offset = min(self._read.get(path, 0), os.fstat(file.fileno()).st_size)  # it may have been rewound
                 file.seek(offset)
                 whole = _whole(file.read())
             self._read[path] = offset + len(whole)
-            fresh += [_parsed(line, path, None) for line in whole.splitlines()]
-        return sorted(fresh, key=_moment)
+            for line in whole.splitlines():
+                fresh.append(Line(path, offset, len(line), _parsed(line, path, None)))
+                offset += len(line) + 1
+        return sorted(fresh, key=lambda line: _moment(line.event))
+
+    def _journals(self) -> list[Path]:
+        if self._node is None:
+            return journals(self._directory)
+        path = self._directory / NODES / self._node / FILE
+        return [path] if path.exists() else []
 
 
 def _keyed(path: Path) -> Iterator[tuple[tuple[float, int, int], bytes, Event]]:

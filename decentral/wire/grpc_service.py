@@ -25,6 +25,7 @@ from decentral.wire.messages import Join, Message, PeerId, Traffic
 from decentral.wire.notice import Admitted
 from decentral.wire.sealed import Show
 from decentral.wire.sessions import METHOD, Serve, Service
+from decentral.wire.tally import Tally
 from decentral.wire.tensors import ModelDecoder
 from decentral.wire.transport import TrafficCount
 
@@ -52,17 +53,13 @@ class PeerService:
         self._limits = limits
         self._members = members
         self._patience = patience
-        self._serving = None if serve is None else Service(serve, limits, show)
         self._admitted = admitted or Admitted()
+        self.tally = Tally()
+        self._serving = None if serve is None else Service(serve, limits, show, self.tally)
         self._calls: Counter[bytes] = Counter()
         self._running: dict[PeerId, set[asyncio.Timeout]] = {}
         """Calls by who makes them; each is ended by whoever reschedules it."""
         self._pushing: Counter[PeerId] = Counter()
-
-    @property
-    def sessions(self) -> int:
-        """That clients have open."""
-        return 0 if self._serving is None else self._serving.open
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler[Any, Any], ...]:
         """Everything that this peer serves."""
@@ -100,6 +97,7 @@ class PeerService:
                 async with self._interruptible(sender):
                     return await serve(request, sender, context)
             except Malformed as error:
+                self.tally.refused[error.reason] += 1
                 await rpc.refuse(context, error.reason, error.detail)
             finally:
                 self._calls[certificate] -= 1

@@ -22,6 +22,7 @@ from decentral.wire.messages import Message, Model, PeerId
 from decentral.wire.notice import Admitted
 from decentral.wire.sealed import Attest, Offer
 from decentral.wire.sessions import Serve
+from decentral.wire.tally import Tally
 from decentral.wire.tensors import encoded
 from decentral.wire.transport import TrafficCount
 
@@ -113,7 +114,12 @@ class GrpcTransport:
     @property
     def sessions(self) -> int:
         """That clients have open."""
-        return self._service.sessions
+        return self.tally.sessions
+
+    @property
+    def tally(self) -> Tally:
+        """What this server has counted of those who call it."""
+        return self._service.tally
 
     async def _show(self, nonce: bytes) -> Offer:
         assert self._attest is not None

@@ -41,6 +41,7 @@ from decentral.wire.messages import PeerId
 from decentral.wire.room import Room
 from decentral.wire.sealed import SESSION, Cipher, Greeting, Offer, Show, Speak
 from decentral.wire.stream import Stream
+from decentral.wire.tally import Tally
 from decentral.wire.v1 import serving_pb2
 
 METHOD = "Session"
@@ -298,12 +299,10 @@ Malformed."""
 class Service:
     """The server's ends of all sessions."""
 
-    def __init__(self, serve: Serve, limits: Limits, show: Show | None = None) -> None:
-        self._serve, self._limits, self._show = serve, limits, show
+    def __init__(self, serve: Serve, limits: Limits, show: Show | None = None, tally: Tally | None = None) -> None:
+        self._serve, self._limits, self._show, self._tally = serve, limits, show, tally or Tally()
         self._room = Room(limits.held)
         self._showing: dict[PeerId, asyncio.Future[Offer]] = {}
-        self.open = 0
-        """Sessions that there are now."""
 
     async def session(
         self, incoming: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[Any]], sender: PeerId
@@ -312,7 +311,7 @@ class Service:
         stream = Stream(write, self._limits)
         arriving = Arriving(stream, self._room, sender, self._limits)
         greeting = Greeting(self._show and partial(self._shown_to, sender), stream)
-        self.open += 1
+        self._tally.sessions += 1
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(stream.writing())
@@ -339,7 +338,7 @@ class Service:
                     task.cancel()
                 stream.finish()
         finally:
-            self.open -= 1
+            self._tally.sessions -= 1
             arriving.drop()
 
     async def _shown_to(self, sender: PeerId, nonce: bytes) -> Offer:
@@ -352,10 +351,22 @@ class Service:
         return await asyncio.shield(making)
 
     async def _answer(self, task: Task, client: Client) -> None:
+        tally = self._tally
+        tally.waiting += 1
         try:
             await self._serve(task, client)
         except Malformed as error:
+            tally.declined += 1
+            tally.refused[error.reason] += 1
             await client.say(Refused(error.reason, error.detail))
+        except asyncio.CancelledError:
+            tally.called_off += 1
+            raise
+        else:
+            tally.answered += 1
+            tally.proofs += task.prove is not None
+        finally:
+            tally.waiting -= 1
 
 
 def _tell(client: Client, task: asyncio.Task[None], frame: serving_pb2.SessionFrame, stream: Stream) -> None:

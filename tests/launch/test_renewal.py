@@ -87,7 +87,7 @@ async def test_peers_talk_on_beyond_the_life_of_their_first_certificates(authori
                 assert {(await anext(inbox)).sender for _ in range(2)} == {alice.identity.id}
                 await asyncio.sleep(0.05)
     for node in (alice, bob):
-        assert set(node.events) == {"renewed"}
+        assert set(node.events) == {"certified", "renewed"}
         kept = Credentials.load(node.folder)
         assert kept.peer == node.identity.id and kept.expires > node.first.expires
 
@@ -134,7 +134,7 @@ async def test_a_lasting_certificate_is_left_alone(authority: Authority, tmp_pat
         node = Node(tmp_path / "node", lambda: address)
         async with node.up(authority):
             await asyncio.sleep(0.2)
-    assert node.events == [] and Credentials.load(node.folder) == node.first
+    assert node.events == ["certified"] and Credentials.load(node.folder) == node.first
 
 
 @pytest.mark.slow
