@@ -12,6 +12,7 @@ its journal: its lies are simulated. Every launcher starts this file.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +43,7 @@ from decentral.wire.limits import Limits
 from decentral.wire.sessions import Serve
 from decentral.zk.store import Store
 
+_LOG = logging.getLogger("decentral.stage")
 NICE = 5
 """Proofs take all cores for long, and answers come first."""
 
@@ -114,7 +116,7 @@ async def serve(path: Path, index: int, listen: str | None, metrics: str | None,
         behaviour = recipe.liars.get(replica.node) if told is None else Choice(name=told)
         if behaviour is not None:
             node.journal.record("misbehaves", behaviour=behaviour.name, options=behaviour.options, simulated=True)
-            print(f"{replica.node} is told to misbehave: {behaviour.name} (simulated)")
+            _LOG.warning("%s is told to misbehave: %s (simulated)", replica.node, behaviour.name)
         serving, proving = services(behaviour)
         who = node.identity, served_by(node.clock)
         try:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from decentral.cli.observing import LogFormatOption, TraceOption, tell_nodes
 from decentral.cli.output import JsonOption, RunArgument, say_json, say_now
 
 IndexOption = Annotated[
@@ -36,6 +37,8 @@ def node(
     keys: KeysOption = None,
     stay: StayOption = False,
     metrics: MetricsOption = None,
+    trace: TraceOption = None,
+    log_format: LogFormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Be one node of a run directory that `prepare` made.
@@ -47,6 +50,7 @@ def node(
     from decentral.launch.alone import become, command_of, member_of
     from decentral.launch.apart import hand_over
 
+    tell_nodes(trace, log_format)
     if source is not None:
         member = hand_over(source, keys or source, directory)
         if index not in (None, member.index):

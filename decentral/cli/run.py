@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from decentral.cli.observing import MetricsOption
+from decentral.cli.observing import LogFormatOption, MetricsOption, TraceOption, tell_nodes
 from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, say, say_json
+from decentral.errors import UserError
 
 OnOption = Annotated[
     str,
@@ -53,6 +54,8 @@ def run(
     gpus: GpusOption = None,
     runtime_env: RuntimeEnvOption = None,
     metrics: MetricsOption = None,
+    trace: TraceOption = None,
+    log_format: LogFormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train by a recipe: every peer a process of its own, here or on a Ray cluster, or all of them simulated."""
@@ -62,6 +65,9 @@ def run(
     from decentral.run.recipe import load_recipe
 
     world = check_world(on)
+    if world != "local" and (trace is not None or log_format is not None):
+        raise UserError(f"--trace and --log-format are for processes of this machine, not for --on {world}")
+    tell_nodes(trace, log_format)
     load_plugins(plugins)
     resolved = load_recipe(recipe, overrides or ())
     with Progress(resolved, hidden=as_json) as progress:

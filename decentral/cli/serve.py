@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from decentral.cli.observing import MetricsOption
+from decentral.cli.observing import LogFormatOption, MetricsOption, TraceOption, tell_nodes
 from decentral.cli.output import JsonOption, PluginOption, RunArgument, load_plugins, note, say_json, say_now
 from decentral.cli.run import PortOption, RestartOption
 
@@ -15,6 +15,8 @@ def serve(
     restart: RestartOption = 3,
     port: PortOption = None,
     metrics: MetricsOption = None,
+    trace: TraceOption = None,
+    log_format: LogFormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve what a directory holds in the foreground; `decentral up` does it in the background."""
@@ -24,6 +26,7 @@ def serve(
     from decentral.run.directory import open_cluster
 
     load_plugins(plugins)
+    tell_nodes(trace, log_format)
     files = tuple(str(plugin.resolve()) for plugin in plugins or ())
     with open_cluster(directory).hold() as run:
         note_launcher(run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decentral.cli.observing import MetricsOption
+from decentral.cli.observing import LogFormatOption, MetricsOption, TraceOption, tell_nodes
 from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, note, say, say_json
 from decentral.cli.run import PortOption, RestartOption
 from decentral.errors import RunDirectoryError
@@ -29,6 +29,8 @@ def up(
     restart: RestartOption = 0,
     port: PortOption = None,
     metrics: MetricsOption = None,
+    trace: TraceOption = None,
+    log_format: LogFormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start a cluster in the background.
@@ -45,6 +47,7 @@ def up(
     from decentral.run.serving_recipe import any_recipe
 
     load_plugins(plugins or ())
+    tell_nodes(trace, log_format)
     document = read_recipe(recipe)
     resolved = any_recipe(document, overrides or (), prepared=is_prepared(directory))
     options = Options(directory, plugins=plugins or (), restarts=restart, port=port, metrics=metrics)

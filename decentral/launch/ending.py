@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
 from decentral.errors import DecentralError, UserError
+from decentral.launch.observing.logs import write_logs
+
+_LOG = logging.getLogger(__name__)
 
 CANNOT, FAILED, TOLD = 2, 1, 128 + signal.SIGTERM
 """Exit codes: what it was given cannot be used; it broke; it was told to end."""
@@ -16,6 +19,7 @@ CANNOT, FAILED, TOLD = 2, 1, 128 + signal.SIGTERM
 
 def live(work: Coroutine[Any, Any, None]) -> int:
     """Runs a node to its end, with an exit code. SIGTERM and Ctrl-C cancel it, so that it can say goodbye."""
+    write_logs()
     return asyncio.run(_supervise(work))
 
 
@@ -28,6 +32,6 @@ async def _supervise(work: Coroutine[Any, Any, None]) -> int:
     except asyncio.CancelledError:
         return TOLD
     except DecentralError as error:
-        print(error, file=sys.stderr)  # noqa: T201  a node's log
+        _LOG.error("%s", error)
         return CANNOT if isinstance(error, UserError) else FAILED
     return 0

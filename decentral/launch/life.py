@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -21,11 +21,13 @@ from decentral.launch.cluster import Cluster, node_lock
 from decentral.launch.joining import show_for
 from decentral.launch.observing.endpoint import exposed
 from decentral.launch.observing.load import noting_load
+from decentral.launch.observing.logs import for_machines, log_event, write_logs
+from decentral.launch.observing.traced import traced
 from decentral.launch.renewal import Renewal
 from decentral.launch.sealing import identity_of, vault_for
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import RunDirectory, ServingDirectory
-from decentral.run.journal import Journal
+from decentral.run.journal import Event, Journal, Observer
 from decentral.wire.certificate import Credentials
 from decentral.wire.clock import WallClock
 from decentral.wire.enrolment import Show, credentials_for
@@ -36,6 +38,7 @@ from decentral.wire.messages import PeerId
 from decentral.wire.rpc import joined_address, split_address
 from decentral.wire.sealed import Attest
 from decentral.wire.sessions import Serve
+from decentral.wire.tracing import UNTRACED, Tracing
 
 D = TypeVar("D", RunDirectory, ServingDirectory)
 
@@ -58,6 +61,7 @@ class Node(Generic[D]):
     """Keeps its private files sealed; None: they are kept as they are."""
     listen: str | None = None
     """The host at whose port it listens instead of at its address, which is how others see it."""
+    tracing: Tracing = UNTRACED
 
     @property
     def bound(self) -> str:
@@ -85,6 +89,7 @@ class Node(Generic[D]):
                 call_deadline=self.directory.recipe.deadlines.call,
                 serve=serve,
                 attest=attest,
+                tracing=self.tracing,
             ) as transport,
             noting_load(transport.tally, self.journal),
             Renewal(
@@ -119,16 +124,24 @@ async def entered(
     member = cluster.members[index]
     folder = directory.node(member.name)
     clock = WallClock(elapsed=time.time() - cluster.epoch)
-    with node_lock(folder), Journal(directory.journal_file(member.name), index, clock.now) as journal:
+    observers: list[Observer] = [log_event] if for_machines() else []
+    write_logs(member.name)
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    with node_lock(folder), Journal(directory.journal_file(member.name), index, clock.now, observe) as journal:
         try:
             vault = await asyncio.to_thread(vault_for, directory, member.name)
             identity = await asyncio.to_thread(identity_of, folder, member.id, vault)
             show = await asyncio.to_thread(show_for, directory, identity.id)
             credentials = await credentials_for(identity, folder, show, vault)
-            with exposed(directory, metrics, index):
-                yield Node(
-                    directory, cluster, member, folder, clock, journal, identity, credentials, show, vault, listen
-                )
+            with exposed(directory, metrics, index), traced(member.name, directory.recipe) as spans:
+                if spans is not None:
+                    observers.append(spans)
+                own = Node(directory, cluster, member, folder, clock, journal, identity, credentials, show, vault)
+                yield replace(own, listen=listen, tracing=spans or UNTRACED)
         except (DecentralError, BaseExceptionGroup) as raised:
             problem = leading(raised) if isinstance(raised, BaseExceptionGroup) else raised
             journal.record("failed", problem=str(problem or raised), user=isinstance(problem, UserError))

@@ -10,7 +10,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -27,6 +28,7 @@ from decentral.wire.sealed import Show
 from decentral.wire.sessions import METHOD, Serve, Service
 from decentral.wire.tally import Tally
 from decentral.wire.tensors import ModelDecoder
+from decentral.wire.tracing import UNTRACED, Said, Tracing
 from decentral.wire.transport import TrafficCount
 
 T = TypeVar("T")
@@ -47,6 +49,7 @@ class PeerService:
         serve: Serve | None = None,
         show: Show | None = None,
         admitted: Admitted | None = None,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._mailbox = mailbox
         self._traffic = traffic
@@ -54,8 +57,9 @@ class PeerService:
         self._members = members
         self._patience = patience
         self._admitted = admitted or Admitted()
+        self._tracing = tracing
         self.tally = Tally()
-        self._serving = None if serve is None else Service(serve, limits, show, self.tally)
+        self._serving = None if serve is None else Service(serve, limits, show, tally=self.tally, tracing=tracing)
         self._calls: Counter[bytes] = Counter()
         self._running: dict[PeerId, set[asyncio.Timeout]] = {}
         """Calls by who makes them; each is ended by whoever reschedules it."""
@@ -64,18 +68,20 @@ class PeerService:
     def handlers(self) -> tuple[grpc.GenericRpcHandler[Any, Any], ...]:
         """Everything that this peer serves."""
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler
-        letters = {name: unary(self._guarded(self._letters(kind))) for kind, name in rpc.METHODS.items()}
+        letters = {name: unary(self._guarded(name, self._letters(kind))) for kind, name in rpc.METHODS.items()}
         services = {
             rpc.PEER: letters,
-            rpc.EXCHANGE: {"Push": stream(self._guarded(self._push, opening=self._opening))},
-            rpc.HEALTH: {"Check": unary(self._guarded(self._check_health))},
+            rpc.EXCHANGE: {"Push": stream(self._guarded("Push", self._push, opening=self._opening))},
+            rpc.HEALTH: {"Check": unary(self._guarded("Check", self._check_health))},
         }
         if self._serving is not None:
-            services[rpc.SERVING] = {METHOD: grpc.stream_stream_rpc_method_handler(self._guarded(self._session))}
+            session = self._guarded(METHOD, self._session)
+            services[rpc.SERVING] = {METHOD: grpc.stream_stream_rpc_method_handler(session)}
         return tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
 
     def _guarded(
         self,
+        method: str,
         serve: Callable[[Any, PeerId, Context], Awaitable[T]],
         opening: Callable[[Any], Awaitable[Any]] | None = None,
     ) -> Callable[[Any, Context], Awaitable[T]]:
@@ -95,7 +101,8 @@ class PeerService:
                     request = await opening(request)
                 sender = self._admitted.peer_of(certificate)
                 async with self._interruptible(sender):
-                    return await serve(request, sender, context)
+                    with self._tracing.called(method, sender, partial(_metadata_of, context)):
+                        return await serve(request, sender, context)
             except Malformed as error:
                 self.tally.refused[error.reason] += 1
                 await rpc.refuse(context, error.reason, error.detail)
@@ -214,3 +221,7 @@ class PeerService:
     def _admit(self, sender: PeerId) -> None:
         if not self._members(sender):
             raise Malformed(Refusal.NOT_A_MEMBER, "this peer has not admitted you")
+
+
+def _metadata_of(context: Context) -> Said:
+    return cast(Said, context.invocation_metadata() or ())

@@ -24,6 +24,7 @@ from decentral.wire.sealed import Attest, Offer
 from decentral.wire.sessions import Serve
 from decentral.wire.tally import Tally
 from decentral.wire.tensors import encoded
+from decentral.wire.tracing import UNTRACED, Tracing
 from decentral.wire.transport import TrafficCount
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class GrpcTransport:
         serve: Serve | None,
         attest: Attest | None,
         admitted: Admitted,
+        tracing: Tracing,
     ) -> None:
         credentials.check(identity.id)
         self.id = identity.id
@@ -60,6 +62,7 @@ class GrpcTransport:
         self._mailbox = Mailbox(limits.pending)
         self._links = Links(credentials, admitted=admitted)
         self._attest = attest
+        self._tracing = tracing
         self._server = grpc.aio.server(options=rpc.PEER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         self._service = PeerService(
             self._mailbox,
@@ -70,6 +73,7 @@ class GrpcTransport:
             serve=serve,
             show=self._show if attest else None,
             admitted=admitted,
+            tracing=tracing,
         )
         self._server.add_generic_rpc_handlers(self._service.handlers())
 
@@ -87,13 +91,15 @@ class GrpcTransport:
         serve: Serve | None = None,
         attest: Attest | None = None,
         admitted: Admitted | None = None,
+        tracing: Tracing = UNTRACED,
     ) -> AsyncIterator[GrpcTransport]:
         """Listens at `host:port` (port 0: any) for as long as the body runs.
 
         `members` tells who may call more than Join; the default is everybody whom the authority let in. `call_deadline`
         (seconds) is how long a call may go without progress. `serve` answers the tasks that clients give in sessions;
         without it there are none; `attest` shows those who ask which machine this is; `admitted`: who may call and is
-        called, of those whom the authority let in. Raises UserError if the port is busy.
+        called, of those whom the authority let in. `tracing` follows calls, in both directions. Raises UserError if the
+        port is busy.
         """
         transport = cls(
             identity,
@@ -104,6 +110,7 @@ class GrpcTransport:
             serve=serve,
             attest=attest,
             admitted=admitted or Admitted(),
+            tracing=tracing,
         )
         try:
             await transport._listen(address)
@@ -182,7 +189,7 @@ class GrpcTransport:
         model, loop = encoded(message), asyncio.get_running_loop()
 
         async def push(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> None:
-            call = channel.stream_unary(f"/{rpc.EXCHANGE}/Push", None, None)(None)
+            call = channel.stream_unary(f"/{rpc.EXCHANGE}/Push", None, None)(None, metadata=metadata)
             try:
                 for number, frame in enumerate(model.frames()):
                     if call.done() or (number == 1 and not await rpc.has_go_ahead(call)):
@@ -195,18 +202,21 @@ class GrpcTransport:
             finally:
                 call.cancel()
 
-        await self._counted(message, model.size, self._links.call(to, push, self._call_deadline))
+        with self._tracing.calling("Push", to) as metadata:
+            await self._counted(message, model.size, self._links.call(to, push, self._call_deadline))
 
     async def _ask(self, to: PeerId, message: Message, deadline: float, *, only_deliver: bool) -> codec.Answer | None:
         data = codec.encode_letter(message, only_deliver=only_deliver)
-        method = f"/{rpc.PEER}/{rpc.METHODS[type(message)]}"
+        name = rpc.METHODS[type(message)]
         loop = asyncio.get_running_loop()
 
         async def ask(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> bytes:
             left = max((patience.when() or 0.0) - loop.time(), 0.001)
-            return bytes(await channel.unary_unary(method, None, None)(data, timeout=left))
+            call = channel.unary_unary(f"/{rpc.PEER}/{name}", None, None)
+            return bytes(await call(data, timeout=left, metadata=metadata))
 
-        reply = await self._counted(message, len(data), self._links.call(to, ask, deadline))
+        with self._tracing.calling(name, to) as metadata:
+            reply = await self._counted(message, len(data), self._links.call(to, ask, deadline))
         try:
             return codec.decode_answer(reply, self._limits)
         except Malformed as error:

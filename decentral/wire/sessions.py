@@ -42,6 +42,7 @@ from decentral.wire.room import Room
 from decentral.wire.sealed import SESSION, Cipher, Greeting, Offer, Show, Speak
 from decentral.wire.stream import Stream
 from decentral.wire.tally import Tally
+from decentral.wire.tracing import UNTRACED, Tracing
 from decentral.wire.v1 import serving_pb2
 
 METHOD = "Session"
@@ -299,8 +300,17 @@ Malformed."""
 class Service:
     """The server's ends of all sessions."""
 
-    def __init__(self, serve: Serve, limits: Limits, show: Show | None = None, tally: Tally | None = None) -> None:
-        self._serve, self._limits, self._show, self._tally = serve, limits, show, tally or Tally()
+    def __init__(
+        self,
+        serve: Serve,
+        limits: Limits,
+        show: Show | None = None,
+        *,
+        tally: Tally | None = None,
+        tracing: Tracing = UNTRACED,
+    ) -> None:
+        self._serve, self._limits, self._show = serve, limits, show
+        self._tally, self._tracing = tally or Tally(), tracing
         self._room = Room(limits.held)
         self._showing: dict[PeerId, asyncio.Future[Offer]] = {}
 
@@ -354,7 +364,8 @@ class Service:
         tally = self._tally
         tally.waiting += 1
         try:
-            await self._serve(task, client)
+            with self._tracing.doing("answer", part=task.part):
+                await self._serve(task, client)
         except Malformed as error:
             tally.declined += 1
             tally.refused[error.reason] += 1

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decentral.run import metrics
@@ -58,6 +58,7 @@ def test_the_totals_of_a_finished_run_are_those_of_its_summary(run):
         assert sorted(node for (node,), count in fold.values(metric).items() if count) == summary[what]
 
 
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 def test_it_does_not_matter_how_journals_come_together(seed, tmp_path_factory, write_run, recipe):
     """A launcher sees lines as they are written, a reader of the merged file in order of time."""
@@ -118,6 +119,7 @@ def test_a_value_that_is_no_number_is_not_shown():
     assert fold.values(metrics.TRAINING_LOSS) == {} and total(fold, metrics.SAMPLES) == 16
 
 
+@settings(max_examples=20)
 @given(st.lists(st.text(max_size=100), max_size=30))
 def test_reasons_that_others_make_up_are_few_and_short(reasons):
     fold = folded(event("rejected", round=1, other=1, reason=reason) for reason in reasons)

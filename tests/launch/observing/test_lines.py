@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decentral.launch.observing.lines import Lines
@@ -62,6 +62,7 @@ def test_a_half_written_line_waits(tmp_path):
     assert rounds(lines.after(1)) == [(2, 2)]
 
 
+@settings(max_examples=15)
 @given(most=st.integers(1, 400), count=st.integers(0, 30))
 def test_pieces_are_the_whole_and_none_is_much_larger_than_was_asked_for(most, count, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lines")
