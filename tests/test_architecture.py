@@ -163,6 +163,7 @@ TESTED_ELSEWHERE = {
     "cli/zk_words.py": "cli/test_zk.py",
     "launch/answering.py": "launch/test_gateway.py",
     "launch/life.py": "launch/test_serving.py",
+    "launch/pool/program.py": "launch/pool/test_processes.py",
     "launch/ray/actor.py": "launch/ray/test_engine.py",
     "launch/ray/gauges.py": "launch/ray/test_engine.py",
     "launch/ray/nodes.py": "launch/ray/test_engine.py",

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from decentral.algorithms.crowd import Crowd
 from decentral.algorithms.packing import for_neighbours, sound
@@ -25,7 +25,8 @@ from decentral.core.encodings import Encoding, Plain
 from decentral.core.outer import Outer
 from decentral.core.rules import Mean, Rule
 from decentral.errors import UserError
-from decentral.training.learner import Learner, ModuleLearner, State
+from decentral.training.learner import Learner, State
+from decentral.training.module_work import ModuleWork, module_work
 from decentral.wire.clock import Clock
 from decentral.wire.messages import Model
 from decentral.wire.transport import Transport
@@ -184,7 +185,7 @@ class SynchronousRounds(ABC):
 
     async def run(self, peer: Peer) -> None:
         if peer.batchnorm == "reestimate":
-            module_learner(peer, "averaging.batchnorm: reestimate")
+            module_work_of(peer, "averaging.batchnorm: reestimate")
         if peer.finished == 0 and peer.schedule.pretrain_epochs:
             await train(peer, 0)
         await self.rounds(peer)
@@ -309,25 +310,24 @@ async def replace_model(peer: Peer, make: Callable[[], State]) -> None:
     """
     if peer.batchnorm == "average":
         return await peer.clock.work(lambda: peer.learner.load(make()), 0.0)
-    from decentral.training.batchnorm import reestimate_batchnorm  # imports torch.fx, which costs every peer a moment
-
-    learner = module_learner(peer, "averaging.batchnorm: reestimate")
+    work = module_work_of(peer, "averaging.batchnorm: reestimate")
 
     def replace() -> None:
-        learner.load(make())
-        reestimate_batchnorm(learner.model, learner.matching_batches())
+        peer.learner.load(make())
+        work.reestimate()
 
-    return await peer.clock.work(replace, peer.pace.forward(learner.matching_samples))
+    return await peer.clock.work(replace, peer.pace.forward(work.samples))
 
 
-def module_learner(peer: Peer, what: str) -> ModuleLearner:
-    """The peer's learner as one that has a torch module. Raises UserError, which says `what` needs it."""
-    if not isinstance(getattr(peer.learner, "model", None), nn.Module) or not hasattr(peer.learner, "matching_batches"):
+def module_work_of(peer: Peer, what: str) -> ModuleWork:
+    """What can be done with the network of the peer's learner. Raises UserError, which says `what` needs it."""
+    work = module_work(peer.learner)
+    if work is None:
         kind = type(peer.learner).__name__
         raise UserError(
             f"{what} needs a learner with a torch module as `model` and `matching_batches`; {kind} has none"
         )
-    return cast(ModuleLearner, peer.learner)
+    return work
 
 
 async def local_model(peer: Peer, round: int, tag: str = "local") -> Model:

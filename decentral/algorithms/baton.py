@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from decentral.algorithms.packing import LEFT, for_aggregator, read, remembered, written
 from decentral.core.compression import INDEX, unpack
 from decentral.training.learner import State
+from decentral.training.module_work import buffers_of
 from decentral.wire.messages import Model
 
 if TYPE_CHECKING:
@@ -107,9 +108,7 @@ def step_from(peer: Peer, average: State, baton: Baton | None) -> State:
     """What the peer's outer optimiser, if it has one, makes of an average; buffers are the average's. Blocking."""
     if peer.outer is None or baton is None:
         return average
-    model = getattr(peer.learner, "model", None)
-    buffers = frozenset(name for name, _ in model.named_buffers()) if isinstance(model, nn.Module) else frozenset()
-    return peer.outer.step(baton.last, average, baton.trail, buffers)
+    return peer.outer.step(baton.last, average, baton.trail, buffers_of(peer.learner))
 
 
 def with_baton(peer: Peer, letter: Model, baton: Baton) -> Model:

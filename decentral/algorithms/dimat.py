@@ -7,31 +7,25 @@ Activations are computed by the receiver on its own images; only parameters trav
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from functools import partial
 
-from decentral.algorithms.base import Peer, SynchronousRounds, exchange, module_learner, renormalise
-from decentral.core.permutation import PermutationSpec
+from decentral.algorithms.base import Peer, SynchronousRounds, exchange, module_work_of, renormalise
 from decentral.errors import DecentralError, UserError
-from decentral.models.tracing import permutation_spec
 from decentral.training.activations import NotFinite
-from decentral.training.learner import ModuleLearner, State
-from decentral.training.merging import merge_into
-from decentral.training.repair import applies
+from decentral.training.module_work import ModuleWork
 
 
 class DIMAT(SynchronousRounds):
     """Averaging after alignment. The peer itself is always the reference; neighbours are aligned independently."""
 
     def __init__(self) -> None:
-        self._spec: PermutationSpec | None = None
+        self._work: ModuleWork | None = None
         self._repairs = False
 
     async def run(self, peer: Peer) -> None:
-        learner = module_learner(peer, "the algorithm dimat")
+        self._work = module_work_of(peer, "the algorithm dimat")
         try:
-            self._repairs = applies(learner.model, peer.matching_repair)
+            self._repairs = self._work.repairs(peer.matching_repair)
         except ValueError as error:
             raise UserError(f"matching.repair: {error}; auto takes note of that") from error
         await super().run(peer)
@@ -40,18 +34,23 @@ class DIMAT(SynchronousRounds):
         models = await exchange(peer, round)
         peer.phase(round, "merge")
         began = peer.clock.now()
-        learner = module_learner(peer, "the algorithm dimat")
+        assert self._work is not None
         moved, weights = None, None
         while weights is None:
             weights = renormalise(peer.weights, models.keys(), peer.index)
             others = [index for index in models if index != peer.index]
-            states = [models[index].tensors for index in others]
-            row = [weights[index] for index in (peer.index, *others)]
-            merge = partial(self._merge, peer, learner, states, row)
+            merge = partial(
+                self._work.merge,
+                [models[index].tensors for index in others],
+                [weights[index] for index in (peer.index, *others)],
+                method=peer.matching_method,
+                statistics=peer.matching_statistics,
+                repair=peer.matching_repair,
+            )
             # Every model once, and the merged one for its statistics; REPAIR looks at all of them once more.
             passes = (1 + len(models)) * (1 + self._repairs) - (peer.matching_statistics == "average")
             try:
-                moved = await peer.clock.work(merge, peer.pace.forward(learner.matching_samples) * passes)
+                moved = await peer.clock.work(merge, peer.pace.forward(self._work.samples) * passes)
             except NotFinite as error:
                 if error.network is None:
                     raise DecentralError(f"peer {peer.index}, round {round}: {error}") from error
@@ -59,24 +58,3 @@ class DIMAT(SynchronousRounds):
                 del models[others[error.network]]
                 weights = None
         peer.journal.record("merged", round=round, weights=weights, moved=moved, seconds=peer.clock.now() - began)
-
-    def _merge(
-        self, peer: Peer, learner: ModuleLearner, others: Sequence[State], weights: Sequence[float]
-    ) -> float | None:
-        """Replaces the learner's model by the merge; returns the mean share of units that the matching moved."""
-        if not others:
-            return None
-        batches = list(learner.matching_batches())
-        if self._spec is None:
-            self._spec = permutation_spec(learner.model, batches[0][:2])
-        permutations = merge_into(
-            learner.model,
-            others,
-            weights,
-            self._spec,
-            batches,
-            method=peer.matching_method,
-            statistics=peer.matching_statistics,
-            repair=peer.matching_repair,
-        )
-        return math.fsum(permutation.share_moved for permutation in permutations) / len(permutations)

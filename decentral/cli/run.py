@@ -25,6 +25,10 @@ PortOption = Annotated[
     int | None,
     typer.Option(min=1, max=65535, help="Peers listen on this port and those after it. [default: free ones]"),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="With --on sim: train in so many processes; 0: one a core. [default: in one]"),
+]
 
 AddressOption = Annotated[
     str | None,
@@ -53,6 +57,7 @@ def run(
     address: AddressOption = None,
     gpus: GpusOption = None,
     runtime_env: RuntimeEnvOption = None,
+    workers: WorkersOption = None,
     metrics: MetricsOption = None,
     trace: TraceOption = None,
     log_format: LogFormatOption = None,
@@ -72,7 +77,17 @@ def run(
     resolved = load_recipe(recipe, overrides or ())
     with Progress(resolved, hidden=as_json) as progress:
         ray = RayOptions(address, gpus, runtime_env)
-        options = Options(out, resume, plugins or (), restart, port, ray, metrics, progress)
+        options = Options(
+            out,
+            resume,
+            plugins or (),
+            restart,
+            port,
+            workers=workers,
+            ray=ray,
+            metrics=metrics,
+            observe=progress,
+        )
         directory, summary = execute(resolved, world, options)
     if as_json:
         say_json(summary)

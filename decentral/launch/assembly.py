@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -20,8 +20,6 @@ from decentral.algorithms.catalogue import ALGORITHMS, DRAWING, SERVED
 from decentral.algorithms.crowd import Crowd, Sampling
 from decentral.algorithms.presence import Deadlines, Member, Roster
 from decentral.algorithms.session import Session
-from decentral.core.attacks import ATTACKS, Attack
-from decentral.core.compression import Unsound, unpack
 from decentral.core.encodings import ENCODINGS, Encoding
 from decentral.core.outer import OUTERS, Outer
 from decentral.core.rules import RULES
@@ -29,6 +27,7 @@ from decentral.core.seeds import derive_seed
 from decentral.data.partition import subset, with_proxy
 from decentral.errors import UserError
 from decentral.files import write_atomic
+from decentral.launch.attackers import as_told, attack_of, lying
 from decentral.launch.latents import seen
 from decentral.launch.plan import Plan
 from decentral.launch.shares import data_of, holding
@@ -43,8 +42,7 @@ from decentral.wire.clock import Clock
 from decentral.wire.elements import schema_hash
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
-from decentral.wire.lying import LyingTransport
-from decentral.wire.messages import MembershipRecord, MembershipStatus, Model, PeerId, Traffic
+from decentral.wire.messages import MembershipRecord, MembershipStatus, Traffic
 from decentral.wire.transport import Transport
 
 if TYPE_CHECKING:
@@ -82,10 +80,15 @@ class SimulatedSigner(Signer):
 
 
 def assemble_learner(recipe: Recipe, index: int) -> Learner:
-    """The model of peer `index` with its share of the data. Blocking.
+    """The model of peer `index` with its share of the data, and a liar around it where the recipe has one. Blocking.
 
     Raises UserError where the recipe asks for what the data or the model cannot give.
     """
+    return as_told(recipe, index, own_learner(recipe, index))
+
+
+def own_learner(recipe: Recipe, index: int) -> Learner:
+    """The same without what a liar makes of it: its data alone may be poisoned already."""
     torch.set_num_threads(recipe.threads)
     make = LEARNERS.resolve(recipe.learner.name)
     if getattr(make, "without_data", False):
@@ -125,37 +128,7 @@ def assemble_learner(recipe: Recipe, index: int) -> Learner:
             learner.load(earlier_model(Path(recipe.training.start_from), index))
         except ValueError as error:
             raise UserError(f"training.start_from: {error}") from error
-    if recipe.attack is not None and attack is not None:
-        return AttackingLearner(learner, attack, peer=index, seed=recipe.seed, from_round=recipe.attack.from_round)
     return learner
-
-
-def attack_of(recipe: Recipe, index: int) -> Attack | None:
-    """What the recipe tells peer `index` to do to the others; None for an honest one."""
-    if recipe.attack is None or index not in recipe.attackers:
-        return None
-    attack: Attack = ATTACKS.construct(recipe.attack.name, **recipe.attack.options)
-    return attack
-
-
-def lying(transport: Transport, learner: AttackingLearner, recipe: Recipe, roster: Roster) -> Transport:
-    """The transport of an attacker: its lies go out, and it hears what honest peers send."""
-    index_of = roster.index_of
-    honest = {who: index for who, index in index_of.items() if index not in recipe.attackers}
-    write = encoding_of(recipe).whole
-
-    def say(model: Model) -> Model | None:
-        if learner.lie is None:
-            return None
-        noise = torch.Generator().manual_seed(derive_seed(recipe.seed, "lie", index_of[transport.id], model.round))
-        return replace(model, tensors=write(learner.lie, learner.lie, noise))
-
-    def hear(sender: PeerId, model: Model) -> None:
-        if learner.attack.listens and sender in honest:
-            with contextlib.suppress(Unsound):
-                learner.hear(honest[sender], model.round, unpack(model.tensors, learner.view()))
-
-    return LyingTransport(transport, say, hear)
 
 
 def earlier_model(folder: Path, index: int) -> dict[str, Tensor]:
@@ -203,6 +176,9 @@ def publisher_of(recipe: Recipe, learner: Learner, directory: RunDirectory | Non
         raise UserError(f"learner: algorithm {recipe.algorithm!r} needs 'diffusion', not {recipe.learner.name!r}")
     if directory is None or not published:
         return None
+    elsewhere: Callable[[Path, Path], Publisher] | None = getattr(learner, "publisher", None)
+    if elsewhere is not None:
+        return elsewhere(directory.path, directory.node(name))
     from decentral.launch.publish import EnsemblePublisher  # imports diffusers
 
     return EnsemblePublisher(directory.path, directory.node(name), cast("NoisedTraining", learner))
@@ -324,7 +300,7 @@ async def open_peer(
     """
     roster = roster if isinstance(roster, Roster) else Roster(roster)
     if isinstance(learner, AttackingLearner):
-        transport = lying(transport, learner, recipe, roster)
+        transport = lying(transport, learner, recipe, roster, encoding_of(recipe).whole)
     partners = algorithm.partners(index, plan.peers[index].neighbours, recipe.peers)
     newest: frozenset[str] = getattr(algorithm, "newest", frozenset())
     among = partial(Session, newest, partners=partners)

@@ -38,6 +38,7 @@ class Options:
     plugins: Sequence[Path] = ()
     restarts: int = 0
     port: int | None = None
+    workers: int | None = None
     ray: RayOptions = field(default_factory=RayOptions)
     metrics: str | None = None
     observe: Observer = field(default=lambda event: None)
@@ -84,6 +85,8 @@ def _check(recipe: Recipe, world: World, options: Options) -> None:
         At.parse(options.metrics)
     if world == "sim" and (options.restarts or options.port is not None):
         raise UserError("--restart and --port are for processes: they mean nothing with --on sim")
+    if world != "sim" and options.workers is not None:
+        raise UserError("--workers is for the simulator: without --on sim every peer is a process of its own")
     if world == "sim" and recipe.attestation.shown:
         raise UserError("attestation: evidence is of the machine that a process runs on, and the simulator has none")
     if world != "ray":
@@ -99,9 +102,11 @@ def _run(recipe: Recipe, world: World, directory: RunDirectory, resumed: int | N
     """To the end. `resumed`: the round to go on from."""
     plugins = tuple(str(plugin.resolve()) for plugin in options.plugins)
     if world == "sim":
+        from decentral.launch.pool.pool import Pool
         from decentral.launch.simulated import SimulatedRun
 
-        SimulatedRun(recipe, directory, resumed=resumed, observe=options.observe).run()
+        pool = Pool(recipe, 1 if options.workers is None else options.workers, options.plugins)
+        SimulatedRun(recipe, directory, resumed=resumed, observe=options.observe, pool=pool).run()
     elif world == "ray":
         from decentral.launch.ray.engine import run_on_ray
 

@@ -1,4 +1,5 @@
-"""All peers in one process, on a virtual clock and a simulated network: the same recipe, the same peers.
+"""All peers on a virtual clock and a simulated network, in one process or with their learners in several: the same
+recipe, the same peers.
 
 SIMULATED: time, latency, bandwidth, loss, the peers' speed and who crashes when are the recipe's. Training is real, but
 for the null learner's. Same seed, same bytes.
@@ -11,11 +12,10 @@ import contextlib
 import gc
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import async_solipsism
-import torch
 
 from decentral.algorithms.base import Pace
 from decentral.algorithms.catalogue import APART
@@ -26,6 +26,7 @@ from decentral.launch import assembly
 from decentral.launch.churn import Change, Schedule, schedule
 from decentral.launch.cluster import COUNTER
 from decentral.launch.plan import PlannedPeer, make_plan
+from decentral.launch.pool.pool import Pool
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Event, GatheredJournal, Journal, Observer
 from decentral.run.recipe import Recipe
@@ -43,7 +44,7 @@ DONE = {"crash": "crashed", "leave": "left"}
 
 
 class SimulatedRun:
-    """A run in this process; `resumed` is the round that all peers go on from."""
+    """A run from this process; `resumed` is the round that all peers go on from, `pool` where their learners are."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class SimulatedRun:
         *,
         resumed: int | None = None,
         observe: Observer = lambda event: None,
+        pool: Pool | None = None,
     ) -> None:
         """Raises UserError where a file of the recipe's trace or churn cannot be used."""
         self.recipe, self.directory = recipe, directory
@@ -59,6 +61,7 @@ class SimulatedRun:
         self.trace = make_trace(recipe)
         self._schedule = schedule(recipe)
         self._resumed, self._observe = resumed, observe
+        self._pool = pool or Pool(recipe)
         if resumed and recipe.simulation.churn is not None:
             raise UserError("a run with simulation.churn cannot be resumed; run it again: its seed gives the same run")
 
@@ -67,52 +70,50 @@ class SimulatedRun:
         with (
             _few_collections(),
             warnings.catch_warnings(),
-            ThreadPoolExecutor(1, "work", torch.set_num_threads, (self.recipe.threads,)) as worker,
+            self._pool,
             asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner,
         ):
             warnings.simplefilter("ignore", async_solipsism.ResolutionWarning)  # less than a microsecond is no time
             try:
-                runner.run(self._simulate(worker))
+                runner.run(self._simulate())
             except BaseExceptionGroup as group:
                 raise leading(group) or group from None
 
-    async def _simulate(self, worker: ThreadPoolExecutor) -> None:
-        world = asyncio.ensure_future(self._play(worker))
+    async def _simulate(self) -> None:
+        world = asyncio.ensure_future(self._play())
         try:
             await asyncio.wait([world])
         except asyncio.CancelledError:
-            worker.shutdown(wait=False, cancel_futures=True)  # who is cancelled waits for its work; nobody wants it now
+            self._pool.stop()  # who is cancelled waits for its work; nobody wants it now
             world.cancel()
             await asyncio.wait([world])
             raise
         await world
 
-    async def _play(self, worker: ThreadPoolExecutor) -> None:
+    async def _play(self) -> None:
         shape, seed = self.recipe.simulation, self.recipe.seed
         identities = [Identity.from_seed(f"{seed}/{peer.index}".encode()) for peer in self.plan.peers]
         network_seed = derive_seed(seed, "network")
-        clock = VirtualClock(worker)
+        clock = VirtualClock(None)
         with Journal(self.directory.journal_file("launcher"), None, clock.now, self._observe) as journal:
             journal.record("launched" if self._resumed is None else "resumed", round=self._resumed or 0)
             async with asyncio.TaskGroup() as tasks:
                 world = Simulation(
                     network=MemoryNetwork(shape.latency, shape.bandwidth, shape.loss, network_seed, self.trace),
-                    worker=worker,
                     clock=clock,
                     identities=identities,
                     roster=Roster(Member(p.index, p.name, identities[p.index].id, p.name) for p in self.plan.peers),
                     journal=journal,
                     tasks=tasks,
                 )
-                for peer in self.plan.peers:
-                    if peer.index not in self._schedule.absent:
-                        self._start(peer, world, running=False)
+                present = [peer for peer in self.plan.peers if peer.index not in self._schedule.absent]
+                for peer, learner in [(peer, self._pool.assemble(peer.index)) for peer in present]:
+                    self._start(peer, world, learner, running=False)
                 if self.recipe.simulation.churn is not None:
                     await self._come_and_go(self._schedule, world)
 
-    def _start(self, peer: PlannedPeer, world: Simulation, *, running: bool) -> None:
-        learner = world.worker.submit(assembly.assemble_learner, self.recipe, peer.index).result()
-        world.lives[peer.index] = world.tasks.create_task(self._live(peer, world, learner, running))
+    def _start(self, peer: PlannedPeer, world: Simulation, learner: Future[Learner], *, running: bool) -> None:
+        world.lives[peer.index] = world.tasks.create_task(self._live(peer, world, learner.result(), running))
 
     async def _live(self, peer: PlannedPeer, world: Simulation, learner: Learner, running: bool) -> None:
         """One peer, as `nodes/peer.py` lives it in a process of its own."""
@@ -124,7 +125,7 @@ class SimulatedRun:
             else Checkpoints(self.directory.checkpoints, peer.name, self.plan.kept_checkpoints)
         )
         start = assembly.restore(checkpoints, learner, self._resumed, together=self.recipe.algorithm not in APART)
-        clock = VirtualClock(None) if light else world.clock
+        clock = VirtualClock(None if light else self._pool.thread(peer.index))
         pace = None if self.trace is None else Pace(self.trace.speed[peer.index])
         signer = assembly.SimulatedSigner(identity, self.directory.nodes / peer.name / COUNTER)
         with (
@@ -192,7 +193,7 @@ class SimulatedRun:
         alive = life is not None and not life.done()
         if change.what in ("return", "join"):
             if life is None or change.peer in world.gone:
-                self._start(peer, world, running=True)
+                self._start(peer, world, self._pool.assemble(peer.index), running=True)
         elif life is not None and alive:
             world.gone.add(change.peer)
             world.journal.record(DONE[change.what], other=change.peer)
@@ -208,7 +209,6 @@ class Simulation:
     """What simulated peers share; their identities, by index, follow from the seed and are no secret."""
 
     network: MemoryNetwork
-    worker: ThreadPoolExecutor
     clock: VirtualClock
     identities: list[Identity]
     roster: Roster

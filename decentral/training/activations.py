@@ -33,7 +33,7 @@ class NotFinite(ValueError):
     def __init__(self, problem: str, network: int | None) -> None:
         whose = "the reference" if network is None else f"network {network} of the others"
         super().__init__(f"{whose} {problem}")
-        self.network = network
+        self.problem, self.network = problem, network
 
 
 class ActivationReader:
