@@ -91,7 +91,7 @@ TORCH_FREE = [
     "decentral.launch.serving",
     "nodes.quoting",
     "decentral.serving.adversaries.catalogue",
-    *(module_of(p) for p in MODULES if p.parent in (HOUSE / "run", HOUSE / "cli")),
+    *(module_of(p) for p in MODULES if p.parent in (HOUSE / "run", HOUSE / "cli", HOUSE / "dashboard")),
 ]
 
 SLIM = ["nodes.peer", "nodes.stage", "decentral.launch.assembly"]

@@ -24,6 +24,7 @@ COMMANDS = (
     "recipes",
     "show",
     "report",
+    "dashboard",
     "up",
     "serve",
     "add",

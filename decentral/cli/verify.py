@@ -89,7 +89,9 @@ def _settled(receipt: Receipt, anchors: Anchors, folder: Path) -> Settled:
 
 
 def _say(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination, settled: Settled | None) -> None:
-    parts = _parts(receipt, anchors, found)
+    from decentral.trust import telling
+
+    parts = telling.parts(receipt, anchors, found)
     order = receipt.transcript.order
     client = f"client {order.client[:12]}…, {_moment(order.time)} as it says"
     if found.verdict.valid:
@@ -107,7 +109,7 @@ def _say(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination,
     if parts:
         say()
         say_table(("part", "agree", "who", "asked too"), map(_row, parts))
-    for fault in _faults(anchors, found):
+    for fault in telling.faults(anchors, found):
         say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
     if settled is not None:
         say(f"computed again: {', '.join(settled.references) or 'nothing'}")
@@ -133,15 +135,15 @@ def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
 def _plain(
     receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination, settled: Settled | None
 ) -> dict[str, Any]:
-    from decentral.trust import packing
+    from decentral.trust import packing, telling
 
     order = receipt.transcript.order
     return {
         "valid": found.verdict.valid,
         "reasons": list(found.verdict.reasons),
         "findings": [packing.finding(each) for each in found.findings],
-        "faults": _faults(anchors, found),
-        "parts": _parts(receipt, anchors, found),
+        "faults": telling.faults(anchors, found),
+        "parts": telling.parts(receipt, anchors, found),
         "computed_again": [] if settled is None else list(settled.references),
         "not_computed_again": {} if settled is None else dict(settled.open),
         "task": order.task.hex(),
@@ -150,35 +152,3 @@ def _plain(
         "epoch": order.epoch,
         "policy": policy.plain(),
     }
-
-
-def _parts(receipt: Receipt, anchors: Anchors, found: Examination) -> list[dict[str, Any]]:
-    """Who was asked about each part, whose answers the counting one is among, and who else was asked."""
-    names = {peer.id: peer.name for peer in anchors.peers}
-    parts = []
-    for exchange, judgement in zip(receipt.transcript.exchanges, found.judgements, strict=True):
-        asked = [_name(names, node) for node in exchange.asked]
-        counts = judgement.answer is not None
-        agree = [_name(names, node) for node in exchange.asked if counts and node in judgement.vote.near]
-        others = [name for name in asked if name not in agree]
-        parts.append({"part": exchange.step.part, "asked": asked, "agree": agree, "others": others})
-    return parts
-
-
-def _faults(anchors: Anchors, found: Examination) -> list[dict[str, str]]:
-    names = {peer.id: peer.name for peer in anchors.peers}
-    return [
-        {
-            "kind": fault.kind.value,
-            "node": _name(names, fault.node),
-            "id": fault.node,
-            "part": fault.part,
-            "detail": fault.detail,
-        }
-        for fault in found.faults
-    ]
-
-
-def _name(names: Mapping[Any, str], node: str) -> str:
-    """As the trust file calls it."""
-    return names.get(node, f"{node[:12]}…")

@@ -45,6 +45,14 @@ TOLD = {
 }
 """The events that a reader wants to hear of, and how they are told."""
 
+PLACES = {
+    "sim": "in the simulator",
+    "local": "as local processes",
+    "hosts": "on machines of their own",
+    "ray": "on Ray",
+}
+"""Where a run's peers are, by its world."""
+
 MOST_EVENTS = 200
 MOST_PEERS = 100
 """Peers that are shown one by one; where there are more, curves are means alone, and the graph is not drawn."""
@@ -123,8 +131,7 @@ def _costs(recipe: Recipe, events: Sequence[Event]) -> str:
 
 
 def _subtitle(recipe: Recipe, world: str) -> str:
-    places = {"sim": "in the simulator", "local": "as local processes", "hosts": "on machines of their own"}
-    where = {**places, "ray": "on Ray"}.get(world, f"on {world}")
+    where = PLACES.get(world, f"on {world}")
     return escape(
         f"{recipe.algorithm} with {recipe.peers} peers {where}, {recipe.model.name} on {recipe.data.name}, "
         f"seed {recipe.seed}"
@@ -233,7 +240,7 @@ def _marks(recipe: Recipe, events: Sequence[Event]) -> list[charts.Mark]:
 def _topology(recipe: Recipe, summary: dict[str, Any]) -> str:
     if recipe.peers > MOST_PEERS:
         return f'<p class="soft">{recipe.peers:,} peers are too many to draw.</p>'
-    graph = _graph(recipe)
+    graph = graph_of(recipe)
     if graph is None:
         return '<p class="soft">It cannot be drawn here: what it was made from is not there any more.</p>'
     gone = {int(name.removeprefix("peer-")) for name in set(summary["crashed"]) - set(summary["rejoined"])}
@@ -243,7 +250,7 @@ def _topology(recipe: Recipe, summary: dict[str, Any]) -> str:
 def _topology_words(recipe: Recipe) -> str:
     from decentral.core import topology
 
-    graph = _graph(recipe)
+    graph = graph_of(recipe)
     name = " ".join([recipe.topology.name, *(f"{key} {value}" for key, value in recipe.topology.options.items())])
     if graph is None:
         return escape(name)
@@ -254,7 +261,8 @@ def _topology_words(recipe: Recipe) -> str:
     return escape(f"{words}.")
 
 
-def _graph(recipe: Recipe) -> Any:
+def graph_of(recipe: Recipe) -> Any:
+    """Who exchanges models with whom, as networkx has it; None where what it was made from is gone."""
     from decentral.core import topology
 
     try:

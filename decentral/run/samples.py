@@ -69,8 +69,8 @@ class Samples:
 
     def __init__(self) -> None:
         self._drawn: dict[int, dict[int, Drawing]] = {}
-        self._begun: dict[int, list[int]] = {}
-        self._trained: dict[int, list[int]] = {}
+        self._begun: dict[int, dict[int, None]] = {}  # in the order in which they came, each once
+        self._trained: dict[int, dict[int, None]] = {}
         self._averaged = 0
         self._gone: set[int] = set()
 
@@ -86,9 +86,9 @@ class Samples:
             case "started":
                 self._gone.discard(event["peer"])
             case "phase" if event["phase"] == "train":
-                self._at(self._begun, event).append(event["peer"])
+                self._at(self._begun, event).setdefault(event["peer"])
             case "trained":
-                self._at(self._trained, event).append(event["peer"])
+                self._at(self._trained, event).setdefault(event["peer"])
             case "merged":
                 if event["round"] < self._averaged and self._drawn:
                     self._go_back(event["round"], {event["peer"], *map(int, event.get("weights", ()))})
@@ -110,8 +110,8 @@ class Samples:
             self._drawn[round + 1] = drawn
 
     @staticmethod
-    def _at(rounds: dict[int, list[int]], event: Event) -> list[int]:
-        found = rounds.setdefault(event["round"], [])
+    def _at(rounds: dict[int, dict[int, None]], event: Event) -> dict[int, None]:
+        found = rounds.setdefault(event["round"], {})
         _forget(rounds)
         return found
 
@@ -122,11 +122,11 @@ class Samples:
             return None
         round = max(self._begun)
         sample, following = self._living(round), self._living(round + 1)
-        begun = tuple(dict.fromkeys(self._begun[round]))
+        begun = tuple(self._begun[round])
         return Turn(
             round,
             participants=_commonest([drawing.participants for drawing in sample])[0] if sample else begun,
-            trained=tuple(dict.fromkeys(self._trained.get(round, ()))),
+            trained=tuple(self._trained.get(round, ())),
             aggregators=_commonest([drawing.aggregators for drawing in following])[0] if following else (),
             averaged=self._averaged,
             agreement=self._agreement(),

@@ -1,0 +1,46 @@
+"""The page as a process: where it listens, what it follows, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import signal
+from collections.abc import Callable
+
+from decentral.dashboard.source import Source
+from decentral.errors import UserError
+from decentral.launch.gateway import listening, written
+
+ENDING = 2
+"""Seconds for requests that are under way when it is told to end."""
+
+
+async def serve_dashboard(
+    source: Source, told: Callable[[str], None], *, host: str = "127.0.0.1", port: int = 0
+) -> None:
+    """Shows a source until it is cancelled, or SIGTERM comes; `told` hears the URL once it listens. Port 0: any free.
+
+    Raises UserError for what cannot be used.
+    """
+    try:
+        importlib.import_module("uvicorn")
+        from decentral.dashboard.app import Page
+        from decentral.launch.answering import answering
+    except ImportError as error:
+        raise UserError(f"the dashboard needs {error.name}: pip install 'decentral[dashboard]'") from error
+    from decentral.dashboard.hub import Hub
+
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    with contextlib.closing(source), listening(host, port) as taken:
+        hub = Hub(source)
+        following = asyncio.create_task(hub.run())
+        try:
+            app = Page(hub, [host]).app()
+            told(f"http://{written(host)}:{taken.getsockname()[1]}/")
+            await answering(app, taken, ending=ENDING, end=hub.close)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
