@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from decentral.cli.output import JsonOption, SimulatedOption, note, say, say_json, say_now
+from decentral.errors import UserError
+
+if TYPE_CHECKING:
+    from decentral.dashboard.source import Source
 
 
 def dashboard(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory: running, or finished.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR|ADDRESS...", help="A run directory, running or finished; or where nodes say what they do."
+        ),
+    ],
     host: Annotated[
         str, typer.Option(help="The address to listen at: 127.0.0.1 is reached from this machine alone.")
     ] = "127.0.0.1",
@@ -29,11 +38,13 @@ def dashboard(
 
     Of a model that is served: its stages and their replicas, what the client of this machine thinks of each, and the
     newest receipts, verified here, with every reason why one does not count. Nothing can be changed from the page.
+
+    Of nodes on other machines give the addresses that their --metrics has opened, HOST:PORT each: a node is believed
+    about itself alone.
     """
-    from decentral.dashboard.folder import FolderSource
     from decentral.dashboard.server import serve_dashboard
 
-    source = FolderSource(directory, receipts, simulated=simulated)
+    source = _source(what, receipts, simulated)
 
     def told(url: str) -> None:
         if as_json:
@@ -53,6 +64,20 @@ def dashboard(
         asyncio.run(serve_dashboard(source, told, host=host, port=port))
     except asyncio.CancelledError:  # SIGTERM
         return
+
+
+def _source(what: list[str], receipts: Path | None, simulated: bool) -> Source:
+    """A folder, or addresses. Raises UserError where it is neither, or both."""
+    from decentral.dashboard.address import AddressSource, is_address
+    from decentral.dashboard.folder import FolderSource
+
+    if len(what) == 1 and (Path(what[0]).exists() or not is_address(what[0])):
+        return FolderSource(Path(what[0]), receipts, simulated=simulated)
+    if folders := [each for each in what if not is_address(each)]:
+        raise UserError(f"{folders[0]}: one directory is shown at once, or one cluster by the addresses of its nodes")
+    if receipts is not None:
+        raise UserError("--receipts: what they are verified by lies in the directory of the cluster; give that")
+    return AddressSource(what)
 
 
 def loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decentral.dashboard.series import Curve, Ring
-from decentral.dashboard.sound import sound
+from decentral.dashboard.sound import MOST_PEERS, sound
 from decentral.dashboard.told import MARKS, Told
 from decentral.dashboard.work import Work
 from decentral.run.course import CARRIED, Sent
@@ -50,6 +50,7 @@ class Board:
     def __init__(
         self, peers: int = 0, aside: Collection[int] = (), *, draws: bool = False, names: Sequence[str] = ()
     ) -> None:
+        peers = min(peers, MOST_PEERS)
         self.revision = 0
         self.events, self.unsound = 0, 0
         self._now = 0.0

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from decentral.dashboard.pictures import Pictures
+from decentral.dashboard.reading import Reading
 from decentral.dashboard.receipts import Receipts
 from decentral.dashboard.source import About, about_serving, about_training
 from decentral.errors import UserError
 from decentral.launch.cluster import is_running
 from decentral.run.directory import RunDirectory, ServingDirectory, open_cluster, peer_name
-from decentral.run.journal import Event, Tail
+from decentral.run.journal import Event
 from decentral.trust.anchors import FILE as TRUST
 from decentral.trust.anchors import Anchors
 from decentral.trust.policy import FILE as POLICY
@@ -31,7 +32,7 @@ class FolderSource:
 
     def __init__(self, folder: Path, receipts: Path | None = None, *, simulated: bool = False) -> None:
         self._run = open_cluster(folder)
-        self._tail = Tail(folder)
+        self._reading = Reading(folder)
         self._pictures = Pictures(folder)
         place = folder / RECEIPTS if receipts is None else receipts
         self._receipts = Receipts(place, folder / TRUST, folder / POLICY, simulated=simulated)
@@ -43,7 +44,7 @@ class FolderSource:
         return about_serving(self._run.recipe, self._run.world, str(self._run.path))
 
     def poll(self) -> Sequence[Event]:
-        return self._tail.poll()
+        return self._reading.poll()
 
     def facts(self) -> Mapping[str, Any]:
         run = self._run

@@ -64,11 +64,14 @@ class Hub:
     async def _follow(self) -> None:
         while True:
             began = time.monotonic()
-            for events in _in_pieces(await self._asked(self._source.poll, ())):
+            fresh = await self._asked(self._source.poll, ())
+            took = time.monotonic() - began
+            for events in _in_pieces(fresh):
                 self.board.take_all(events)
                 self._wake()
                 await asyncio.sleep(0)
-            await asyncio.sleep(max(PERIOD, SHARE * (time.monotonic() - began)))
+            if len(fresh) < AT_ONCE:  # else there is more of a history
+                await asyncio.sleep(max(PERIOD, SHARE * took))
 
     async def _look(self) -> None:
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import signal
 from collections.abc import Callable
 
@@ -24,12 +23,13 @@ async def serve_dashboard(
     Raises UserError for what cannot be used.
     """
     try:
-        importlib.import_module("uvicorn")
+        import uvicorn  # noqa: F401  that it is there
+
         from decentral.dashboard.app import Page
-        from decentral.launch.answering import answering
     except ImportError as error:
         raise UserError(f"the dashboard needs {error.name}: pip install 'decentral[dashboard]'") from error
     from decentral.dashboard.hub import Hub
+    from decentral.launch.answering import answering
 
     this = asyncio.current_task()
     assert this is not None

@@ -30,6 +30,21 @@ def test_a_folder_that_holds_no_run_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("what", "problem"),
+    [
+        (["runs/some", "127.0.0.1:1"], "runs/some: one directory is shown at once"),
+        (["127.0.0.1:1"], "127.0.0.1:1: does not answer"),
+        (["127.0.0.1:1", "--receipts", "here"], "--receipts: what they are verified by"),
+        (["127.0.0.1:99999"], "is no address"),
+    ],
+)
+def test_what_can_be_neither_read_nor_asked_is_named(what: list[str], problem: str) -> None:
+    result = CliRunner().invoke(app, ["dashboard", *what])
+    assert result.exit_code == BAD_INPUT
+    assert problem in result.output
+
+
+@pytest.mark.parametrize(
     ("host", "alone"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("lab", False)]
 )
 def test_it_knows_which_addresses_others_reach(host: str, alone: bool) -> None:
