@@ -56,6 +56,7 @@ async def participate(
                     checkpoints=checkpoints,
                     signer=assembly.Signer(node.identity, node.folder / COUNTER),
                     directory=directory,
+                    revoked=lambda: node.admitted.revoked,
                 ) as peer:
                     await assembly.take_part(
                         peer, algorithm, start, running="started" in past, at_end=checkpoints.publish

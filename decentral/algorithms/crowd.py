@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,7 +93,9 @@ class Crowd:
         schema_hash: str,
         rounds: int,
         sampling: Sampling,
+        revoked: Callable[[], Collection[PeerId]] = frozenset,
     ) -> None:
+        """`revoked`: whose records are not taken, and who is drawn no more, whatever others say of them."""
         self.index = index
         self.transport = transport
         self.round = 0
@@ -108,6 +110,7 @@ class Crowd:
         """Whether this peer is about to go, and draws no more samples with itself in them."""
         self.alone = False
         """Whether this peer came back and found nobody."""
+        self._revoked = revoked
         self._synced = 0
         self._records: dict[int, MembershipRecord] = {}
         self._introduced: set[int] = set()
@@ -145,11 +148,19 @@ class Crowd:
         candidates = self.view.candidates(round, self.sampling.window, self.index)
         if self.leaving:
             candidates = candidates[candidates != self.index]
+        if gone := self._gone():
+            candidates = candidates[~np.isin(candidates, gone)]
         return drawn(candidates, self.sampling.seed, round, len(self.view), first)
 
     def members(self) -> list[int]:
         """Who has not left, whether seen of late or not."""
-        return [int(peer) for peer in np.flatnonzero(self.view.members())]
+        gone = self._gone()
+        return [int(peer) for peer in np.flatnonzero(self.view.members()) if peer not in gone]
+
+    def _gone(self) -> list[int]:
+        """Who has been revoked, of the peers of the plan."""
+        known = self._roster.index_of
+        return [known[peer] for peer in self._revoked() if peer in known]
 
     async def draw(self, round: int) -> Sample:
         """The first so many candidates that answer; who does not within `ping` seconds is replaced by the next."""
@@ -239,7 +250,7 @@ class Crowd:
     def admit(self, record: MembershipRecord, round: int | None = None) -> bool:
         """Takes a record over if it is newer than what is known; returns whether it was."""
         index = self.index_of(record.peer)
-        if index is None:
+        if index is None or record.peer in self._revoked():
             return False
         left = record.status is MembershipStatus.LEAVE
         word = Word(index, record.counter, left, _mark(record))

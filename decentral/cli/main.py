@@ -43,6 +43,7 @@ COMMANDS = (
     "prepare",
     "node",
     "authority",
+    "keys",
     "gather",
     "generate",
     "doctor",

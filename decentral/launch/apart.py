@@ -163,7 +163,12 @@ def _write_down(directory: AnyDirectory, members: tuple[Member, ...], authority:
 
 
 def certify(authority: Authority, folder: Path) -> None:
-    """Leaves a certificate with the identity of a folder, unless it has one that lasts. Raises UserError."""
+    """Leaves a certificate with the identity of a folder, unless it has one that lasts, or has been revoked.
+
+    Raises UserError.
+    """
+    if authority.register.admitted.barred(Identity.load(folder / KEY).id):
+        return
     if (folder / CREDENTIALS[0]).exists() and Credentials.load(folder).expires > time.time() + RENEW_BEFORE:
         return
     grant(authority, Identity.load(folder / KEY)).save(folder)

@@ -42,7 +42,7 @@ from decentral.wire.clock import Clock
 from decentral.wire.elements import schema_hash
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
-from decentral.wire.messages import MembershipRecord, MembershipStatus, Traffic
+from decentral.wire.messages import MembershipRecord, MembershipStatus, PeerId, Traffic
 from decentral.wire.transport import Transport
 
 if TYPE_CHECKING:
@@ -292,11 +292,12 @@ async def open_peer(
     signer: Signer,
     pace: Pace | None = None,
     directory: RunDirectory | None = None,
+    revoked: Callable[[], Collection[PeerId]] = frozenset,
 ) -> AsyncIterator[Peer]:
     """A peer whose session is open: others can already reach it, but it has not greeted them yet.
 
     `pace` is this peer's own in the simulator; None: the recipe's, which is everybody's. `directory` is the run's, for
-    what is left there beside checkpoints.
+    what is left there beside checkpoints. `revoked`: who counts no more, of those whom the authority let in.
     """
     roster = roster if isinstance(roster, Roster) else Roster(roster)
     if isinstance(learner, AttackingLearner):
@@ -304,7 +305,7 @@ async def open_peer(
     partners = algorithm.partners(index, plan.peers[index].neighbours, recipe.peers)
     newest: frozenset[str] = getattr(algorithm, "newest", frozenset())
     among = partial(Session, newest, partners=partners)
-    meet = partial(Crowd, sampling=sampling_of(recipe)) if partners is None else among
+    meet = partial(Crowd, sampling=sampling_of(recipe), revoked=revoked) if partners is None else among
     presence: Session | Crowd = meet(
         index=index,
         roster=roster,

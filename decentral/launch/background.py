@@ -26,6 +26,7 @@ from decentral.run.recipe import Recipe, read_recipe
 from decentral.run.serving_recipe import ServingRecipe, any_recipe
 from decentral.run.source import Document
 from decentral.run.standing import Standings
+from decentral.trust.anchors import FILE, Anchors
 
 STARTING = 120.0
 """Seconds in which the peers must have started."""
@@ -87,7 +88,10 @@ def start_serving(
     """
     from decentral.launch.serving import parts_of
 
-    serving = sum(bool(part.script) for part in parts_of(run))
+    trust = run.path / FILE
+    gone = {each.id for each in Anchors.load(trust).revoked} if trust.exists() else set()
+    revoked = {peer.name for peer in Anchors.load(trust).peers if peer.id in gone} if gone else set()
+    serving = sum(bool(part.script) and part.node not in revoked for part in parts_of(run))
     standings, tail = Standings(run.recipe.peers if isinstance(run, RunDirectory) else serving), Tail(run.path)
     tail.poll()  # what the run wrote is known
     arguments = ["serve", str(run.path), *_options(plugins, restarts, port, metrics)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from decentral.algorithms.presence import Member
-from decentral.errors import DecentralError, UserError, leading
+from decentral.errors import DecentralError, Refusal, Refused, UserError, leading
 from decentral.files import Vault
 from decentral.launch.cluster import Cluster, node_lock
 from decentral.launch.joining import show_for
@@ -25,6 +25,7 @@ from decentral.launch.observing.logs import for_machines, log_event, write_logs
 from decentral.launch.observing.traced import traced
 from decentral.launch.renewal import Renewal
 from decentral.launch.sealing import identity_of, vault_for
+from decentral.launch.watching import Watch, check_own, known_at_start
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.journal import Event, Journal, Observer
@@ -35,6 +36,7 @@ from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
 from decentral.wire.messages import PeerId
+from decentral.wire.notice import Admitted
 from decentral.wire.rpc import joined_address, split_address
 from decentral.wire.sealed import Attest
 from decentral.wire.sessions import Serve
@@ -59,6 +61,8 @@ class Node(Generic[D]):
     """Evidence of this machine for an authority that asks for it."""
     vault: Vault | None
     """Keeps its private files sealed; None: they are kept as they are."""
+    admitted: Admitted
+    """Who counts, by what it has read of the authority's notices."""
     listen: str | None = None
     """The host at whose port it listens instead of at its address, which is how others see it."""
     tracing: Tracing = UNTRACED
@@ -78,7 +82,14 @@ class Node(Generic[D]):
         serve: Serve | None = None,
         attest: Attest | None = None,
     ) -> AsyncIterator[GrpcTransport]:
-        """Listens at the node's port, and renews its certificate in time. See `GrpcTransport.serve`."""
+        """Listens at the node's port, renews its certificate in time, and keeps to what the authority rules.
+
+        See `GrpcTransport.serve`.
+        """
+
+        def authority() -> str:
+            return Cluster.load(self.directory.path).authority
+
         async with (
             GrpcTransport.serve(
                 self.bound,
@@ -90,6 +101,7 @@ class Node(Generic[D]):
                 serve=serve,
                 attest=attest,
                 tracing=self.tracing,
+                admitted=self.admitted,
             ) as transport,
             noting_load(transport.tally, self.journal),
             Renewal(
@@ -97,10 +109,20 @@ class Node(Generic[D]):
                 self.identity,
                 self.credentials,
                 folder=self.folder,
-                authority=lambda: Cluster.load(self.directory.path).authority,
+                authority=authority,
                 journal=self.journal,
                 show=self.show,
                 vault=self.vault,
+            ).running() as renewal,
+            Watch(
+                transport,
+                renewal,
+                self.admitted,
+                self.identity.id,
+                run=self.directory.path,
+                folder=self.folder,
+                authority=authority,
+                journal=self.journal,
             ).running(),
         ):
             yield transport
@@ -136,14 +158,21 @@ async def entered(
             vault = await asyncio.to_thread(vault_for, directory, member.name)
             identity = await asyncio.to_thread(identity_of, folder, member.id, vault)
             show = await asyncio.to_thread(show_for, directory, identity.id)
-            credentials = await credentials_for(identity, folder, show, vault)
+            admitted = await asyncio.to_thread(known_at_start, directory.path, folder)
+            if admitted.notice is not None:
+                check_own(admitted.notice, identity.id, journal)
+            renew = 0.0 if admitted.notice is None else admitted.notice.of(identity.id).renew
+            credentials = await credentials_for(identity, folder, show, vault, renew=renew)
             with exposed(directory, metrics, index), traced(member.name, directory.recipe) as spans:
                 if spans is not None:
                     observers.append(spans)
-                own = Node(directory, cluster, member, folder, clock, journal, identity, credentials, show, vault)
+                having = identity, credentials, show, vault, admitted
+                own = Node(directory, cluster, member, folder, clock, journal, *having)
                 yield replace(own, listen=listen, tracing=spans or UNTRACED)
         except (DecentralError, BaseExceptionGroup) as raised:
             problem = leading(raised) if isinstance(raised, BaseExceptionGroup) else raised
+            if isinstance(problem, Refused) and problem.reason is Refusal.REVOKED:
+                journal.record("revoked", reason=problem.detail)
             journal.record("failed", problem=str(problem or raised), user=isinstance(problem, UserError))
             raise problem or raised from None
         finally:

@@ -71,6 +71,7 @@ class LocalRun:
         self._tail.poll()  # what an interrupted run wrote is known
         self._finished: set[int] = set()
         self._crashed: set[int] = set()
+        self._revoked: set[int] = set()
         self._failed: dict[int, str] = {}
 
     async def run(self) -> None:
@@ -136,6 +137,8 @@ class LocalRun:
                 return
             self._crashed.add(member.index)
             self._note("crashed", member.index, code=code)
+            if member.index in self._revoked:
+                return  # nobody would talk to it
 
     async def _await_returned(self, members: tuple[Member, ...]) -> None:
         """Waits for peers that crashed and were started again by somebody else."""
@@ -157,6 +160,8 @@ class LocalRun:
             match event["event"]:
                 case "finished":
                     self._finished.add(index)
+                case "revoked":
+                    self._revoked.add(index)
                 case "failed" if event["user"] and index is not None:
                     self._failed[index] = event["problem"]
                 case "started" if event["rejoined"]:

@@ -30,9 +30,10 @@ from decentral.launch.sealing import known_as
 from decentral.run.directory import AnyDirectory
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
-from decentral.trust.anchors import FILE, Anchor, Anchors
+from decentral.trust.anchors import FILE, Anchor, Anchors, Revoked
 from decentral.wire import enrolment
 from decentral.wire.authority import Authority, Vouch
+from decentral.wire.notice import Notice
 
 HOST = "127.0.0.1"
 KEEP_MEMORY = {
@@ -227,10 +228,17 @@ def pin(directory: AnyDirectory, authority: Authority, members: Sequence[Member]
     served = [(part.name, part.digest) for part in parts] or [("", "")] * len(members)
     peers = tuple(Anchor(one.name, one.id, one.address, *part) for one, part in zip(members, served, strict=True))
     before = Anchors.load(trust) if trust.exists() else Anchors(authority.pem, ())
-    now = replace(before, authority=authority.pem, peers=peers, router=router_digest(directory.path))
+    revoked = revoked_by(authority.register.notice)
+    now = replace(before, authority=authority.pem, peers=peers, router=router_digest(directory.path), revoked=revoked)
     if not before.parts and _choice(before) and _choice(now) != _choice(before):
         now = replace(now, epoch=before.epoch + 1)
     now.save(trust)
+
+
+def revoked_by(notice: Notice | None) -> tuple[Revoked, ...]:
+    """What a client has to know of a notice, as it stands in the trust file."""
+    rulings = () if notice is None else notice.rulings
+    return tuple(Revoked(each.peer, each.revoked, each.reason) for each in rulings if each.revoked)
 
 
 def _choice(anchors: Anchors) -> set[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """A node's certificate is renewed while the node runs, so that a cluster may stand for longer than one lasts.
 
-At about two thirds of its life a node asks the authority for another one, and asks again, ever more patiently, while
-nobody answers. What it gets is written to its folder and shown from then on; who it is does not change.
+At about two thirds of its life, or when it is told to hurry, a node asks the authority for another one, and asks again,
+ever more patiently, while nobody answers. What it gets is written to its folder and shown from then on; who it is does
+not change.
 """
 
 from __future__ import annotations
@@ -59,6 +60,17 @@ class Renewal:
         self.credentials = credentials
         self._transport, self._identity, self._folder = transport, identity, folder
         self._authority, self._journal, self._show, self._vault = authority, journal, show, vault
+        self._hurried = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Renews now, whatever is left."""
+        self._hurried.set()
+
+    def show(self, credentials: Credentials) -> None:
+        """Keeps these, and shows them from now on."""
+        credentials.save(self._folder, self._vault)
+        self._transport.rotate(credentials)
+        self.credentials = credentials
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Renewal]:
@@ -75,7 +87,9 @@ class Renewal:
         """One certificate after the other, until one expires because the authority never answered."""
         while time.time() < self.credentials.expires:
             share = random.uniform(*DUE)  # noqa: S311
-            await asyncio.sleep(max(_moment(self.credentials, share) - time.time(), 0.0))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(_moment(self.credentials, share) - time.time(), 0.0)):
+                    await self._hurried.wait()
             await self._renew()
         self._journal.record("expired")
         _LOG.warning("this node's certificate has expired: others refuse it; start it again through its launcher")
@@ -98,9 +112,8 @@ class Renewal:
                 await asyncio.sleep(min(pause, LONGEST_PAUSE, left / 10 + 0.01) * random.uniform(0.5, 1.0))  # noqa: S311
                 pause *= 2
             else:
-                fresh.save(self._folder, self._vault)
-                self._transport.rotate(fresh)
-                self.credentials = fresh
+                self.show(fresh)
+                self._hurried.clear()
                 self._journal.record("renewed", left=fresh.expires - time.time())
                 return
 

@@ -56,6 +56,7 @@ class ServingRun:
         self._tail.poll()  # what the run wrote is known
         self._failed: dict[int, str] = {}
         self._serving: set[int] = set()
+        self._revoked: set[int] = set()
         self._newcomers: set[int] = set()
         """Added while the cluster stands, and not yet part of it."""
 
@@ -116,6 +117,8 @@ class ServingRun:
             if index in self._failed:
                 raise UserError(f"{part.node}: {self._failed[index]}")
             self._journal.record("crashed", other=index, code=code)
+            if index in self._revoked:
+                return  # nobody would talk to it
             crashes = 1 if time.monotonic() - began > SETTLED else crashes + 1
 
     async def _change(self, nodes: Nodes, lives: asyncio.TaskGroup) -> None:
@@ -172,6 +175,8 @@ class ServingRun:
             self._observe(event)
             if event["event"] == "serving":
                 self._serving.add(event["peer"])
+            if event["event"] == "revoked":
+                self._revoked.add(event["peer"])
             if event["event"] == "failed" and event["user"] and event["peer"] is not None:
                 self._failed[event["peer"]] = event["problem"]
 

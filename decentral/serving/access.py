@@ -10,16 +10,18 @@ import asyncio
 import fcntl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TextIO, TypeVar
 
-from decentral.errors import UserError
+from decentral.errors import Malformed, UserError
 from decentral.trust.anchors import FILE, Anchor, Anchors
+from decentral.wire.certificate import TLS, Credentials
 from decentral.wire.enrolment import credentials_for
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
+from decentral.wire.notice import Admitted, Notice, Ruling
 from decentral.wire.rpc import split_address
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ PIPELINE = "pipeline"
 """The folder of an ensemble of experts, in that of the cluster."""
 CLIENT = "client"
 """The folder of this client's keys, in that of the cluster."""
+LOOK = 1.0
+"""Seconds between looks at what a client trusts, and at its own certificate."""
 
 
 class Closing(Protocol):
@@ -51,7 +55,10 @@ class Access:
     def serving(self, kind: str) -> dict[int, list[Anchor]]:
         """The peers that serve parts called `kind-0`, `kind-1`, ..., by number: replicas in the order of the file."""
         found: dict[int, list[Anchor]] = {}
+        gone = {each.id for each in self.anchors.revoked}
         for peer in self.anchors.peers:
+            if peer.id in gone:
+                continue
             name, _, number = peer.part.rpartition("-")
             if name == kind and number.isdecimal():
                 found.setdefault(int(number), []).append(peer)
@@ -78,7 +85,8 @@ def _lock(folder: Path) -> TextIO:
 async def access(directory: Path, via: str | None = None) -> AsyncIterator[Access]:
     """`via`: a gateway (host:port) that leads to the nodes (`gateway.tunnel`); None: they are reached directly.
 
-    The authority, if it has to be asked for a certificate, always is.
+    The authority, if it has to be asked for a certificate, always is. Meanwhile the client keeps to what the trust file
+    and its own certificate become: who is revoked there is called no more.
 
     Raises UserError where there is no cluster to ask, or no way in, and TransportError if the authority is gone.
     """
@@ -89,15 +97,59 @@ async def access(directory: Path, via: str | None = None) -> AsyncIterator[Acces
     async with _alone(folder):
         identity = Identity.open(folder / "identity.key")
         credentials = await credentials_for(identity, folder)
-    if credentials.authority != anchors.authority:
-        raise UserError(f"{folder}: this client's certificate is of another authority than {directory / FILE} names")
-    links = Links(credentials, via)
+    try:
+        credentials = _trusting(credentials, anchors)
+    except Malformed as error:
+        problem = f"this client's certificate is of another authority than {directory / FILE} names"
+        raise UserError(f"{folder}: {problem}") from error
+    admitted = Admitted(_notice(anchors, 1))
+    links = Links(credentials, via, admitted)
     for peer in anchors.peers:
         links.introduce(peer.id, peer.address)
+    following = asyncio.create_task(_follow(directory, links, credentials, admitted))
     try:
         yield Access(identity, links, anchors)
     finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
         await links.close()
+
+
+def _trusting(credentials: Credentials, anchors: Anchors) -> Credentials:
+    """Whom the trust file names is believed, whatever came with the certificate. Raises Malformed."""
+    trusting = replace(credentials, authority=anchors.authority)
+    trusting.check(credentials.peer)
+    return trusting
+
+
+def _notice(anchors: Anchors, sequence: int) -> Notice:
+    rulings = tuple(Ruling(each.id, revoked=max(each.since, 1)) for each in anchors.revoked)
+    return Notice(sequence, 0, (), rulings)
+
+
+async def _follow(directory: Path, links: Links, shown: Credentials, admitted: Admitted) -> None:
+    trust, own = directory / FILE, directory / CLIENT / TLS
+    seen = _stamps(trust, own)
+    while True:
+        await asyncio.sleep(LOOK)
+        if (now := _stamps(trust, own)) == seen:
+            continue
+        try:
+            anchors = Anchors.load(trust)
+            credentials = _trusting(Credentials.load(own.parent), anchors)
+        except (UserError, Malformed):
+            continue  # of two files that belong together one may come later
+        seen = now
+        admitted.take(_notice(anchors, admitted.sequence + 1))
+        if credentials != shown:
+            links.rotate(credentials)
+            shown = credentials
+        links.enforce()
+
+
+def _stamps(*files: Path) -> list[tuple[int, int]]:
+    """Others where a file has been replaced."""
+    return [(each.stat().st_ino, each.stat().st_mtime_ns) if each.exists() else (0, 0) for each in files]
 
 
 def held_in(folder: Path, anchors: Anchors, given: Mapping[str, Stage] | None = None) -> dict[str, Stage]:

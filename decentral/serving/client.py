@@ -185,7 +185,7 @@ class Client:
         Unverified where no answer is accepted.
         """
         wanted, began = policy or self.policy, time.monotonic()
-        replicas = {part.name: len(self.anchors.replicas(part.name)) for part in self._remote}
+        replicas = {part.name: len(self.anchors.asked(part.name)) for part in self._remote}
         wanted.check_possible(replicas, offered(self.anchors, proofs=self.circuits is not None))
         if wanted.leakage is not None and self._measured is None:
             raise UserError(
@@ -337,7 +337,7 @@ class Client:
     def _exhausted(self, lacking: Iterable[str], faults: Iterable[Fault]) -> bool:
         """Whether nobody is left who could prove one of these parts."""
         blamed = {fault.node for fault in faults}
-        return any(all(peer.id in blamed for peer in self.anchors.replicas(part)) for part in lacking)
+        return any(all(peer.id in blamed for peer in self.anchors.asked(part)) for part in lacking)
 
     async def _floats(self, leaving: Tensors) -> Tensors | None:
         """What the parts that peers compute come to in floats, if this client holds them."""
@@ -349,7 +349,7 @@ class Client:
     def _order(self, inputs: bytes, policy: Policy, avoided: set[PeerId]) -> Order:
         steps = []
         for part in self._remote:
-            everybody = [peer.id for peer in self.anchors.replicas(part.name)]
+            everybody = [peer.id for peer in self.anchors.asked(part.name)]
             trusted = [peer for peer in everybody if peer not in avoided]
             enough = policy.replicas if Kind.CONSENSUS in policy.require else 1
             candidates = trusted if len(trusted) >= enough else everybody

@@ -9,6 +9,9 @@
     [[peers]]
     name = "peer-0"      id = "..."      address = "127.0.0.1:7000"      part = "expert-0"      digest = "9f2c..."
 
+    [[revoked]]
+    id = "..."      since = 1790000000      reason = "its disk was stolen"
+
 It is copied to a client by a way that the client trusts; no key that comes with an answer ever takes its place.
 """
 
@@ -70,8 +73,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """An identity of which nothing counts that it has said from a time on (Unix seconds)."""
+
+    id: PeerId
+    since: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Anchors:
     """The authority's certificate (PEM), the peers, and the parts of the model if peers serve one in turn.
+
+    While one authority takes over from another, `authority` is the certificates of both.
 
     `epoch` counts how often what is served has changed: evidence of another epoch is stale.
     """
@@ -84,10 +98,21 @@ class Anchors:
     """Digest (hexadecimal) of the network by which clients choose among experts; empty: there is none, or any."""
     machines: Machines | None = None
     """Which machines count; None: nobody asks."""
+    revoked: tuple[Revoked, ...] = ()
+    """Who counts no more; peers among them stay in the list, for what they have said before."""
 
     def replicas(self, part: str) -> tuple[Anchor, ...]:
-        """The peers that serve a part, in the order of the file."""
+        """The peers that serve a part, in the order of the file, also those that have been revoked."""
         return tuple(peer for peer in self.peers if peer.part == part)
+
+    def asked(self, part: str) -> tuple[Anchor, ...]:
+        """Those of them whom one asks now."""
+        gone = {each.id for each in self.revoked}
+        return tuple(peer for peer in self.replicas(part) if peer.id not in gone)
+
+    def revoked_at(self, peer: PeerId, time: int) -> Revoked | None:
+        """Why what this identity has said at a time (Unix seconds) does not count; None if it does."""
+        return next((each for each in self.revoked if each.id == peer and time >= each.since), None)
 
     def save(self, file: Path) -> None:
         lines = [HEADER, f'authority = """\n{self.authority.decode()}"""', f"epoch = {self.epoch}"]
@@ -99,6 +124,12 @@ class Anchors:
         for peer in self.peers:
             fields = (f"{key} = {json.dumps(value)}" for key, value in asdict(peer).items() if value)
             lines += ["[[peers]]", *fields, ""]
+        for gone in self.revoked:
+            lines += [
+                "[[revoked]]",
+                *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in asdict(gone).items()),
+                "",
+            ]
         lines += self.machines.lines() if self.machines is not None else []
         write_atomic(file, "\n".join(lines).encode())
 
@@ -120,6 +151,7 @@ class Anchors:
         if not isinstance(router, str) or not re.fullmatch(FORMS["digest"], router):
             raise UserError(f"{file}: router: must be a digest, not {router!r}")
         peers, parts = _tables(file, content, "peers", _anchor), _tables(file, content, "parts", _part)
+        revoked = _tables(file, content, "revoked", _revoked)
         machines = Machines.of(content.pop("machines"), partial(_refuse, file)) if "machines" in content else None
         if content:
             raise UserError(f"{file}: {min(content)}: not a key of a trust file")
@@ -133,7 +165,7 @@ class Anchors:
             if part is None or part.at != "peers" or part.digest != peer.digest:
                 problem = f"{peer.name} does not serve, with that digest, a part that peers compute"
                 raise UserError(f"{file}: peers[{place}].part: {problem}")
-        return cls(authority.encode(), peers, epoch, parts, router, machines)
+        return cls(authority.encode(), peers, epoch, parts, router, machines, revoked)
 
 
 FORMS = {
@@ -149,6 +181,7 @@ PART_FORMS = {
     "at": r"peers|client",
     "circuit": r"([0-9a-f]{64})?",
 }
+REVOKED_FORMS = {"id": FORMS["id"], "reason": r"[^\x00-\x1f\x7f]{0,200}"}
 MEASURED = {"tolerance": 1.0, "gain": sys.float_info.max}
 """The numbers of a part, and up to where they make sense."""
 
@@ -171,6 +204,14 @@ def _tables(
 def _anchor(where: str, values: Mapping[str, Any]) -> Anchor:
     fields = _texts(where, values, FORMS)
     return Anchor(fields.pop("name"), PeerId(fields.pop("id")), **fields)
+
+
+def _revoked(where: str, values: Mapping[str, Any]) -> Revoked:
+    texts = _texts(where, {key: value for key, value in values.items() if key != "since"}, REVOKED_FORMS)
+    since = values.get("since")
+    if type(since) is not int or not 0 <= since < 2**63:
+        raise UserError(f"{where}.since: must be a time in Unix seconds, not {since!r}")
+    return Revoked(PeerId(texts["id"]), since, texts["reason"])
 
 
 def _part(where: str, values: Mapping[str, Any]) -> Part:

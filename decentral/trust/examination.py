@@ -13,7 +13,7 @@ from typing import Protocol
 
 from decentral.core.quorum import Sizes
 from decentral.errors import Malformed
-from decentral.trust.anchors import Anchors
+from decentral.trust.anchors import Anchors, Revoked
 from decentral.trust.attested import verify_attestations
 from decentral.trust.consensus import Answer, Heard, Judgement, Tensors, fresh, hear, linked, pinned, rule
 from decentral.trust.evidence import Fault, Finding, Kind, Question, Reply
@@ -109,7 +109,7 @@ def examine(
     for exchange, judgement in zip(transcript.exchanges, judgements, strict=True):
         question = order.question(exchange.step, exchange.inputs)
         findings += [
-            _model(question, exchange, anchors, order.policy.proved or policy.proved),
+            _model(question, exchange, anchors, order.time, order.policy.proved or policy.proved),
             _link(question, given),
             fresh(question, anchors.epoch),
             judgement.finding,
@@ -139,14 +139,16 @@ def _misordered(transcript: Transcript, anchors: Anchors, policy: Policy) -> lis
         reasons.append("the trust file names no parts of a model")
     elif local + steps != wanted or places != [part.at for part in anchors.parts]:
         reasons.append("the order is not for the parts that are pinned, in their order, where each of them belongs")
+    if (gone := anchors.revoked_at(order.client, order.time)) is not None:
+        reasons.append(f"the client {_revoked(gone)}")
     asked = tuple(exchange.step for exchange in transcript.exchanges)
     if asked != order.steps[: len(asked)]:
         reasons.append("other parts were asked than ordered")
     return reasons
 
 
-def _model(question: Question, exchange: Exchange, anchors: Anchors, proved: bool) -> Finding:
-    """Whether the part is the pinned one, and all who were asked are pinned as serving it."""
+def _model(question: Question, exchange: Exchange, anchors: Anchors, time: int, proved: bool) -> Finding:
+    """Whether the part is the pinned one, and all who were asked are pinned as serving it and counted at that time."""
     parts = [part for part in anchors.parts if part.name == question.part]
     if not parts:
         return Finding(Kind.MODEL, question.part, False, "is no part that is pinned")
@@ -155,9 +157,18 @@ def _model(question: Question, exchange: Exchange, anchors: Anchors, proved: boo
     known = {anchor.id for anchor in anchors.replicas(question.part) if anchor.digest == parts[0].digest}
     strangers = [node for node in exchange.asked if node not in known]
     found = pinned(question, parts[0].model(proved))
-    if not found.passed or not strangers:
+    if not found.passed:
+        return found
+    for node in exchange.asked:
+        if (gone := anchors.revoked_at(node, time)) is not None:
+            return replace(found, passed=False, detail=f"{node} was asked, which {_revoked(gone)}")
+    if not strangers:
         return found
     return replace(found, passed=False, detail=f"{strangers[0]} was asked, which is not pinned as serving it")
+
+
+def _revoked(gone: Revoked) -> str:
+    return f"had been revoked by then{f' ({gone.reason})' if gone.reason else ''}"
 
 
 def _link(question: Question, given: bytes | None) -> Finding:

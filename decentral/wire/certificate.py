@@ -30,6 +30,8 @@ BINDING_OID = x509.ObjectIdentifier("2.25.21055589373917055452782181735121075899
 
 TLS = "tls.pem"
 """The file, in a peer's folder, of a certificate and its key."""
+AUTHORITIES = "authority.pem"
+"""Beside it: the certificates of the authorities that the peer trusts."""
 CLOCK_SKEW = timedelta(minutes=5)
 """A certificate is valid from this long before it was made, because clocks differ."""
 
@@ -161,7 +163,7 @@ class Credentials:
 
     def save(self, folder: Path, vault: Vault | None = None) -> None:
         """Writes `tls.pem` (certificate and key together, so that they never part) and `authority.pem`."""
-        write_atomic(folder / "authority.pem", self.authority, private=True)
+        write_atomic(folder / AUTHORITIES, self.authority, private=True)
         write_private(folder / TLS, self.certificate + self.key, vault)
 
     @classmethod
@@ -169,7 +171,7 @@ class Credentials:
         """Raises UserError if a file is missing, damaged, or readable by other users, or if no vault opens it."""
         content = read_private(folder / TLS) if vault is None else vault.read(folder / TLS)
         certificate, begin, key = content.partition(b"-----BEGIN PRIVATE KEY-----")
-        credentials = cls(certificate, begin + key, read_private(folder / "authority.pem"))
+        credentials = cls(certificate, begin + key, read_private(folder / AUTHORITIES))
         try:
             credentials.check(credentials.peer)
         except Malformed as error:

@@ -28,7 +28,7 @@ from decentral.wire.certificate import (
 )
 from decentral.wire.identity import Identity, read_private
 from decentral.wire.issuing import VALIDITY
-from decentral.wire.notice import MOST_BYTES, Notice, checked_authorities, in_der, read_notice
+from decentral.wire.notice import MOST_BYTES, checked_authorities, in_der
 from decentral.wire.v1 import authority_pb2 as pb
 
 Show = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -87,10 +87,10 @@ async def credentials_for(
     return credentials
 
 
-async def announced(address: str, authorities: bytes, known: int, *, deadline: float = 30.0) -> Notice | None:
-    """The newest notice of the authority at an address, signed by one of these (PEM), if it is newer than `known`.
+async def announced(address: str, authorities: bytes, known: int, *, deadline: float = 30.0) -> bytes:
+    """The newest notice of the authority at an address, as it is handed out, if it is newer than `known`; else empty.
 
-    Raises Unreachable or Refused, and Malformed for what is no notice of theirs.
+    `authorities`: those (PEM) whose address it may be. Raises Unreachable or Refused.
     """
     call: grpc.aio.UnaryUnaryMultiCallable[pb.AnnounceRequest, pb.AnnounceReply]
     async with _channel(address, authorities) as channel:
@@ -99,7 +99,7 @@ async def announced(address: str, authorities: bytes, known: int, *, deadline: f
             reply = await call(pb.AnnounceRequest(sequence=known), timeout=deadline)
         except grpc.aio.AioRpcError as error:
             raise rpc.failure(error, f"the authority at {address}") from error
-    return read_notice(reply.notice, authorities) if reply.notice else None
+    return bytes(reply.notice)
 
 
 def _channel(address: str, authorities: bytes) -> grpc.aio.Channel:

@@ -183,3 +183,18 @@ def test_who_looks_around_finds_the_newest_aggregate_wherever_it_is(crowds):
 
     found = crowds(script)
     assert (3, 6) in found
+
+
+def test_who_is_revoked_is_drawn_no_more_and_no_word_of_its_own_is_taken(crowds):
+    async def script(stage, crowds):
+        crowd, gone = crowds[0], stage.sessions[3].transport.id
+        record = stage.sessions[3]._signer.record(MembershipStatus.JOIN, "elsewhere:1", 2)
+        before = crowd.order(5), crowd.members()
+        crowd._revoked = lambda: {gone}
+        taken = crowd.admit(record)
+        crowds[1].admit(record)
+        return before, (crowd.order(5), crowd.members()), taken, crowds[1]._records[3] == record
+
+    before, after, taken, others = crowds(script)
+    assert after == tuple([peer for peer in each if peer != 3] for each in before)
+    assert not taken and others

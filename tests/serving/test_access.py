@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from decentral.errors import UserError
+from decentral.errors import TransportError, UserError
 from decentral.serving.access import CLIENT, Access, access
-from decentral.trust.anchors import FILE, Anchor, Anchors
+from decentral.trust.anchors import FILE, Anchor, Anchors, Revoked
+from decentral.wire import rpc
 from decentral.wire.authority import Authority
 from decentral.wire.enrolment import invite
+from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 
 
@@ -79,3 +84,42 @@ async def test_a_folder_that_cannot_be_the_clients_own_is_named(tmp_path: Path) 
     with pytest.raises(UserError, match=f"{CLIENT}: is this client's own folder, and cannot be written"):
         async with access(tmp_path):
             raise AssertionError("keys were kept in a file")
+
+
+async def test_a_client_that_is_connected_keeps_to_what_the_trust_file_becomes(
+    tmp_path: Path, authority: Authority, certify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decentral.serving.access.LOOK", 0.01)
+
+    async def heard(cluster: Access, peer: Anchor) -> str:
+        async def ping(channel: Any, patience: Any) -> str:
+            return str(await channel.unary_unary(f"/{rpc.HEALTH}/Check", None, None)(b""))
+
+        try:
+            return await cluster.links.call(peer.id, ping, 10.0)
+        except TransportError as error:
+            return str(error)
+
+    async with AsyncExitStack() as stack:
+        peers = []
+        for name in ("a", "b"):
+            identity = Identity.from_seed(name.encode())
+            serving = GrpcTransport.serve("127.0.0.1:0", identity, certify(authority, identity))
+            address = (await stack.enter_async_context(serving)).address
+            peers.append(Anchor(name, identity.id, address, f"expert-{len(peers)}"))
+        pinned = Anchors(authority.pem, tuple(peers))
+        pinned.save(tmp_path / FILE)
+        (tmp_path / CLIENT).mkdir(mode=0o700)
+        own = Identity.open(tmp_path / CLIENT / "identity.key")
+        certify(authority, own).save(tmp_path / CLIENT)
+        cluster = await stack.enter_async_context(access(tmp_path))
+        assert ["revoked" in await heard(cluster, peer) for peer in peers] == [False, False]
+        (tmp_path / FILE).write_text("half a file")
+        await asyncio.sleep(0.05)
+        replace(pinned, revoked=(Revoked(peers[0].id, 1),)).save(tmp_path / FILE)
+        async with asyncio.timeout(20.0):
+            while "revoked" not in await heard(cluster, peers[0]):  # noqa: ASYNC110  a file changes it
+                await asyncio.sleep(0.02)
+        assert "revoked" not in await heard(cluster, peers[1])
+        async with access(tmp_path) as later:
+            assert list(later.serving("expert")) == [1]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decentral.errors import UserError
-from decentral.trust.anchors import CERTIFICATE, FILE, Anchor, Anchors, Part
+from decentral.trust.anchors import CERTIFICATE, FILE, Anchor, Anchors, Part, Revoked
 from decentral.wire.identity import Identity
 
 PEM = f"{CERTIFICATE}\nMIIB\n-----END CERTIFICATE-----\n".encode()
@@ -55,6 +56,43 @@ def test_parts_and_epoch_come_back_as_they_were_written(
     file = tmp_path_factory.mktemp("trust") / FILE
     written.save(file)
     assert Anchors.load(file) == written
+
+
+@settings(max_examples=15)
+@given(
+    st.sets(st.binary(min_size=1, max_size=4), max_size=4),
+    st.integers(0, 2**62),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=200),
+)
+def test_who_is_revoked_comes_back_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, seeds: set[bytes], since: int, reason: str
+) -> None:
+    gone = tuple(Revoked(Identity.from_seed(seed).id, since, reason) for seed in sorted(seeds))
+    file = tmp_path_factory.mktemp("trust") / FILE
+    Anchors(PEM, (), revoked=gone).save(file)
+    assert Anchors.load(file).revoked == gone
+
+
+@pytest.mark.parametrize(
+    "said",
+    ['since = "soon"', "since = -1", "since = true", "", 'since = 1\nreason = "a\\u001b[2J"', "since = 1\nby = 2"],
+)
+def test_a_revocation_that_is_none_is_named(tmp_path: Path, said: str) -> None:
+    Anchors(PEM, ()).save(tmp_path / FILE)
+    text = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text(f'{text}\n[[revoked]]\nid = "{Identity.from_seed(b"a").id}"\n{said}\n')
+    with pytest.raises(UserError, match=r"revoked\[0\]"):
+        Anchors.load(tmp_path / FILE)
+
+
+def test_the_revoked_are_asked_no_more_and_what_they_have_said_before_counts(tmp_path: Path) -> None:
+    before = stages(2)
+    gone = before.replicas("stage-1")[0]
+    after = replace(before, revoked=(Revoked(gone.id, 100, "why"),))
+    assert after.replicas("stage-1") == before.replicas("stage-1") == before.asked("stage-1")
+    assert after.asked("stage-1") == before.replicas("stage-1")[1:]
+    assert after.revoked_at(gone.id, 99) is None and after.revoked_at(gone.id, 100) == after.revoked[0]
+    assert after.revoked_at(before.replicas("stage-1")[1].id, 100) is None
 
 
 def test_the_router_by_which_experts_are_chosen_is_pinned_by_its_digest(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from decentral.trust.anchors import Revoked
 from decentral.trust.consensus import Tensors
 from decentral.trust.evidence import FaultKind, Kind, Question
 from decentral.trust.examination import Examination, examine, hear_part, judged
 from decentral.trust.policy import Policy
+from decentral.trust.receipt import check
 from decentral.trust.transcript import Transcript
 from decentral.wire.messages import PeerId
 from tests.trust.world import Acts, World
@@ -111,6 +113,23 @@ def test_digests_are_enough_where_all_have_the_same_and_another_part_came_after(
     assert kept.findings == whole.findings
     assert kept.faults == whole.faults
     assert not examine(without_tensors(2), world.anchors, world.policy).verdict.valid
+
+
+# Who counts no more
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_revoked_replica_or_client_has_said_counts_until_then_by_the_order_s_time(late: bool) -> None:
+    world = World()
+    since = world.order.time if late else world.order.time + 1
+    replica = world.order.line(world.order.steps[1])[0]
+    for peer, told in ((replica, "was asked, which"), (world.client.id, "the client")):
+        anchors = replace(world.anchors, revoked=(Revoked(peer, since, "stolen"),))
+        verdict = examine(world.transcript(), anchors, world.policy).verdict
+        assert verdict.valid is not late
+        assert [told in reason and "revoked by then (stolen)" in reason for reason in verdict.reasons] == [True] * late
+        receipt = check(world.receipt(), anchors, world.policy).verdict
+        assert receipt.valid is not late, "and so does anybody who reads the receipt"
 
 
 # The verifier's own policy

@@ -19,7 +19,7 @@ from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
 from decentral.wire.messages import Model, Ping, Pong
-from decentral.wire.notice import Admitted, Notice, Ruling
+from decentral.wire.notice import Admitted, Notice, Ruling, read_notice
 from decentral.wire.sessions import Client, open_session
 
 ALICE, BOB = Identity.from_seed(b"alice"), Identity.from_seed(b"bob")
@@ -143,16 +143,16 @@ async def test_a_certificate_that_was_replaced_is_refused_and_the_new_one_is_tak
 async def test_an_authority_announces_its_newest_notice_to_anybody_and_once(tmp_path: Any) -> None:
     authority = Authority.create(tmp_path / "keys")
     async with authority.serve("127.0.0.1:0") as address:
-        assert await announced(address, authority.pem, 0) is None
+        assert await announced(address, authority.pem, 0) == b""
         notice = authority.register.revoke(ALICE.id, 5, "why")
-        assert await announced(address, authority.pem, 0) == notice
-        assert await announced(address, authority.pem, notice.sequence) is None
+        assert read_notice(await announced(address, authority.pem, 0), authority.pem) == notice
+        assert await announced(address, authority.pem, notice.sequence) == b""
         authority.register.name_successor()
         old = authority.register.voice.pem
         authority.register.take_over(5)
-        taken = await announced(address, old, notice.sequence)
-        assert taken is not None and len(taken.authorities) == 2
+        taken = read_notice(await announced(address, old, notice.sequence), old)
+        assert len(taken.authorities) == 2
         alone = authority.register.drop_predecessor()
-        assert await announced(address, taken.pem, taken.sequence) == alone
+        assert read_notice(await announced(address, taken.pem, taken.sequence), authority.pem) == alone
         with pytest.raises(Unreachable):
             await announced(address, old, 0)

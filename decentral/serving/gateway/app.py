@@ -136,7 +136,7 @@ class Gateway:
 
     async def _model(self, request: Request) -> Response:
         anchors, network = self._client.anchors, self._network
-        parts = [{**asdict(part), "replicas": len(anchors.replicas(part.name))} for part in anchors.parts]
+        parts = [{**asdict(part), "replicas": len(anchors.asked(part.name))} for part in anchors.parts]
         found: dict[str, Any] = {"epoch": anchors.epoch, "parts": parts, "policy": self._client.policy.plain()}
         if network is not None:
             pixels = {"mean": network.mean, "std": network.std, "white": network.white} if network.mean else None

@@ -97,7 +97,7 @@ class Probation:
         """
         exchange = transcript.exchanges[place]
         part = next(part for part in self.anchors.parts if part.name == exchange.step.part)
-        candidates = [peer.id for peer in self.anchors.replicas(part.name)]
+        candidates = [peer.id for peer in self.anchors.asked(part.name)]
         if (peer := self.router.tests(candidates)) is None:
             return
         known = await asyncio.to_thread(self.answers.known, part.name, exchange.step.model, [peer])
