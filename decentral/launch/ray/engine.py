@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def connected(recipe: Recipe, options: RayOptions) -> Iterator[None]:
         where = "a Ray cluster of this machine" if address is None else f"the Ray cluster at {address}"
         raise UserError(f"--on ray: {where} cannot be used: {error}") from error
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # Ray reports what happens to machines; results are for the output
+            yield
     finally:
         ray.shutdown()
 
