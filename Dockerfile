@@ -2,6 +2,7 @@
 #
 #   docker build -t decentral .                                           torch as the default index has it: CUDA on Linux
 #   docker build -t decentral --build-arg TORCH_INDEX=<index of CPU builds> .       torch and torchvision from that index
+#   docker build -t decentral --build-arg EXTRAS=ray .                      with an extra: peers as actors of a Ray cluster
 #
 # Both builds of torch must come from one index: a CPU torch beside the other torchvision fails when it is imported.
 
@@ -19,13 +20,14 @@ RUN python -m build --wheel --outdir /wheels
 
 FROM python:${PYTHON}-slim
 ARG TORCH_INDEX=""
+ARG EXTRAS=""
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /home/decentral
 
 COPY constraints.txt /tmp/constraints.txt
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c /tmp/constraints.txt torch torchvision
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    pip install -c /tmp/constraints.txt /wheels/*.whl && rm /tmp/constraints.txt
+    pip install -c /tmp/constraints.txt "$(ls /wheels/*.whl)${EXTRAS:+[$EXTRAS]}" && rm /tmp/constraints.txt
 
 RUN useradd --create-home --uid 10001 decentral && mkdir /runs /data && chown decentral /runs /data
 USER decentral

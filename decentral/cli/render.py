@@ -9,7 +9,7 @@ import typer
 
 from decentral.cli.output import JsonOption, RecipeArgument, SetOption, load_plugins, note, say, say_json
 
-ToOption = Annotated[str, typer.Option("--to", metavar="TARGET", help="compose, kubernetes or slurm.")]
+ToOption = Annotated[str, typer.Option("--to", metavar="TARGET", help="compose, kubernetes, kuberay or slurm.")]
 OutOption = Annotated[
     str, typer.Option("--out", metavar="DIR|-", help="The folder to write to; -: the standard output.")
 ]
@@ -45,6 +45,7 @@ def render(
 
     compose: a compose file. slurm: a batch script. kubernetes: objects, and with --out DIR another file with the keys
     of all nodes, which are made in DIR/cluster; a model that is to be trained before it is served is trained there.
+    kuberay: a Ray cluster of pods and a job on it, for recipes that train.
     """
     from decentral.launch import kubernetes
     from decentral.launch.render import Setting, check_free, on_device, rendered, target_of, write

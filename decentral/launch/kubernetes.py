@@ -45,7 +45,7 @@ def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
     check_in_image(recipe)
     return documents(
         _comment(recipe, setting),
-        _object("v1", "ConfigMap", f"{label_of(recipe)}-recipe", recipe, data={RECIPE: recipe.to_yaml()}),
+        object_of("v1", "ConfigMap", f"{label_of(recipe)}-recipe", recipe, data={RECIPE: recipe.to_yaml()}),
         _service(recipe, setting),
         _policy(recipe, setting),
         _set(recipe, setting),
@@ -80,8 +80,8 @@ def identities(recipe: Recipe | ServingRecipe, folder: Path, setting: Setting) -
         renewal = ["The authority's key is among this: whoever has it lets anybody in."]
     return documents(
         [f"Who the nodes of {recipe.name} are. SECRET: private keys. Keep it out of repositories.", *renewal],
-        _object("v1", "ConfigMap", f"{label}-cluster", recipe, data=public, binaryData=_coded(stages)),
-        _object("v1", "Secret", f"{label}-keys", recipe, type="Opaque", data=_coded(keys)),
+        object_of("v1", "ConfigMap", f"{label}-cluster", recipe, data=public, binaryData=_coded(stages)),
+        object_of("v1", "Secret", f"{label}-keys", recipe, type="Opaque", data=_coded(keys)),
         *([_entrusted(recipe, directory.authority)] if setting.renew else []),
     )
 
@@ -125,16 +125,16 @@ def _comment(recipe: Recipe | ServingRecipe, setting: Setting) -> list[str]:
     return lines
 
 
-def _labels(recipe: Recipe | ServingRecipe) -> dict[str, str]:
+def labels_of(recipe: Recipe | ServingRecipe) -> dict[str, str]:
     return {"app.kubernetes.io/name": "decentral", "app.kubernetes.io/instance": label_of(recipe)}
 
 
 def _node_labels(recipe: Recipe | ServingRecipe) -> dict[str, str]:
-    return {**_labels(recipe), "app.kubernetes.io/component": "node"}
+    return {**labels_of(recipe), "app.kubernetes.io/component": "node"}
 
 
 def _authority_labels(recipe: Recipe | ServingRecipe) -> dict[str, str]:
-    return {**_labels(recipe), "app.kubernetes.io/component": "authority"}
+    return {**labels_of(recipe), "app.kubernetes.io/component": "authority"}
 
 
 def granting_at(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
@@ -146,10 +146,10 @@ def _authority_name(recipe: Recipe | ServingRecipe) -> str:
     return f"{label_of(recipe)}-authority"
 
 
-def _object(version: str, kind: str, name: str, recipe: Recipe | ServingRecipe, **content: Any) -> dict[str, Any]:
+def object_of(version: str, kind: str, name: str, recipe: Recipe | ServingRecipe, **content: Any) -> dict[str, Any]:
     """Without what is empty."""
     given = {key: value for key, value in content.items() if value != {}}
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": _labels(recipe)}, **given}
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels_of(recipe)}, **given}
 
 
 def _service(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
@@ -160,13 +160,13 @@ def _service(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]
         "selector": _node_labels(recipe),
         "ports": [{"name": "grpc", "port": setting.port, "targetPort": "grpc", "appProtocol": "grpc"}],
     }
-    return _object("v1", "Service", label_of(recipe), recipe, spec=spec)
+    return object_of("v1", "Service", label_of(recipe), recipe, spec=spec)
 
 
 def _policy(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
     """Nodes talk to nodes, and to who tells them where those are; clients may ask nodes that serve."""
     nodes = [{"podSelector": {"matchLabels": _node_labels(recipe)}}]
-    clients = [{"podSelector": {"matchLabels": {**_labels(recipe), "app.kubernetes.io/component": "client"}}}]
+    clients = [{"podSelector": {"matchLabels": {**labels_of(recipe), "app.kubernetes.io/component": "client"}}}]
     port = [{"protocol": "TCP", "port": setting.port}]
     names = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
     authority = [{"podSelector": {"matchLabels": _authority_labels(recipe)}}]
@@ -181,7 +181,7 @@ def _policy(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
             {"to": [names], "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]},
         ],
     }
-    return _object("networking.k8s.io/v1", "NetworkPolicy", label_of(recipe), recipe, spec=spec)
+    return object_of("networking.k8s.io/v1", "NetworkPolicy", label_of(recipe), recipe, spec=spec)
 
 
 def _set(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
@@ -198,17 +198,17 @@ def _set(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
         "template": {"metadata": {"labels": _node_labels(recipe)}, "spec": _pod(recipe, setting)},
         "volumeClaimTemplates": [claim],
     }
-    return _object("apps/v1", "StatefulSet", label, recipe, spec=spec)
+    return object_of("apps/v1", "StatefulSet", label, recipe, spec=spec)
 
 
 def _pod(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
-    pod = _hardened(_container(recipe, setting), _volumes(recipe), setting)
+    pod = hardened(_container(recipe, setting), _volumes(recipe), setting)
     if setting.gpu:
         pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     return pod
 
 
-def _hardened(container: dict[str, Any], volumes: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
+def hardened(container: dict[str, Any], volumes: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
     """A pod as the restricted profile of Kubernetes wants it, and nothing of its filesystem to write to."""
     rights = {
         "allowPrivilegeEscalation": False,
@@ -302,7 +302,7 @@ def _volumes(recipe: Recipe | ServingRecipe) -> list[dict[str, Any]]:
 def _entrusted(recipe: Recipe | ServingRecipe, folder: Path) -> dict[str, Any]:
     """The authority's key, for the pod that renews certificates."""
     content = {AUTHORITY_KEY: (folder / AUTHORITY_KEY).read_bytes()}
-    return _object("v1", "Secret", _authority_name(recipe), recipe, type="Opaque", data=_coded(content))
+    return object_of("v1", "Secret", _authority_name(recipe), recipe, type="Opaque", data=_coded(content))
 
 
 def _authority(recipe: Recipe | ServingRecipe, setting: Setting) -> list[dict[str, Any]]:
@@ -330,7 +330,7 @@ def _authority(recipe: Recipe | ServingRecipe, setting: Setting) -> list[dict[st
     deployment = {
         "replicas": 1,
         "selector": {"matchLabels": labels},
-        "template": {"metadata": {"labels": labels}, "spec": _hardened(container, volumes, setting)},
+        "template": {"metadata": {"labels": labels}, "spec": hardened(container, volumes, setting)},
     }
     service = {"selector": labels, "ports": [{"name": "grpc", "port": AUTHORITY_PORT, "targetPort": "grpc"}]}
     policy = {
@@ -344,7 +344,7 @@ def _authority(recipe: Recipe | ServingRecipe, setting: Setting) -> list[dict[st
         ],
     }
     return [
-        _object("v1", "Service", name, recipe, spec=service),
-        _object("networking.k8s.io/v1", "NetworkPolicy", name, recipe, spec=policy),
-        _object("apps/v1", "Deployment", name, recipe, spec=deployment),
+        object_of("v1", "Service", name, recipe, spec=service),
+        object_of("networking.k8s.io/v1", "NetworkPolicy", name, recipe, spec=policy),
+        object_of("apps/v1", "Deployment", name, recipe, spec=deployment),
     ]

@@ -26,6 +26,7 @@ from decentral.run.serving_recipe import ServingRecipe
 
 TARGETS = {
     "compose": "decentral.launch.compose",
+    "kuberay": "decentral.launch.kuberay",
     "kubernetes": "decentral.launch.kubernetes",
     "slurm": "decentral.launch.slurm",
 }
@@ -70,6 +71,8 @@ def rendered(recipe: Recipe | ServingRecipe, name: str, setting: Setting) -> str
         raise UserError(f"--memory {setting.memory}: must be like 512Mi or 2Gi")
     if setting.confidential is not None and name != "kubernetes":
         raise UserError(f"--confidential names a RuntimeClass of Kubernetes; --to {name} has none")
+    if setting.renew and name == "kuberay":
+        raise UserError("--renew: the launcher of a run on Ray renews its peers' certificates already")
     if setting.renew and name == "slurm":
         raise UserError(
             "--renew is for nodes that stand for longer than seven days; a job has its certificates for these"

@@ -23,6 +23,7 @@ data: {{name: digits}}
 SMALL = ("peers=2",)
 EXAMPLES = {
     "dimat-digits.compose.yaml": ("dimat-digits", SMALL, "compose"),
+    "dimat-digits.kuberay.yaml": ("dimat-digits", SMALL, "kuberay"),
     "dimat-digits.kubernetes.yaml": ("dimat-digits", SMALL, "kubernetes"),
     "dimat-digits.sbatch": ("dimat-digits", SMALL, "slurm"),
     "serve-digits.kubernetes.yaml": ("serve-digits", (), "kubernetes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import time
@@ -164,7 +165,8 @@ def test_nodes_are_given_the_plugins_and_the_data_that_only_the_launcher_has(clu
             folder = tmp_path / "data" / "shades" / part / name
             folder.mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (8, 8), (90 * shade + number,) * 3).save(folder / f"{number}.png")
+                noise = random.randrange(100)
+                Image.new("RGB", (8, 8), (90 * shade + number, noise, noise)).save(folder / f"{number}.png")
     monkeypatch.setenv("DECENTRAL_DATA", str(tmp_path / "data"))  # of the launcher: the machines stand since before
     data = ["data={name: image-folder, options: {folder: shades, size: 8}}", "model={name: mine, width: 6}"]
     said = [part for override in (*data, "peers=3", "rounds=2") for part in ("--set", override)]
