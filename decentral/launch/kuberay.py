@@ -63,7 +63,7 @@ def _job(recipe: Recipe, setting: Setting) -> dict[str, Any]:
     peers = len(names_of(recipe))
     requests = {"cpu": str(recipe.threads), "memory": setting.memory}
     gpu = {"nvidia.com/gpu": 1} if setting.gpu else {}
-    workers = {
+    workers: dict[str, Any] = {
         "groupName": "peers",
         "replicas": peers,
         "minReplicas": peers,
