@@ -77,6 +77,9 @@ class Refusal(IntEnum):
     MODEL = 13
     REVOKED = 14
     DRAINING = 15
+    FULL = 16
+    ADDRESS = 17
+    CLOCK = 18
 
 
 class TransportError(DecentralError):

@@ -81,6 +81,8 @@ TORCH_FREE = [
     "decentral.launch.apart",
     "decentral.launch.gathering",
     "decentral.launch.granting",
+    "decentral.launch.hosting",
+    "decentral.launch.entering",
     "decentral.launch.health",
     "decentral.launch.render",
     "decentral.launch.compose",

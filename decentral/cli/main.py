@@ -39,6 +39,8 @@ COMMANDS = (
     "leakage",
     "attest",
     "zk",
+    "host",
+    "join",
     "render",
     "prepare",
     "node",

@@ -114,27 +114,35 @@ def settle(
     Raises RecipeError that names the key alone, and UserError.
     """
     check_apart(recipe)
-    with _opened(recipe, path, say) as directory, refusing(path):
+    with opened(recipe, path, say) as directory, refusing(path):
         issuer = Authority.open(directory.authority)
         named = enumerate(zip(names_of(recipe), listening, strict=True))
         members = tuple(_member(directory, index, *node) for index, node in named)
-        _write_down(directory, members, authority)
+        announce(directory, issuer, members, authority)
         for member in members:
             certify(issuer, directory.node(member.name))
-        if isinstance(directory, ServingDirectory):
-            pin(directory, issuer, members, parts_of(directory))
-            Identity.open(directory.client / KEY)
-            certify(issuer, directory.client)
-        else:
-            pin(directory, issuer, members, ())
         if apart:
             for member in members:
                 hand_over(path, directory.node(member.name), path / APART / member.name)
     return directory
 
 
-def _opened(recipe: Recipe | ServingRecipe, path: Path, say: Callable[[str], None]) -> AnyDirectory:
-    """The folder, held."""
+def announce(directory: AnyDirectory, issuer: Authority, members: tuple[Member, ...], authority: str) -> None:
+    """Writes down who takes part, what clients pin of them, and of a cluster that serves the keys of a client here.
+
+    `authority`: see `settle`. Blocking. Raises RunDirectoryError where others were told of other addresses.
+    """
+    _write_down(directory, members, authority)
+    if isinstance(directory, ServingDirectory):
+        pin(directory, issuer, members, parts_of(directory))
+        Identity.open(directory.client / KEY)
+        certify(issuer, directory.client)
+    else:
+        pin(directory, issuer, members, ())
+
+
+def opened(recipe: Recipe | ServingRecipe, path: Path, say: Callable[[str], None] = lambda words: None) -> AnyDirectory:
+    """The folder of nodes on machines of their own, made or gone on with, and held. Blocking. Raises UserError."""
     if isinstance(recipe, ServingRecipe):
         return prepare(recipe, path, say=say).hold()
     if not (path / ABOUT).exists():

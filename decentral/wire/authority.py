@@ -14,7 +14,7 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -132,8 +132,8 @@ class Authority:
         self._store(tokens)
         return JoinToken(secret, self.register.voice.der)
 
-    def admit(self, secret: bytes) -> None:
-        """Takes one use of a token. Raises Malformed(TOKEN) or Malformed(EXPIRED)."""
+    def admit(self, secret: bytes, *, uses: int = 1) -> None:
+        """Takes one use of a token; `uses` 0: only looks at it. Raises Malformed(TOKEN) or Malformed(EXPIRED)."""
         digest = hashlib.sha256(secret).hexdigest()
         tokens = self._tokens()
         known = [token for token in tokens if hmac.compare_digest(token["digest"], digest)]
@@ -141,8 +141,9 @@ class Authority:
             raise Malformed(Refusal.TOKEN, "the join token is unknown or used up")
         if known[0]["expires"] <= time.time():
             raise Malformed(Refusal.EXPIRED, "the join token has expired")
-        known[0]["uses"] -= 1
-        self._store(tokens)
+        if uses:
+            known[0]["uses"] -= uses
+            self._store(tokens)
 
     def issue(self, csr: bytes, validity: timedelta = VALIDITY) -> bytes:
         """The certificate (DER) for a request (DER): no longer than `validity`, nor than the identity allows.
@@ -184,14 +185,23 @@ class Authority:
 
     @asynccontextmanager
     async def serve(
-        self, address: str, *, validity: timedelta = VALIDITY, vouch: Vouch | None = None
+        self,
+        address: str,
+        *,
+        validity: timedelta = VALIDITY,
+        vouch: Vouch | None = None,
+        beside: Sequence[grpc.GenericRpcHandler[Any, Any]] = (),
+        calls: int = 64,
     ) -> AsyncIterator[str]:
         """Serves its calls, and yields the address with the port it got. Raises UserError if the port is busy.
 
         `validity` is that of the certificates which it grants; `vouch`: none is granted without evidence that it takes.
+        `beside`: what else is served at that port; `calls` are served at once, of all callers together.
         """
         nonces = _Nonces()
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE)], maximum_concurrent_rpcs=64)
+        server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", MAX_MESSAGE)], maximum_concurrent_rpcs=calls
+        )
 
         async def answer(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             try:
@@ -218,7 +228,7 @@ class Authority:
 
         unary = grpc.unary_unary_rpc_method_handler
         methods = {"Enrol": unary(answer), "Invite": unary(invite), "Announce": unary(announce)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods), *beside))
         bound = await rpc.take_port(server, address, self._shown())
         await server.start()
         try:

@@ -12,9 +12,11 @@ from grpc_tools import protoc
 from decentral.errors import Refusal
 from decentral.wire.authority import ANNOUNCE, ENROL, INVITE
 from decentral.wire.authority import SERVICE as AUTHORITY
+from decentral.wire.meeting import JOIN
+from decentral.wire.meeting import SERVICE as MEETING
 from decentral.wire.messages import PROTOCOL_VERSION
 from decentral.wire.rpc import EXCHANGE, METHODS, PEER
-from decentral.wire.v1 import authority_pb2, exchange_pb2, messages_pb2, peer_pb2
+from decentral.wire.v1 import authority_pb2, exchange_pb2, meeting_pb2, messages_pb2, peer_pb2
 
 
 def test_the_generated_code_is_what_the_schema_generates(root: Path, tmp_path: Path) -> None:
@@ -47,8 +49,9 @@ def test_refusals_have_the_numbers_of_the_schema() -> None:
         (peer_pb2, PEER, set(METHODS.values())),
         (exchange_pb2, EXCHANGE, {"Push"}),
         (authority_pb2, AUTHORITY, {path.rpartition("/")[2] for path in (ANNOUNCE, ENROL, INVITE)}),
+        (meeting_pb2, MEETING, {JOIN.rpartition("/")[2]}),
     ],
-    ids=["peer", "exchange", "authority"],
+    ids=["peer", "exchange", "authority", "meeting"],
 )
 def test_what_is_served_is_what_the_schema_declares(file: object, service: str, methods: set[str]) -> None:
     (declared,) = file.DESCRIPTOR.services_by_name.values()  # type: ignore[attr-defined]

@@ -25,6 +25,9 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_MODEL: _ClassVar[Refusal]
     REFUSAL_REVOKED: _ClassVar[Refusal]
     REFUSAL_DRAINING: _ClassVar[Refusal]
+    REFUSAL_FULL: _ClassVar[Refusal]
+    REFUSAL_ADDRESS: _ClassVar[Refusal]
+    REFUSAL_CLOCK: _ClassVar[Refusal]
 
 class MembershipStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -61,6 +64,9 @@ REFUSAL_EXPIRED: Refusal
 REFUSAL_MODEL: Refusal
 REFUSAL_REVOKED: Refusal
 REFUSAL_DRAINING: Refusal
+REFUSAL_FULL: Refusal
+REFUSAL_ADDRESS: Refusal
+REFUSAL_CLOCK: Refusal
 MEMBERSHIP_STATUS_UNSPECIFIED: MembershipStatus
 MEMBERSHIP_STATUS_JOIN: MembershipStatus
 MEMBERSHIP_STATUS_LEAVE: MembershipStatus
