@@ -161,7 +161,6 @@ TESTED_ELSEWHERE = {
     "cli/doctor.py": "cli/test_main.py",
     "cli/down.py": "cli/test_up.py",
     "cli/logs.py": "cli/test_up.py",
-    "cli/observing.py": "cli/test_run.py",
     "cli/output.py": "cli/test_main.py",
     "cli/recipes.py": "cli/test_main.py",
     "cli/show.py": "cli/test_main.py",

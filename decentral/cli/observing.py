@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from decentral.run.journal import Event, Observer
+    from decentral.run.scalars import Scalars
 
 MetricsOption = Annotated[
     str | None,
@@ -22,6 +29,36 @@ TraceOption = Annotated[
 LogFormatOption = Annotated[
     str | None, typer.Option("--log-format", metavar="FORMAT", help="Of the nodes' logs: text, or json.")
 ]
+TensorBoardOption = Annotated[
+    Path | None, typer.Option("--tensorboard", metavar="FOLDER", help="Write curves there for TensorBoard, meanwhile.")
+]
+
+
+@contextmanager
+def curves(folder: Path | None) -> Iterator[Scalars | None]:
+    """What writes a run's curves for TensorBoard, if anybody wants them. Raises UserError."""
+    if folder is None:
+        yield None
+        return
+    from decentral.run.scalars import Scalars
+
+    scalars = Scalars(folder)
+    try:
+        yield scalars
+    finally:
+        scalars.close()
+
+
+def both(first: Observer, second: Observer | None) -> Observer:
+    """Tells events to one after the other."""
+    if second is None:
+        return first
+
+    def tell(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return tell
 
 
 def tell_nodes(trace: str | None, log_format: str | None) -> None:

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from decentral.cli.observing import LogFormatOption, MetricsOption, TraceOption, tell_nodes
+from decentral.cli.observing import (
+    LogFormatOption,
+    MetricsOption,
+    TensorBoardOption,
+    TraceOption,
+    both,
+    curves,
+    tell_nodes,
+)
 from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, say, say_json
 from decentral.errors import UserError
 
@@ -61,12 +69,15 @@ def run(
     metrics: MetricsOption = None,
     trace: TraceOption = None,
     log_format: LogFormatOption = None,
+    tensorboard: TensorBoardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train by a recipe: every peer a process of its own, here or on a Ray cluster, or all of them simulated."""
     from decentral.cli.progress import Progress, result_lines
     from decentral.launch.engine import Options, check_world, execute
     from decentral.launch.ray.options import RayOptions
+    from decentral.run.course import course
+    from decentral.run.journal import read
     from decentral.run.recipe import load_recipe
 
     world = check_world(on)
@@ -75,8 +86,7 @@ def run(
     tell_nodes(trace, log_format)
     load_plugins(plugins)
     resolved = load_recipe(recipe, overrides or ())
-    with Progress(resolved, hidden=as_json) as progress:
-        ray = RayOptions(address, gpus, runtime_env)
+    with curves(tensorboard) as scalars, Progress(resolved, hidden=as_json) as progress:
         options = Options(
             out,
             resume,
@@ -84,11 +94,13 @@ def run(
             restart,
             port,
             workers=workers,
-            ray=ray,
+            ray=RayOptions(address, gpus, runtime_env),
             metrics=metrics,
-            observe=progress,
+            observe=both(progress, scalars),
         )
         directory, summary = execute(resolved, world, options)
+        if scalars is not None:
+            scalars.mean(course(resolved, read(directory.events_file)))
     if as_json:
         say_json(summary)
         return

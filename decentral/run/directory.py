@@ -184,6 +184,11 @@ class RunDirectory(ClusterDirectory[Recipe]):
         return self.path / "summary.json"
 
     @property
+    def events_file(self) -> Path:
+        """Of all nodes, in order; there once the run has ended."""
+        return self.path / journal.FILE
+
+    @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.csv"
 

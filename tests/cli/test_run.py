@@ -42,6 +42,8 @@ BAD = [
     (("run", "dimat-digits", "--resume", "--out", "nothing"), "nothing"),
     (("run", "dimat-digits", "--out", "/proc/nowhere"), "/proc/nowhere"),
     (("run", "dimat-digits", "--nonsense"), "--nonsense"),
+    (("run", "dimat-digits", "--metrics", "here"), "--metrics here"),
+    (("run", "dimat-digits", "--on", "sim", "--trace", "spans.jsonl"), "--trace"),
 ]
 
 
