@@ -25,6 +25,10 @@ ConfidentialOption = Annotated[
 RenewOption = Annotated[
     bool, typer.Option("--renew", help="Run an authority beside the nodes, which renews their certificates.")
 ]
+MetricsOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="The port at which each node shows its metrics, in plain HTTP."),
+]
 
 
 def render(
@@ -38,6 +42,7 @@ def render(
     gpu: GpuOption = False,
     confidential: ConfidentialOption = None,
     renew: RenewOption = False,
+    metrics: MetricsOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,7 +58,7 @@ def render(
     from decentral.run.serving_recipe import any_recipe
 
     load_plugins(())
-    target, setting = target_of(to), Setting(image, port, memory, gpu, confidential, renew)
+    target, setting = target_of(to), Setting(image, port, memory, gpu, confidential, renew, metrics)
     document = read_recipe(recipe)
     resolved = any_recipe(document, overrides or ())
     with document.placing():

@@ -18,6 +18,7 @@ from decentral.launch.render import (
     check_trained_there,
     documents,
     label_of,
+    metrics_arguments,
 )
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
@@ -56,6 +57,12 @@ def _renewal(setting: Setting) -> list[str]:
     return ["Certificates last seven days: `docker compose up --force-recreate` renews them in their last day."]
 
 
+def _shown(setting: Setting) -> list[str]:
+    if setting.metrics is None:
+        return []
+    return [f"Metrics are at port {setting.metrics} of each node, for containers of the network `{NETWORK}` alone."]
+
+
 def _comment(recipe: Recipe | ServingRecipe, setting: Setting) -> list[str]:
     asks = "predict /runs/cluster INPUT" if isinstance(recipe, ServingRecipe) else f"gather {RUN}"
     return [
@@ -65,6 +72,7 @@ def _comment(recipe: Recipe | ServingRecipe, setting: Setting) -> list[str]:
         f"  docker compose run --rm client {asks}",
         "",
         *_renewal(setting),
+        *_shown(setting),
         "Needs Docker 26 and Compose 2.24 or newer: inline configs, and folders of volumes.",
     ]
 
@@ -129,12 +137,13 @@ def _node(recipe: Recipe | ServingRecipe, setting: Setting, name: str) -> dict[s
     resources: dict[str, Any] = {"limits": limits}
     if setting.gpu:
         resources["reservations"] = {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}
+    everywhere = "0.0.0.0"  # noqa: S104  the network of the containers alone
     return {
         **_hardened(setting),
         "hostname": name,
-        "command": ["node", "/runs", "--listen", "0.0.0.0"],  # noqa: S104  the network of the containers alone
+        "command": ["node", "/runs", "--listen", everywhere, *metrics_arguments(setting)],
         "depends_on": PREPARED,
-        "expose": [str(setting.port)],
+        "expose": [str(port) for port in (setting.port, setting.metrics) if port is not None],
         "volumes": [_own(f"{APART}/{name}", "/runs"), _data()],
         "healthcheck": {
             "test": ["CMD", *HEALTH],

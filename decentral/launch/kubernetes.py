@@ -22,6 +22,7 @@ from decentral.launch.render import (
     check_in_image,
     documents,
     label_of,
+    metrics_arguments,
     needs_data,
     reached_at,
 )
@@ -36,6 +37,8 @@ NAME, IDENTITIES, FOLDER = "kubernetes.yaml", "identities.yaml", "cluster"
 FILES, KEYS = "/etc/decentral", "/etc/decentral-keys"
 """Where a container has them."""
 STORAGE = "1Gi"
+METRICS = "metrics"
+"""The name of the port."""
 MOST = 1 << 20
 """Bytes that a ConfigMap or a Secret holds."""
 
@@ -158,7 +161,10 @@ def _service(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
         "selector": _node_labels(recipe),
-        "ports": [{"name": "grpc", "port": setting.port, "targetPort": "grpc", "appProtocol": "grpc"}],
+        "ports": [
+            {"name": "grpc", "port": setting.port, "targetPort": "grpc", "appProtocol": "grpc"},
+            *([] if setting.metrics is None else [{"name": METRICS, "port": setting.metrics, "targetPort": METRICS}]),
+        ],
     }
     return object_of("v1", "Service", label_of(recipe), recipe, spec=spec)
 
@@ -174,7 +180,10 @@ def _policy(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
     spec = {
         "podSelector": {"matchLabels": _node_labels(recipe)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": nodes + (clients if isinstance(recipe, ServingRecipe) else []), "ports": port}],
+        "ingress": [
+            {"from": nodes + (clients if isinstance(recipe, ServingRecipe) else []), "ports": port},
+            *([] if setting.metrics is None else [_watched(setting.metrics)]),
+        ],
         "egress": [
             {"to": nodes, "ports": port},
             *granting,
@@ -182,6 +191,21 @@ def _policy(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
         ],
     }
     return object_of("networking.k8s.io/v1", "NetworkPolicy", label_of(recipe), recipe, spec=spec)
+
+
+def _watched(port: int) -> dict[str, Any]:
+    """Monitoring alone may ask for metrics: pods of that name, in whatever namespace they are."""
+    monitoring = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
+    return {"from": [monitoring], "ports": [{"protocol": "TCP", "port": port}]}
+
+
+def _metadata(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
+    """Of each pod; the annotations are those by which Prometheus is usually told whom to ask."""
+    if setting.metrics is None:
+        return {"labels": _node_labels(recipe)}
+    asked = {"scrape": "true", "port": str(setting.metrics), "path": "/metrics"}
+    annotations = {f"prometheus.io/{key}": value for key, value in asked.items()}
+    return {"labels": _node_labels(recipe), "annotations": annotations}
 
 
 def _set(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
@@ -195,7 +219,7 @@ def _set(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
         "replicas": len(names_of(recipe)),
         "podManagementPolicy": "Parallel",
         "selector": {"matchLabels": _node_labels(recipe)},
-        "template": {"metadata": {"labels": _node_labels(recipe)}, "spec": _pod(recipe, setting)},
+        "template": {"metadata": _metadata(recipe, setting), "spec": _pod(recipe, setting)},
         "volumeClaimTemplates": [claim],
     }
     return object_of("apps/v1", "StatefulSet", label, recipe, spec=spec)
@@ -237,18 +261,22 @@ def _container(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, An
     requests = {"cpu": str(recipe.threads), "memory": setting.memory}
     limits = {"memory": setting.memory, **({"nvidia.com/gpu": 1} if setting.gpu else {})}
     stay = ["--stay"] if isinstance(recipe, Recipe) else []
+    start = ["node", "/runs", "--from", FILES, "--keys", KEYS]
     everywhere = "0.0.0.0"  # noqa: S104  of the pod; the policy says who may call
     return {
         "name": "node",
         "image": setting.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["node", "/runs", "--from", FILES, "--keys", KEYS, "--listen", everywhere, *stay],
+        "args": [*start, "--listen", everywhere, *stay, *metrics_arguments(setting)],
         "env": [
             {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108  in the container
             {"name": "DECENTRAL_DATA", "value": "/data"},
         ],
-        "ports": [{"name": "grpc", "containerPort": setting.port}],
+        "ports": [
+            {"name": "grpc", "containerPort": setting.port},
+            *([] if setting.metrics is None else [{"name": METRICS, "containerPort": setting.metrics}]),
+        ],
         "volumeMounts": [
             {"name": "runs", "mountPath": "/runs"},
             {"name": "files", "mountPath": FILES, "readOnly": True},

@@ -45,7 +45,8 @@ EMBEDDED = "digits"
 class Setting:
     """Where nodes run, as far as a recipe does not say.
 
-    `confidential`: a RuntimeClass of virtual machines; `renew`: an authority runs beside the nodes.
+    `confidential`: a RuntimeClass of virtual machines; `renew`: an authority runs beside the nodes; `metrics`: the port
+    at which each node shows them, None: nowhere.
     """
 
     image: str = IMAGE
@@ -54,6 +55,7 @@ class Setting:
     gpu: bool = False
     confidential: str | None = None
     renew: bool = False
+    metrics: int | None = None
 
 
 def target_of(name: str) -> Any:
@@ -77,6 +79,10 @@ def rendered(recipe: Recipe | ServingRecipe, name: str, setting: Setting) -> str
         raise UserError(
             "--renew is for nodes that stand for longer than seven days; a job has its certificates for these"
         )
+    if setting.metrics is not None and name == "slurm":
+        raise UserError("--metrics is for nodes in containers; in a job, --metrics of `decentral node` does the same")
+    if setting.metrics in (setting.port, AUTHORITY_PORT):
+        raise UserError(f"--metrics {setting.metrics}: is where gRPC is served; choose another")
     if setting.port == AUTHORITY_PORT:
         raise UserError(f"--port {setting.port} is where an authority listens; choose another")
     text: str = target.rendered(on_device(recipe, setting), setting)
@@ -110,6 +116,11 @@ def check_trained_there(recipe: Recipe | ServingRecipe) -> None:
         raise RecipeError(
             "containers have the recipes that `decentral recipes` lists, and no others", key="model.recipe"
         )
+
+
+def metrics_arguments(setting: Setting) -> list[str]:
+    """Of `decentral node`, in a container: who may ask is for the network around it to say."""
+    return [] if setting.metrics is None else ["--metrics", f"0.0.0.0:{setting.metrics}"]
 
 
 def needs_data(recipe: Recipe | ServingRecipe) -> bool:

@@ -18,6 +18,7 @@ RENDERED = [
     pytest.param(training(), Setting(gpu=True, memory="512Mi", port=7777), id="on GPUs"),
     pytest.param(serving(), Setting(), id="serving"),
     pytest.param(training(), Setting(renew=True), id="renewing"),
+    pytest.param(serving(), Setting(metrics=9300), id="with metrics"),
 ]
 
 
@@ -83,6 +84,13 @@ def test_nodes_wait_for_their_keys_and_are_reached_at_the_names_that_these_are_m
         assert found[name]["hostname"] == name and found[name]["expose"] == ["7777"]
         assert found[name]["depends_on"] == {"prepare": {"condition": "service_completed_successfully"}}
         assert found[name]["healthcheck"]["test"] == ["CMD", *HEALTH]
+
+
+def test_a_node_shows_metrics_where_it_is_told_to_and_no_port_is_published():
+    found = services(training(), Setting(metrics=9300))["peer-0"]
+    assert found["command"][-2:] == ["--metrics", "0.0.0.0:9300"] and found["expose"] == ["7000", "9300"]
+    assert "ports" not in found
+    assert "--metrics" not in services(training())["peer-0"]["command"]
 
 
 def test_the_authority_that_renews_sees_its_own_folder_and_no_node_sees_that():

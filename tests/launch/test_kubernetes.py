@@ -21,6 +21,7 @@ RENDERED = [
     pytest.param(training("data.name=cifar10"), Setting(gpu=True, port=7777), id="on GPUs"),
     pytest.param(training(), Setting(confidential="kata-qemu-snp"), id="confidential"),
     pytest.param(serving(), Setting(), id="serving"),
+    pytest.param(serving(), Setting(metrics=9300), id="with metrics"),
 ]
 
 
@@ -77,6 +78,19 @@ def test_peers_talk_to_peers_alone():
     assert policy["ingress"] == [{"from": among, "ports": port}]
     assert policy["egress"][0] == {"to": among, "ports": port}
     assert [{use["port"] for use in out["ports"]} for out in policy["egress"]] == [{7777}, {53}]
+
+
+def test_metrics_are_for_monitoring_alone_and_where_nobody_asked_for_them_there_are_none():
+    found = objects(rendered(training(), "kubernetes", Setting(metrics=9300)))
+    template = found["StatefulSet"]["spec"]["template"]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == "9300"
+    assert template["spec"]["containers"][0]["args"][-2:] == ["--metrics", "0.0.0.0:9300"]
+    peers, monitoring = found["NetworkPolicy"]["spec"]["ingress"]
+    assert [port["port"] for port in peers["ports"]] == [7000]
+    assert [port["port"] for port in monitoring["ports"]] == [9300]
+    assert monitoring["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    without = rendered(training(), "kubernetes", Setting())
+    assert "metrics" not in without and "prometheus" not in without
 
 
 def test_the_service_names_pods_before_they_are_ready():

@@ -39,6 +39,12 @@ def test_the_same_recipe_is_rendered_the_same(target):
     assert rendered(training(), target, Setting()) == rendered(training(), target, Setting())
 
 
+@pytest.mark.parametrize("port", [7000, 6999])
+def test_metrics_are_not_where_grpc_is(port):
+    with pytest.raises(UserError, match=f"--metrics {port}"):
+        rendered(training(), "compose", Setting(metrics=port))
+
+
 def test_a_target_that_there_is_not_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="kubernetes"):
         rendered(training(), "kubernets", Setting())
@@ -88,6 +94,7 @@ def test_a_model_that_containers_cannot_have_is_refused(overrides, key, monkeypa
         (Setting(port=6999), "--port 6999"),
         (Setting(memory="much"), "--memory much"),
         (Setting(memory="2Gi; rm"), "--memory"),
+        (Setting(metrics=9300), "--metrics is for nodes in containers"),
     ],
 )
 def test_a_setting_that_means_nothing_is_refused(setting, words):
