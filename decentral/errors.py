@@ -12,6 +12,7 @@ DecentralError
 ├── NotUnsealed            a sealed file that does not open here: why (`attestation.sealing`)
 ├── TransportError         a message that did not arrive
 │   ├── Unreachable        nobody answered within the deadline
+│   │   ├── Silent         nothing came back at all: it, or we ourselves, may be cut off
 │   │   └── Barred         a gateway on the way is the reason
 │   └── Refused            the other peer answered with a typed refusal
 └── Malformed              bytes from outside that break a rule, found before they are used
@@ -88,6 +89,10 @@ class TransportError(DecentralError):
 
 class Unreachable(TransportError):
     """Nobody answered within the deadline."""
+
+
+class Silent(Unreachable):
+    """Nothing came back within the deadline, no refusal of its machine either: one of the two may be cut off."""
 
 
 class Barred(Unreachable):

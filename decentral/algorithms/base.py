@@ -192,8 +192,12 @@ class SynchronousRounds(ABC):
 
     async def rounds(self, peer: Peer) -> None:
         """From the first that the peer has not finished to the last."""
-        for round in range(peer.finished + 1, peer.schedule.rounds + 1):
+        round = peer.finished
+        while (round := round + 1) <= peer.schedule.rounds:
             peer.session.enter(round)
+            if (later := await peer.session.regain()) > round:  # the others went on meanwhile
+                round = min(later, peer.schedule.rounds)
+                peer.session.enter(round)
             await self.learn(peer, round)
             await self.mix(peer, round)
             if peer.schedule.evaluates(round):

@@ -20,6 +20,7 @@ import numpy as np
 
 from decentral.algorithms.admission import unfit, unlike_ours
 from decentral.algorithms.presence import Deadlines, Member, Roster, Signer, gather
+from decentral.algorithms.silence import Silence
 from decentral.core.membership import View, Word, view_of
 from decentral.core.sampling import drawn
 from decentral.errors import Refusal, Refused, TransportError
@@ -114,6 +115,7 @@ class Crowd:
         self._synced = 0
         self._records: dict[int, MembershipRecord] = {}
         self._introduced: set[int] = set()
+        self._silence = Silence(clock, journal, deadlines.round)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Crowd]:
@@ -163,7 +165,24 @@ class Crowd:
         return [known[peer] for peer in self._revoked() if peer in known]
 
     async def draw(self, round: int) -> Sample:
-        """The first so many candidates that answer; who does not within `ping` seconds is replaced by the next."""
+        """The first so many candidates that answer; who does not within `ping` seconds is replaced by the next.
+
+        A peer to whom nothing comes back from any of them is cut off: it asks again for a round's deadline before it
+        takes itself for the only one that is left.
+        """
+        found = [await self._find(round)]
+
+        async def still_cut_off() -> bool:
+            await self._clock.sleep(self.sampling.ping)
+            found.append(await self._find(round))
+            return found[-1][1]
+
+        if found[-1][1]:
+            await self._silence.outlast(self.round, still_cut_off)
+        return found[-1][0]
+
+    async def _find(self, round: int) -> tuple[Sample, bool]:
+        """A sample, and whether all others who might have been in it have kept silent."""
         size = self.sampling.size
         order = self.order(round, 4 * size)
         whole = len(order) < 4 * size
@@ -180,7 +199,9 @@ class Crowd:
             asked += len(some)
             alive |= await self.ping(some, round)
         found = [peer for peer in order[:asked] if peer in alive][:size]
-        return Sample(tuple(found), min((alive[peer] for peer in found), default=0))
+        others = {peer for peer in order[:asked] if peer != self.index}
+        cut_off = alive.keys() <= {self.index} and self._silence.covers(others)
+        return Sample(tuple(found), min((alive[peer] for peer in found), default=0)), cut_off
 
     async def ping(self, peers: Iterable[int], round: int) -> dict[int, int]:
         """The round whose news each has had, of those who answer; they count as active in `round`."""
@@ -200,8 +221,10 @@ class Crowd:
     async def _ask(self, peer: int, round: int) -> Pong | None:
         try:
             answer = await self.transport.request(self.id_of(peer), Ping(round), self.sampling.ping)
-        except TransportError:
+        except TransportError as error:
+            self._silence.failed(peer, error)
             return None
+        self._silence.heard(peer)
         return answer if isinstance(answer, Pong) else None
 
     async def look(self) -> tuple[int, int | None]:

@@ -9,12 +9,14 @@ proposes and the round after the other's present one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from decentral.algorithms.admission import unfit, unlike_ours
+from decentral.algorithms.silence import Silence
 from decentral.errors import Refusal, Refused, TransportError
 from decentral.wire.clock import Clock
 from decentral.wire.messages import (
@@ -37,6 +39,8 @@ T = TypeVar("T")
 
 HEAL_EVERY = 5
 """A lost partner is pinged again after this many probe intervals."""
+HEAL_PATIENCE = 10
+"""Probe intervals that it gets to answer then: many short attempts notice sooner that a network is whole again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class Presence:
         self._records: dict[PeerId, MembershipRecord] = {}
         self._seen = dict.fromkeys(self.partners, 0)  # the latest round in which we know each partner to be
         self._changed = asyncio.Event()
+        self._silence = Silence(clock, journal, deadlines.round)
 
     async def join(self, finished: int, running: bool) -> int:
         """Greets every partner; returns the last round to count as finished.
@@ -169,12 +174,15 @@ class Presence:
         pongs = await gather({index: self._ping(index) for index in indices})
         return {index: pong for index, pong in pongs.items() if pong is not None}
 
-    async def _ping(self, index: int) -> int | None:
-        """The round that a peer is in; None if it does not answer."""
+    async def _ping(self, index: int, deadline: float | None = None) -> int | None:
+        """The round that a peer is in; None if it does not answer in time: within a call's unless it is said."""
         try:
-            pong = await self.transport.request(self.members[index].id, Ping(self.round), self.deadlines.call)
-        except TransportError:
+            patience = self.deadlines.call if deadline is None else deadline
+            pong = await self.transport.request(self.members[index].id, Ping(self.round), patience)
+        except TransportError as error:
+            self._silence.failed(index, error)
             return None
+        self._silence.heard(index)
         if isinstance(pong, Pong):
             self._seen[index] = min(pong.round, self._last)
             return self._seen[index]
@@ -219,6 +227,25 @@ class Presence:
         """Those, and who has said goodbye: its last models may have come before."""
         return self.present(round) | self._left
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether all partners have fallen silent, and none has said goodbye."""
+        return not self._left and not self.reachable and self._silence.covers(self.partners)
+
+    async def regain(self) -> int:
+        """The first round in which a partner counts on this peer, which waits for one to come back if it is cut off."""
+        if not self.cut_off:
+            return self.round
+        await self._silence.outlast(self.round, self._still_cut_off)
+        return int(min((first for first in self._from_round.values() if not math.isinf(first)), default=self.round))
+
+    async def _still_cut_off(self) -> bool:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.deadlines.probe):
+                await self._changed.wait()
+        return self.cut_off
+
     def lose(self, index: int) -> None:
         """Counts on a partner no more, until it is found again."""
         if math.isinf(self._from_round.get(index, math.inf)):
@@ -231,6 +258,7 @@ class Presence:
         if math.isinf(self._from_round[index]):
             self._journal.record("returned", round=self.round, other=index)
         self._left.discard(index)
+        self._silence.heard(index)
         self._from_round[index] = first
         self._seen[index] = max(self._seen[index], first - 1)
         self._changed.set()
@@ -287,10 +315,14 @@ class Presence:
         while True:
             await self._clock.sleep(self.deadlines.probe * HEAL_EVERY)
             lost = {index for index, first in self._from_round.items() if math.isinf(first)} - self._left
-            for index in sorted(lost):
-                if (round := await self._ping(index)) is None:
-                    continue
-                first = max(round, self.round) + 2
-                agreed = await self._greet(index, first, patient=False)
-                if isinstance(agreed, int) and math.isinf(self._from_round[index]):
-                    self._expect(index, max(agreed, self.round + 1))
+            await gather({index: self._seek(index) for index in sorted(lost)})
+
+    async def _seek(self, index: int) -> None:
+        """Takes a lost partner back if it answers."""
+        patience = min(self.deadlines.call, HEAL_PATIENCE * self.deadlines.probe)
+        if (round := await self._ping(index, patience)) is None:
+            return
+        first = max(round, self.round) + 2
+        agreed = await self._greet(index, first, patient=False)
+        if isinstance(agreed, int) and math.isinf(self._from_round[index]):
+            self._expect(index, max(agreed, self.round + 1))

@@ -73,7 +73,8 @@ class Session(Presence):
             await self.transport.send(self.members[index].id, model)
         except Refused as refused:
             self._journal.record("refused", round=self.round, other=index, reason=refused.reason.name)
-        except TransportError:
+        except TransportError as error:
+            self._silence.failed(index, error)
             self.lose(index)
 
     async def _in_reach(self, index: int, round: int) -> bool:

@@ -28,6 +28,7 @@ WORDS: Mapping[str, str] = {
     "refused": "{other} refused a message of {peer} in round {round}: {reason}",
     "rejected": "{peer} rejected a message of {other} in round {round}: {reason}",
     "alone": "{peer} came back and found nobody",
+    "cut_off": "{peer} hears nothing from anybody since round {round}, and waits",
     "expired": "certificate of {peer} expired",
     "unrenewed": "certificate of {peer} was not renewed: {problem}",
     "misbehaves": "{peer} was told to lie: {behaviour} (simulated)",

@@ -8,7 +8,9 @@ only: not even the authority can put somebody else in a peer's place.
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import socket
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -18,7 +20,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from decentral.errors import Malformed, Unreachable
+from decentral.errors import Malformed, Silent, Unreachable
 from decentral.wire import rpc
 from decentral.wire.certificate import Credentials, host_name
 from decentral.wire.messages import PeerId
@@ -27,6 +29,11 @@ from decentral.wire.tunnel import channel_options, open_tunnel
 
 T = TypeVar("T")
 
+NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENETDOWN, socket.EAI_AGAIN}
+"""What our own machine says where nothing comes back from another one."""
+HALF_OPEN = 5.0
+"""Seconds of silence after which a connection is not trusted to lead anywhere: the next call dials anew. TCP alone
+would send again ever more rarely, long after the other side can be reached."""
 ATTEMPTS = 3
 PAUSE = 0.05
 """Seconds before the second attempt of a call; doubled for the third, and drawn between half of it and all."""
@@ -126,18 +133,19 @@ class Links:
         """What a call returns; made again, twice at most, if the connection breaks.
 
         `invoke` is given a channel and the timeout that ends it, `deadline` seconds from now, which it may move. Raises
-        Unreachable, at once if nobody listens or the peer is not admitted, or Refused.
+        Unreachable, at once if nobody listens or the peer is not admitted, Silent if nothing comes back, or Refused.
         """
         contact = self._contacts.get(to)
         if contact is None:
             raise Unreachable(f"{to}: no address is known")
         broken = Unreachable(f"{self.way(to)}: the connection broke")
+        used: _Link | None = None
         try:
             async with asyncio.timeout(deadline) as patience:
                 for attempt in range(ATTEMPTS):
                     if attempt:
                         await asyncio.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311
-                    link = await self._reach(to, contact)
+                    link = used = await self._reach(to, contact)
                     barred = asyncio.timeout(None)
                     link.begin(barred)
                     try:
@@ -157,8 +165,12 @@ class Links:
                     finally:
                         link.end(barred)
         except TimeoutError:
-            raise Unreachable(f"{self.way(to)}: silent for {deadline:g} s") from None
-        raise broken
+            broken = Silent(f"{self.way(to)}: silent for {deadline:g} s")
+        except Silent as silent:
+            broken = silent
+        if isinstance(broken, Silent) and used is not None and contact.link is used and deadline >= HALF_OPEN:
+            self._hang_up(contact)
+        raise broken from None
 
     async def _reach(self, to: PeerId, contact: _Contact) -> _Link:
         if self._admitted.barred(to):
@@ -180,7 +192,8 @@ class Links:
             if self._admitted.peer_of(certificate) != to:
                 raise Unreachable(f"{self.way(to)}: somebody else answers at {address}")
         except (OSError, Malformed) as error:
-            raise Unreachable(f"{self.way(to)}: {address}: {str(error) or type(error).__name__}") from error
+            kind = Silent if isinstance(error, OSError) and error.errno in NO_WAY else Unreachable
+            raise kind(f"{self.way(to)}: {address}: {str(error) or type(error).__name__}") from error
         own = self._credentials
         trusted = grpc.ssl_channel_credentials(certificate, own.key, own.certificate)
         options: list[tuple[str, int | str]] = [*rpc.PEER_OPTIONS, ("grpc.ssl_target_name_override", host_name(to))]

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from decentral.core.fluid import FluidLink
 from decentral.core.seeds import derive_seed
-from decentral.errors import Malformed, Refusal, Refused, Unreachable
+from decentral.errors import Malformed, Refusal, Refused, Silent, Unreachable
 from decentral.wire import codec
 from decentral.wire.limits import Limits
 from decentral.wire.mailbox import Inbox, Mailbox, Question
@@ -294,7 +294,7 @@ class MemoryTransport:
                     await self._network.return_trip(to, self.id)
                     raise Refused(refusal.reason, refusal.detail) from None
         except TimeoutError:
-            raise Unreachable(f"{to}: silent until the deadline") from None
+            raise Silent(f"{to}: silent until the deadline") from None
 
     # ---- being called --------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from decentral.errors import Refusal, Refused, TransportError, Unreachable, UserError
+from decentral.errors import Refusal, Refused, Silent, TransportError, Unreachable, UserError
 from decentral.wire.limits import MAX_LETTER, MAX_SEALED
 from decentral.wire.messages import Join, Leave, Membership, Message, Ping, Progress, Resend
 from decentral.wire.refusals import refused_in, refused_out
@@ -77,7 +77,8 @@ def failure(error: grpc.aio.AioRpcError, peer: str) -> TransportError:
                 return refused_in(pb.Refused.FromString(value))
             except DecodeError:
                 return Refused(Refusal.UNSPECIFIED)
-    return Unreachable(f"{peer}: {error.code().name.lower()} {error.details() or ''}".rstrip())
+    kind = Silent if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else Unreachable
+    return kind(f"{peer}: {error.code().name.lower()} {error.details() or ''}".rstrip())
 
 
 async def has_go_ahead(call: grpc.aio.StreamUnaryCall[Any, Any] | grpc.aio.StreamStreamCall[Any, Any]) -> bool:

@@ -12,6 +12,7 @@ from decentral.algorithms.modest import MoDeST
 from decentral.wire.clock import VirtualClock
 from decentral.wire.memory import MemoryNetwork
 from decentral.wire.messages import Model, News
+from tests.algorithms.conftest import SAMPLING
 
 PEERS, ROUNDS = 7, 4
 
@@ -225,6 +226,24 @@ def test_all_but_one_may_die(crowd):
             del stage.tasks[index]
 
     ended(crowd().play(script), without=range(1, PEERS))
+
+
+def test_a_peer_that_is_cut_off_waits_and_ends_with_the_others(crowd):
+    """Alone it would be through with all rounds in less time than it is away."""
+
+    async def script(stage):
+        await asyncio.sleep(6.5)
+        stage.network.partition([stage.identities[2].id])
+        before.append(len(stage.journals[2].of("trained")))
+        await asyncio.sleep(25.0)
+        meanwhile.append(len(stage.journals[2].of("trained")))
+        stage.network.heal()
+
+    before, meanwhile = list[int](), list[int]()
+    stage = crowd(3, rounds=60, sampling=replace(SAMPLING, size=2)).play(script)
+    ended(stage)
+    assert meanwhile[0] - before[0] <= 1 and len(stage.journals[2].of("trained")) > meanwhile[0] + 5
+    assert stage.journals[2].of("cut_off") and not any(stage.journals[index].of("cut_off") for index in (0, 1))
 
 
 def test_a_peer_that_comes_back_takes_part_again_and_ends_with_the_others(crowd):

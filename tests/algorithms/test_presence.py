@@ -45,6 +45,46 @@ def test_a_healed_partition_brings_the_sides_together_again(world):
         assert not journal.of("exchanged")[-1]["missing"]
 
 
+def cutting_off(index: int, at: float, seconds: float):
+    async def script(stage) -> None:
+        await asyncio.sleep(at)
+        stage.network.partition([stage.identities[index].id])
+        await asyncio.sleep(seconds)
+        stage.network.heal()
+
+    return script
+
+
+def test_a_peer_that_is_cut_off_waits_and_takes_part_again_where_the_others_are(world):
+    played = world(5, DPSGD, rounds=60).play(cutting_off(2, 2.5, 20.0))
+    alone = [event for event in played.journals[2].of("exchanged") if not event["received"]]
+    assert len(alone) <= 1, "the round in which it lost them, and none after it"
+    assert len(played.journals[2].of("cut_off")) == 1 and played.journals[2].of("returned")
+    for index, journal in played.journals.items():
+        assert not journal.of("exchanged")[-1]["missing"]
+        assert journal.of("finished")[-1]["round"] == 60
+        assert index == 2 or not journal.of("cut_off")
+
+
+def test_a_peer_that_stays_cut_off_goes_on_alone_after_a_round_s_deadline(world):
+    played = world(3, DPSGD, rounds=5).play(cutting_off(2, 2.5, 500.0))
+    assert [journal.of("finished")[-1]["round"] for journal in played.journals.values()] == [5] * 3
+    waited = played.journals[2].of("finished")[0]["t"] - played.journals[2].of("cut_off")[0]["t"]
+    assert waited == pytest.approx(30.0 + 3.0, abs=3.0)
+    assert not any(played.journals[index].of("cut_off") for index in (0, 1))
+
+
+def test_a_peer_whose_partners_have_died_or_left_does_not_wait_for_them(world):
+    async def script(stage) -> None:
+        await asyncio.sleep(2.5)
+        for index in (0, 1):
+            await stage.crash(index)
+            del stage.tasks[index]
+
+    played = world(3, DPSGD, rounds=5).play(script)
+    assert not played.journals[2].of("cut_off") and played.journals[2].of("finished")[0]["t"] < 20.0
+
+
 def test_a_peer_with_another_recipe_is_refused_by_all_and_stops_with_the_reason(world):
     stage = world(3, DPSGD, rounds=2, hashes=lambda index: "other" if index == 1 else "recipe")
     with pytest.raises(BaseExceptionGroup) as raised:

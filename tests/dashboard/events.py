@@ -35,6 +35,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "rejected": {"round": numbers, "other": peers, "reason": words},
     "failed": {"problem": words, "user": st.booleans()},
     "alone": {"round": numbers},
+    "cut_off": {"round": numbers},
 }
 LAUNCHERS: dict[str, dict[str, Any]] = {
     "launched": {"round": numbers},

@@ -19,7 +19,7 @@ from decentral.run.journal import Event
 VARIABLE = "DECENTRAL_LOG"
 """`json` or `text`; nodes inherit it from who starts them."""
 FORMATS = ("text", "json")
-WARNINGS = ("lost", "refused", "rejected", "unrenewed", "expired", "alone", "misbehaves")
+WARNINGS = ("lost", "refused", "rejected", "unrenewed", "expired", "alone", "cut_off", "misbehaves")
 """Events that are worth a look."""
 ERRORS = ("failed",)
 _EVENTS = logging.getLogger("decentral.events")
