@@ -195,7 +195,6 @@ TESTED_ELSEWHERE = {
     "wire/grpc_service.py": "wire/test_transport.py",
     "wire/grpc_transport.py": "wire/test_transport.py",
     "wire/limits.py": "wire/test_tensors.py",
-    "wire/links.py": "wire/test_transport.py",
     "wire/messages.py": "wire/test_codec.py",
     "wire/rpc.py": "wire/test_transport.py",
 }
