@@ -60,8 +60,10 @@ def host(
             for token in at.tokens:
                 say(f"decentral join {at.address} --token {token}")
         say_now()
-        if at.tokens:
+        if at.left:
             note(f"on each of {at.left} machines: this command{', each line once' if single_use else ''}")
+        elif at.tokens:
+            note("all seats are taken; this command, with its --dir, is for a node whose certificate has expired")
 
     with document.placing():
         work = hosting(

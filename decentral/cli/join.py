@@ -52,19 +52,20 @@ def join(
     from decentral.errors import UserError
     from decentral.launch.alone import become, command_of
     from decentral.launch.apart import AUTHORITY_PORT, addresses
-    from decentral.launch.entering import Wish, enter, joined, place_to_listen
+    from decentral.launch.entering import Wish, enter, invite_again, joined, place_to_listen
     from decentral.run.directory import RUNS
     from decentral.wire.authority import JoinToken
 
     where = addresses([address], ["host"], AUTHORITY_PORT, "HOST:PORT")[0]
     path = directory or RUNS / f"joined-{where.replace(':', '-').strip('[]')}"
-    member = joined(path)
+    member, parsed = joined(path), None if token is None else JoinToken.parse(token)
     if member is None:
-        parsed = None if token is None else JoinToken.parse(token)
         wish = Wish.of(advertise, listen=listen, overrides=tuple(overrides or ()), plugins=tuple(plugins or ()))
         member = asyncio.run(enter(where, parsed, path, wish, note))
     elif overrides or plugins or advertise:
         raise UserError(f"{path}: has joined already; --advertise, --set and --plugin were decided then")
+    elif parsed is not None:
+        invite_again(path, member, where, parsed)
     if as_json:
         say_json({"node": member.name, "index": member.index, "address": member.address, "dir": str(path)})
         say_now()  # what this process has not written is gone when it becomes another

@@ -41,6 +41,7 @@ from decentral.run.directory import (
     check_empty,
     refusing,
 )
+from decentral.run.journal import NODES
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe, any_recipe
 from decentral.run.source import read_file
@@ -48,6 +49,7 @@ from decentral.trust.anchors import FILE as TRUST
 from decentral.trust.anchors import Anchors
 from decentral.wire.authority import JoinToken
 from decentral.wire.certificate import TLS, Credentials, new_key, pem_of, private_pem, request_certificate
+from decentral.wire.enrolment import leave_invitation
 from decentral.wire.identity import Identity
 from decentral.wire.issuing import VALIDITY
 from decentral.wire.limits import CHUNK_BYTES
@@ -113,6 +115,15 @@ def joined(path: Path) -> Member | None:
     with refusing(path):
         shutil.rmtree(path / JOINING, ignore_errors=True)  # what was not cleared away before the node started
     return member_of(path, None)
+
+
+def invite_again(path: Path, member: Member, address: str, token: JoinToken) -> None:
+    """Leaves the token with a node that has started before: it is used if its certificate has expired, or is about to.
+
+    Raises UserError.
+    """
+    with refusing(path):
+        leave_invitation(path / NODES / member.name, address, token)
 
 
 def place_to_listen(address: str) -> str | None:

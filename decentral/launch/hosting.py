@@ -316,7 +316,8 @@ async def hosting(
         def bound(address: str) -> None:
             at = joined_address(split_address(where)[0], split_address(address)[1]) if where.endswith(":0") else where
             host.at(at)
-            uses = (1,) * host.left if single_use else (host.left,) if host.left else ()
+            count = host.left or (host.all if stay else 0)  # certificates that have expired are made anew by a token
+            uses = (1,) * count if single_use else (count,) if count else ()
             tokens = tuple(str(authority.token(uses=count, valid_seconds=token_seconds)) for count in uses)
             listening(Hosting(at, host.all, host.left, tokens))
 

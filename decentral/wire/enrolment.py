@@ -42,7 +42,12 @@ PATIENCE, PAUSE = 60.0, 0.5
 
 def invite(authority: Authority, address: str, folder: Path) -> None:
     """Leaves a join token for one enrolment, and the authority's address, with a node."""
-    invitation = {"authority": address, "token": str(authority.token())}
+    leave_invitation(folder, address, authority.token())
+
+
+def leave_invitation(folder: Path, address: str, token: JoinToken) -> None:
+    """Leaves a join token that somebody has made, and the authority's address, with a node."""
+    invitation = {"authority": address, "token": str(token)}
     write_atomic(folder / INVITATION, json.dumps(invitation).encode(), private=True)
 
 

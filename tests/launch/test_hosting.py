@@ -14,13 +14,15 @@ from decentral.errors import RecipeError, RunDirectoryError, UserError
 from decentral.launch import hosting
 from decentral.launch.apart import opened
 from decentral.launch.cluster import Cluster
-from decentral.launch.entering import JOINING, Wish, enter
+from decentral.launch.entering import JOINING, Wish, enter, invite_again, joined
 from decentral.launch.hosting import SEATS, Host, Hosting
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.trust.anchors import FILE, Anchors
 from decentral.wire.authority import Authority, JoinToken
 from decentral.wire.certificate import TLS
+from decentral.wire.enrolment import credentials_for
+from decentral.wire.identity import Identity
 
 RECIPE = load_recipe("dimat-digits", ["peers=2", "rounds=2", "model={name: mlp, hidden: [8]}"])
 ANY = Wish(port=0)
@@ -161,6 +163,14 @@ async def test_a_host_that_is_started_again_knows_who_had_come(tmp_path):
     async with hosted(tmp_path / "host") as (at, host):
         assert at.tokens == ()
         await asyncio.wait_for(host, 10.0)
+    async with hosted(tmp_path / "host", stay=True) as (at, host):
+        member, token = joined(tmp_path / "a"), JoinToken.parse(at.tokens[0])
+        own = tmp_path / "a" / "nodes" / member.name
+        before = (own / TLS).read_bytes()
+        (own / TLS).unlink()  # as if it had expired
+        invite_again(tmp_path / "a", member, at.address, token)
+        fresh = await credentials_for(Identity.load(own / "identity.key"), own)
+        assert fresh.peer == member.id and (own / TLS).read_bytes() != before and not host.done()
 
 
 async def test_who_comes_from_the_host_s_own_machine_has_to_say_where_others_reach_it(tmp_path):
