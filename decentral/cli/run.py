@@ -35,13 +35,16 @@ PortOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=0, help="With --on sim: train in so many processes; 0: one a core. [default: in one]"),
+    typer.Option(
+        min=0,
+        help="With --on sim: train in so many processes, or with --address actors; 0: one a core. [default: in one]",
+    ),
 ]
 
 AddressOption = Annotated[
     str | None,
     typer.Option(
-        help="With --on ray: auto, or HOST:PORT of the cluster's head. [default: $RAY_ADDRESS, or this machine alone]",
+        help="With --on ray, or sim: auto, or HOST:PORT of the head. [default: $RAY_ADDRESS, or this machine alone]",
         show_default=False,
     ),
 ]

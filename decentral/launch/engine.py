@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -89,13 +90,13 @@ def _check(recipe: Recipe, world: World, options: Options) -> None:
         raise UserError("--workers is for the simulator: without --on sim every peer is a process of its own")
     if world == "sim" and recipe.attestation.shown:
         raise UserError("attestation: evidence is of the machine that a process runs on, and the simulator has none")
-    if world != "ray":
-        if options.ray.said:
-            raise UserError("--address, --gpus-per-peer and --runtime-env are for --on ray")
-        return
-    if options.port is not None:
+    if options.ray.said and world != "ray" and (world != "sim" or (options.workers or 0) < 2):
+        ours = "--address, --gpus-per-peer and --runtime-env"
+        raise UserError(f"{ours} are for --on ray, or for --on sim with --workers of 2 or more")
+    if world == "ray" and options.port is not None:
         raise UserError("--port is for peers of this machine: with --on ray each takes a port that is free where it is")
-    options.ray.check(recipe)
+    if world == "ray" or options.ray.said:
+        options.ray.check(recipe)
 
 
 def _run(recipe: Recipe, world: World, directory: RunDirectory, resumed: int | None, options: Options) -> None:
@@ -105,7 +106,12 @@ def _run(recipe: Recipe, world: World, directory: RunDirectory, resumed: int | N
         from decentral.launch.pool.pool import Pool
         from decentral.launch.simulated import SimulatedRun
 
-        pool = Pool(recipe, 1 if options.workers is None else options.workers, options.plugins)
+        start = None
+        if options.ray.said:
+            from decentral.launch.ray.hosts import actors
+
+            start = partial(actors, recipe, options.ray)
+        pool = Pool(recipe, 1 if options.workers is None else options.workers, options.plugins, start)
         SimulatedRun(recipe, directory, resumed=resumed, observe=options.observe, pool=pool).run()
     elif world == "ray":
         from decentral.launch.ray.engine import run_on_ray

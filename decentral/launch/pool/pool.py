@@ -8,9 +8,9 @@ changes no bit of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -24,14 +24,20 @@ from decentral.run.recipe import Recipe
 from decentral.training.catalogue import LEARNERS, SPLITTING
 from decentral.training.learner import Learner
 
+Start = Callable[[int], AbstractContextManager[Sequence[Way]]]
+"""Starts so many workers."""
+
 
 class Pool:
     """For as long as it is entered. With one worker there is none but this process."""
 
-    def __init__(self, recipe: Recipe, workers: int = 1, plugins: Sequence[Path] = ()) -> None:
-        """`workers`: processes; 0: as many as this process may use cores."""
-        self._recipe, self._plugins = recipe, [str(plugin.resolve()) for plugin in plugins]
+    def __init__(
+        self, recipe: Recipe, workers: int = 1, plugins: Sequence[Path] = (), start: Start | None = None
+    ) -> None:
+        """`workers`: how many; 0: as many as this process may use cores. `start`: where they are not processes here."""
+        self._recipe, self._plugins = recipe, plugins
         self._count = count(recipe, workers)
+        self._start = start or processes
         self._held = ExitStack()
         self._threads: list[ThreadPoolExecutor] = []
         self._workers: list[Worker] = []
@@ -43,8 +49,8 @@ class Pool:
                 for number in range(self._count)
             ]
             held.callback(self._stop_threads)
-            ways: Sequence[Way] = held.enter_context(processes(self._count)) if self._count > 1 else ()
-            self._workers = [Worker(way) for way in ways]
+            if self._count > 1:
+                self._workers = [Worker(way) for way in held.enter_context(self._start(self._count))]
             opening = [
                 thread.submit(worker.open, self._recipe, self._plugins)
                 for thread, worker in zip(self._threads, self._workers, strict=False)

@@ -11,12 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import IO
 
 from decentral.errors import DecentralError
 from decentral.launch.nodes import KEEP_MEMORY
+from decentral.run.recipe import Recipe
 
 REPORTING = 2.0
 """Seconds that the processes' parent gets to say how one of them has ended."""
@@ -41,6 +43,10 @@ class Process:
                 f"worker {self._number} of the simulator has ended, and with it the models of its peers; if memory ran "
                 f"out, use fewer --workers. Go on from the last checkpoints with --resume\n{self._heard()}".rstrip()
             ) from None
+
+    def prepared(self, recipe: Recipe, plugins: Sequence[Path]) -> tuple[Recipe, Sequence[str]]:
+        """All is where it is."""
+        return recipe, [str(plugin.resolve()) for plugin in plugins]
 
     def close(self) -> None:
         self._connection.close()

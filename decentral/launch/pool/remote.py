@@ -23,6 +23,10 @@ class Way(Protocol):
         """Raises DecentralError where the worker has ended."""
         ...
 
+    def prepared(self, recipe: Recipe, plugins: Sequence[Path]) -> tuple[Recipe, Sequence[str]]:
+        """Brings what the worker needs to where it is; the recipe and the plugins' files as it has them there."""
+        ...
+
 
 class Worker:
     """One worker, whoever asks: a thread waits until those before it have been answered."""
@@ -40,9 +44,10 @@ class Worker:
             raise raised(answer)
         return answer["result"]
 
-    def open(self, recipe: Recipe, plugins: Sequence[str] = ()) -> None:
+    def open(self, recipe: Recipe, plugins: Sequence[Path] = ()) -> None:
         """Before anything else is asked. Raises UserError where the worker cannot use what it is given."""
-        self.ask("open", recipe=recipe.model_dump(mode="json"), digest=recipe.hash, plugins=plugins)
+        there, files = self._way.prepared(recipe, plugins)
+        self.ask("open", recipe=there.model_dump(mode="json"), digest=recipe.hash, plugins=files)
 
 
 class RemoteLearner:

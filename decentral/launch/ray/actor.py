@@ -86,7 +86,7 @@ class NodeActor:
             return
         self._index = index
         room = self._held.enter_context(lodging.room(self._name))
-        data = None if ship is None else await asyncio.to_thread(_unload, ship)
+        data = None if ship is None else await asyncio.to_thread(unload, ship)
         run = await asyncio.to_thread(unpack, parcel, room / "run", data)
         log = run.node("launcher") / "log.txt"
         self._forks = await self._process.enter_async_context(ForkServer.open(log, preloaded_for(run.recipe)))
@@ -148,8 +148,8 @@ class NodeActor:
         self._held.close()
 
 
-def _unload(ship: Ship) -> Path:
-    """Raises DecentralError."""
+def unload(ship: Ship) -> Path:
+    """A dataset that was put, on this machine. Blocking. Raises DecentralError."""
     try:
         return freight.unload(ship.digest, (ray.get(piece) for piece in ship.pieces), lodging.shared())
     except OSError as error:

@@ -62,7 +62,7 @@ def unpack(parcel: Parcel, path: Path, data: Path | None) -> RunDirectory:
     meet(path, Cluster.load(path))
     run = RunDirectory.open(path)
     if data is not None:
-        write_atomic(path / RECIPE, _with_root(run.recipe, data).to_yaml().encode())
+        write_atomic(path / RECIPE, with_root(run.recipe, data).to_yaml().encode())
     return RunDirectory.open(path)
 
 
@@ -71,5 +71,6 @@ def meet(path: Path, cluster: Cluster) -> None:
     replace(cluster, plugins=tuple(str(path / PLUGINS / Path(one).name) for one in cluster.plugins)).save(path)
 
 
-def _with_root(recipe: Recipe, root: Path) -> Recipe:
+def with_root(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe where its dataset lies elsewhere."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(root)})})

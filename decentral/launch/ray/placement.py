@@ -43,39 +43,42 @@ async def _wait(group: PlacementGroup, demand: Resources, count: int) -> None:
         waited = time.monotonic() - began
         if waited < PLACING:
             continue
-        words = missing(demand, count, *await asyncio.to_thread(_machines))
-        if waited > GROWING or not await asyncio.to_thread(_coming):
+        words = missing(demand, count, *await asyncio.to_thread(machines))
+        if waited > GROWING or not await asyncio.to_thread(coming):
             raise UserError(f"--on ray: {words}")
         if not said:
             said = True
             _LOG.warning("%s; waiting for machines that are on their way", words)
 
 
-def missing(demand: Resources, count: int, total: Sequence[Resources], free: Resources) -> str:
-    """What keeps `count` nodes of that `demand` from being placed. `total`: of each machine; `free`: on all of them."""
+def missing(demand: Resources, count: int, total: Sequence[Resources], free: Resources, what: str = "peers") -> str:
+    """What keeps `count` nodes of that `demand` from being placed. `total`: of each machine; `free`: on all of them.
+
+    `what`: how the person calls them.
+    """
     words: list[str] = []
     for kind, each in demand.items():
         offered = sum(machine.get(kind, 0.0) for machine in total)
         fitting = sum(int(machine.get(kind, 0.0) / each + 1e-9) for machine in total)
         if fitting < count:
             words.append(
-                f"{count} peers need {each:g} {kind} each, {count * each:g} together, on machines that have it; "
-                f"the cluster has {offered:g} on {len(total)} machines, room for {fitting} peers"
+                f"{count} {what} need {each:g} {kind} each, {count * each:g} together, on machines that have it; "
+                f"the cluster has {offered:g} on {len(total)} machines, room for {fitting} {what}"
             )
         elif free.get(kind, 0.0) < count * each:
             words.append(
-                f"{count} peers need {count * each:g} {kind}; {free.get(kind, 0.0):g} of {offered:g} are free, "
+                f"{count} {what} need {count * each:g} {kind}; {free.get(kind, 0.0):g} of {offered:g} are free, "
                 "others use the rest"
             )
-    return "; ".join(words) or f"{count} peers found no room, though there seems to be enough: others took it"
+    return "; ".join(words) or f"{count} {what} found no room, though there seems to be enough: others took it"
 
 
-def _machines() -> tuple[list[Resources], Resources]:
+def machines() -> tuple[list[Resources], Resources]:
     """What each machine that is alive has, and what is free on all of them."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]], ray.available_resources()
 
 
-def _coming() -> bool:
+def coming() -> bool:
     """Whether an autoscaler has machines on their way."""
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return bool(status.pending_launches or status.pending_nodes)

@@ -76,3 +76,16 @@ def fragile() -> Iterator[Emulated]:
     pytest.importorskip("ray")
     with emulated() as made:
         yield made
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """The root of a dataset of our own, `tiny`, and of what is not part of it."""
+    root = tmp_path / "data"
+    for number in range(5):
+        file = root / "tiny" / ("train" if number else "val") / "cat" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes([number]) * 10_000)
+    (root / "other").mkdir()
+    (root / "other" / "private.txt").write_text("not of this dataset")
+    return root

@@ -16,18 +16,6 @@ def recipe_at(root: Path, name: str = "image-folder", **options: str):
     return load_recipe("dimat-digits", [f"data.name={name}", f"data.root={root}", f"data.options={options}"])
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    root = tmp_path / "data"
-    for number in range(5):
-        file = root / "tiny" / ("train" if number else "val") / "cat" / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(bytes([number]) * 10_000)
-    (root / "other").mkdir()
-    (root / "other" / "private.txt").write_text("not of this dataset")
-    return root
-
-
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
