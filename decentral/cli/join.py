@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from decentral.cli.observing import LogFormatOption, OwnMetricsOption, TraceOption, tell_nodes
 from decentral.cli.output import JsonOption, PluginOption, SetOption, note, say_json, say_now
 
 AddressArgument = Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where `decentral host` is.")]
@@ -41,6 +42,9 @@ def join(
     listen: ListenOption = None,
     overrides: SetOption = None,
     plugins: PluginOption = None,
+    metrics: OwnMetricsOption = None,
+    trace: TraceOption = None,
+    log_format: LogFormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take part, with this machine, in a cluster that `decentral host` brings together.
@@ -56,6 +60,7 @@ def join(
     from decentral.run.directory import RUNS
     from decentral.wire.authority import JoinToken
 
+    tell_nodes(trace, log_format)
     where = addresses([address], ["host"], AUTHORITY_PORT, "HOST:PORT")[0]
     path = directory or RUNS / f"joined-{where.replace(':', '-').strip('[]')}"
     member, parsed = joined(path), None if token is None else JoinToken.parse(token)
@@ -69,4 +74,4 @@ def join(
     if as_json:
         say_json({"node": member.name, "index": member.index, "address": member.address, "dir": str(path)})
         say_now()  # what this process has not written is gone when it becomes another
-    become(command_of(path, member, listen or place_to_listen(member.address), False))
+    become(command_of(path, member, listen or place_to_listen(member.address), False, metrics))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from decentral.cli.observing import LogFormatOption, TraceOption, tell_nodes
+from decentral.cli.observing import LogFormatOption, OwnMetricsOption, TraceOption, tell_nodes
 from decentral.cli.output import JsonOption, RunArgument, say_json, say_now
 
 IndexOption = Annotated[
@@ -22,10 +22,6 @@ FromOption = Annotated[
 KeysOption = Annotated[
     Path | None, typer.Option("--keys", metavar="FOLDER", help="Where the node's keys are mounted. [default: --from]")
 ]
-MetricsOption = Annotated[
-    str | None,
-    typer.Option("--metrics", metavar="[HOST:]PORT", help="Show this node's metrics and events there, in plain HTTP."),
-]
 StayOption = Annotated[bool, typer.Option("--stay", help="Answer health checks after the last round too.")]
 
 
@@ -36,7 +32,7 @@ def node(
     source: FromOption = None,
     keys: KeysOption = None,
     stay: StayOption = False,
-    metrics: MetricsOption = None,
+    metrics: OwnMetricsOption = None,
     trace: TraceOption = None,
     log_format: LogFormatOption = None,
     as_json: JsonOption = False,

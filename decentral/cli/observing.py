@@ -22,6 +22,10 @@ MetricsOption = Annotated[
         help="Show metrics and events of all nodes there, in plain HTTP; each node's own at the ports after it.",
     ),
 ]
+OwnMetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="[HOST:]PORT", help="Show this node's metrics and events there, in plain HTTP."),
+]
 TraceOption = Annotated[
     str | None,
     typer.Option("--trace", metavar="FILE|URL", help="OpenTelemetry spans, into a file or to a collector."),

@@ -92,6 +92,9 @@ UNRENEWED = _counter("certificate_renewal_failures", "Attempts at a new certific
 EXPIRY = _gauge(
     "certificate_expiry_timestamp_seconds", "When the certificate ends, in Unix seconds.", "certified, renewed"
 )
+NOTICE = _gauge("notice_sequence", "The newest notice of the authority that the node keeps to.", "noticed")
+REVOKED = _gauge("revoked_peers", "Peers whose identities the authority has revoked, by that notice.", "noticed")
+UNBELIEVED = _counter("unbelieved_notices", "Notices that were not the authority's.", "unbelieved")
 SERVING = _gauge("serving", "1 for the part that the node serves.", "serving", "part")
 SESSIONS = _gauge("sessions", "Sessions that clients have open.", "load")
 QUEUE = _gauge("queue_depth", "Tasks of clients that are under way or wait.", "load")
@@ -131,6 +134,9 @@ METRICS = (
     RENEWALS,
     UNRENEWED,
     EXPIRY,
+    NOTICE,
+    REVOKED,
+    UNBELIEVED,
     SERVING,
     SESSIONS,
     QUEUE,
@@ -149,6 +155,7 @@ COUNTED = {
     "failed": FAILURES,
     "renewed": RENEWALS,
     "unrenewed": UNRENEWED,
+    "unbelieved": UNBELIEVED,
 }
 """Events of a node's own journal that are counted, each as one."""
 CHANGES = {"crashed": CRASHES, "rejoined": REJOINS, "joined": JOINED, "left": LEFT}
@@ -263,6 +270,9 @@ class Metrics:
                 self._expires(event, node)
             case "renewed":
                 self._expires(event, node)
+            case "noticed":
+                self._set(NOTICE, event["sequence"], node)
+                self._set(REVOKED, len(event["revoked"]), node)
             case "serving":
                 self._set(SERVING, 1, node, _label(event["part"]))
             case "load":

@@ -40,6 +40,7 @@ def test_it_is_the_program_that_every_launcher_starts(run):
     assert command[1] == "-P" and command[2].endswith("nodes/peer.py")
     assert command[3:] == ["--dir", str(run), "--index", "0", "--listen", "0.0.0.0", "--stay"]
     assert command_of(run, member, None, stay=False)[3:] == ["--dir", str(run), "--index", "0"]
+    assert command_of(run, member, None, stay=False, metrics="9300")[-2:] == ["--metrics", "9300"]
 
 
 def test_one_thread_of_blas_is_part_of_the_result_and_the_rest_is_the_operator_s(monkeypatch):

@@ -134,6 +134,13 @@ def test_nodes_are_called_as_they_are_told_to_be():
     assert fold.values(metrics.SERVING) == {("replica-1", "stage-0"): 1}
 
 
+def test_what_the_authority_rules_is_shown_as_the_newest_notice_says():
+    fold = folded([event("noticed", sequence=1, revoked=["a", "b"]), event("noticed", sequence=2, revoked=["a"])])
+    assert fold.values(metrics.NOTICE) == {("peer-0",): 2} and fold.values(metrics.REVOKED) == {("peer-0",): 1}
+    fold.take(event("unbelieved", problem="signed by nobody"))
+    assert total(fold, metrics.UNBELIEVED) == 1
+
+
 def test_what_a_client_thinks_replaces_what_it_thought():
     fold = Metrics()
     fold.judge({"a": 0.5, "b": 0.1})

@@ -19,9 +19,20 @@ from decentral.run.journal import Event
 VARIABLE = "DECENTRAL_LOG"
 """`json` or `text`; nodes inherit it from who starts them."""
 FORMATS = ("text", "json")
-WARNINGS = ("lost", "refused", "rejected", "unrenewed", "expired", "alone", "cut_off", "misbehaves")
+WARNINGS = (
+    "lost",
+    "refused",
+    "rejected",
+    "unrenewed",
+    "expired",
+    "alone",
+    "cut_off",
+    "misbehaves",
+    "unbelieved",
+    "noticed",
+)
 """Events that are worth a look."""
-ERRORS = ("failed",)
+ERRORS = ("failed", "revoked")
 _EVENTS = logging.getLogger("decentral.events")
 
 

@@ -27,7 +27,7 @@ from decentral.wire.tracing import Metadata, Said, TraceParent
 
 OPEN = 8
 """Rounds that a node may be at, at once: where samples are drawn, one trains for a round while it averages another."""
-NOTED = ("lost", "returned", "refused", "rejected", "alone", "cut_off", "unrenewed", "expired", "failed")
+NOTED = ("lost", "returned", "refused", "rejected", "alone", "cut_off", "unrenewed", "expired", "unbelieved", "failed")
 """Events that are noted in the round in which they happen."""
 TOLD = ("loss", "accuracy", "samples", "round", "reason", "other", "problem", "left")
 """Fields of events that are told of spans."""
