@@ -8,6 +8,7 @@ listens on loopback unless another host is said.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -109,6 +110,8 @@ class Endpoint:
 
         self._watched, self._exposition = watched, Exposition(watched.metrics)
         self._ended = False
+        self._looked = -math.inf
+        """When somebody who listens last had the journals read: however many listen, once is enough for all."""
 
     def app(self, hosts: tuple[str, ...] = ("*",)) -> Starlette:
         """As ASGI servers take it. `hosts`: what it may be called in requests."""
@@ -160,11 +163,13 @@ class Endpoint:
 
     async def _stream(self, number: int) -> AsyncIterator[bytes]:
         """No more is read from the files than has been taken by who listens."""
-        lines, quiet = self._watched.lines, 0.0
+        lines, quiet, now = self._watched.lines, 0.0, asyncio.get_running_loop().time
         yield b"retry: 1000\n\n"
         while True:
             ending = self._ended
-            lines.poll()
+            if ending or now() - self._looked >= POLL / 2:
+                self._looked = now()
+                lines.poll()
             while found := lines.after(number):
                 number, quiet = found[-1][0], 0.0
                 yield b"".join(b"id: %d\ndata: %b\n\n" % line for line in found)

@@ -28,7 +28,7 @@ class Gauges:
         match event["event"]:
             case "round":
                 self._round.set(event["round"])
-                self._bytes.set(sum(event["bytes"].values()))
+                self._bytes.set(event["bytes"]["total"])
             case "trained" if event["loss"] is not None and math.isfinite(event["loss"]):
                 self._loss.set(event["loss"])
             case "evaluated" if event["accuracy"] is not None:
