@@ -82,6 +82,7 @@ TURNED_AWAY = _counter("turned_away", "Calls of others that this node refused.",
 MISSING = _counter("missing_models", "Models of partners that did not come within a round.", "exchanged")
 LOST = _counter("partners_lost", "Times that a partner was taken for lost.", "lost")
 RETURNED = _counter("partners_returned", "Times that a partner that was lost came back.", "returned")
+CUT_OFF = _counter("cut_offs", "Times that nothing came back from anybody, and the node waited.", "cut_off")
 CRASHES = _counter("crashes", "Times that the node's process broke.", "crashed")
 REJOINS = _counter("rejoins", "Times that the node came back into a session that had gone on.", "rejoined")
 JOINED = _counter("joins", "Times that the node was added to the cluster.", "joined")
@@ -126,6 +127,7 @@ METRICS = (
     MISSING,
     LOST,
     RETURNED,
+    CUT_OFF,
     CRASHES,
     REJOINS,
     JOINED,
@@ -152,6 +154,7 @@ ENDS = {**{event: phase for phase, event in PHASES.items()}, "abandoned": "train
 COUNTED = {
     "lost": LOST,
     "returned": RETURNED,
+    "cut_off": CUT_OFF,
     "failed": FAILURES,
     "renewed": RENEWALS,
     "unrenewed": UNRENEWED,
