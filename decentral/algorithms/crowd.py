@@ -75,6 +75,7 @@ class Sample:
 
     peers: tuple[int, ...]
     synced: int
+    cut_off: bool = False  # all others who might have been in it have kept silent
 
 
 class Crowd:
@@ -167,22 +168,13 @@ class Crowd:
     async def draw(self, round: int) -> Sample:
         """The first so many candidates that answer; who does not within `ping` seconds is replaced by the next.
 
-        A peer to whom nothing comes back from any of them is cut off: it asks again for a round's deadline before it
-        takes itself for the only one that is left.
+        A peer that is cut off asks again, for a while, before it takes itself for the only one that is left.
         """
-        found = [await self._find(round)]
-
-        async def still_cut_off() -> bool:
+        while (sample := await self._find(round)).cut_off and self._silence.patient(self.round):
             await self._clock.sleep(self.sampling.ping)
-            found.append(await self._find(round))
-            return found[-1][1]
+        return sample
 
-        if found[-1][1]:
-            await self._silence.outlast(self.round, still_cut_off)
-        return found[-1][0]
-
-    async def _find(self, round: int) -> tuple[Sample, bool]:
-        """A sample, and whether all others who might have been in it have kept silent."""
+    async def _find(self, round: int) -> Sample:
         size = self.sampling.size
         order = self.order(round, 4 * size)
         whole = len(order) < 4 * size
@@ -201,7 +193,7 @@ class Crowd:
         found = [peer for peer in order[:asked] if peer in alive][:size]
         others = {peer for peer in order[:asked] if peer != self.index}
         cut_off = alive.keys() <= {self.index} and self._silence.covers(others)
-        return Sample(tuple(found), min((alive[peer] for peer in found), default=0)), cut_off
+        return Sample(tuple(found), min((alive[peer] for peer in found), default=0), cut_off)
 
     async def ping(self, peers: Iterable[int], round: int) -> dict[int, int]:
         """The round whose news each has had, of those who answer; they count as active in `round`."""

@@ -236,15 +236,12 @@ class Presence:
         """The first round in which a partner counts on this peer, which waits for one to come back if it is cut off."""
         if not self.cut_off:
             return self.round
-        await self._silence.outlast(self.round, self._still_cut_off)
+        while self.cut_off and self._silence.patient(self.round):
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.deadlines.probe):
+                    await self._changed.wait()
         return int(min((first for first in self._from_round.values() if not math.isinf(first)), default=self.round))
-
-    async def _still_cut_off(self) -> bool:
-        self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.deadlines.probe):
-                await self._changed.wait()
-        return self.cut_off
 
     def lose(self, index: int) -> None:
         """Counts on a partner no more, until it is found again."""

@@ -7,8 +7,7 @@ in the rounds that the others have had meanwhile, or would outrun them.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from decentral.errors import Silent, TransportError
@@ -24,13 +23,12 @@ class Silence:
     def __init__(self, clock: Clock, journal: Journal, patience: float) -> None:
         self._clock, self._journal, self._patience = clock, journal, patience
         self._silent: set[int] = set()
-        self._waiting = asyncio.Lock()
-        self._given_up = False
+        self._ends: float | None = None
 
     def heard(self, index: int) -> None:
         """Another peer has answered."""
         self._silent.discard(index)
-        self._given_up = False
+        self._ends = None
 
     def failed(self, index: int, error: TransportError) -> None:
         """A call to it has failed: nothing came back, or its machine has answered, or the peer has refused."""
@@ -43,17 +41,10 @@ class Silence:
         """Whether all of them are silent; of nobody nothing can be said."""
         return len(others) > 0 and self._silent.issuperset(others)
 
-    async def outlast(self, round: int, cut_off: Callable[[], Awaitable[bool]]) -> None:
-        """Returns once `cut_off`, which takes its time, says no, or when this has gone on for too long.
-
-        Then this peer waits no more until it has heard of somebody.
-        """
-        async with self._waiting:
-            if self._given_up:
-                return
+    def patient(self, round: int) -> bool:
+        """Whether a peer that is cut off in `round` waits on; if it has once given up, not until it has heard again."""
+        now = self._clock.now()
+        if self._ends is None:
+            self._ends = now + self._patience
             self._journal.record("cut_off", round=round)
-            ends = self._clock.now() + self._patience
-            while await cut_off():
-                if self._clock.now() >= ends:
-                    self._given_up = True
-                    return
+        return now < self._ends

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import async_solipsism
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from decentral.algorithms.silence import Silence
 from decentral.errors import Refusal, Refused, Silent, TransportError, Unreachable
-from decentral.wire.clock import VirtualClock
 from tests.algorithms.conftest import Listing
 
 ENDINGS: dict[str, TransportError | None] = {
@@ -34,36 +29,23 @@ def test_the_last_call_to_each_decides_and_one_who_is_there_is_enough(calls):
     assert not silence.covers(set())
 
 
-def waiting(until: float, heard: float | None = None) -> tuple[list[float], Listing]:
-    """When a peer that is cut off until then gave up, or went on, for each of two times that it waits."""
-    clock = VirtualClock(None)  # type: ignore[arg-type]  # nothing is worked on
-    journal, ends = Listing(clock), list[float]()
-    silence = Silence(clock, journal, 30.0)
+class Still:
+    """A clock that stands where it is put."""
 
-    async def cut_off() -> bool:
-        await asyncio.sleep(1.0)
-        return clock.now() < until
+    time = 0.0
 
-    async def scene() -> None:
-        for _ in range(2):
-            await silence.outlast(7, cut_off)
-            ends.append(clock.now())
-            if heard is not None:
-                silence.heard(0)
-
-    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
-        runner.run(scene())
-    return ends, journal
+    def now(self) -> float:
+        return self.time
 
 
-def test_a_peer_that_is_cut_off_waits_until_it_is_not():
-    ends, journal = waiting(until=10.0)
-    assert ends[0] == pytest.approx(10.0, abs=1.01)
-    assert journal.of("cut_off")[0]["round"] == 7
-
-
-def test_it_waits_for_a_while_and_then_not_again_until_it_has_heard_of_somebody():
-    ends, journal = waiting(until=1000.0)
-    assert ends == pytest.approx([30.0, 30.0], abs=1.01) and len(journal.of("cut_off")) == 1
-    ends, journal = waiting(until=1000.0, heard=0.0)
-    assert ends == pytest.approx([30.0, 60.0], abs=2.02) and len(journal.of("cut_off")) == 2
+def test_it_waits_for_so_long_and_then_not_again_until_it_has_heard_of_anybody():
+    clock = Still()
+    journal = Listing(clock)  # type: ignore[arg-type]  # of a clock it needs the time alone
+    silence = Silence(clock, journal, 30.0)  # type: ignore[arg-type]
+    for clock.time, waits in ((5.0, True), (34.9, True), (35.0, False), (100.0, False)):
+        assert silence.patient(7) is waits
+    assert [(event["t"], event["round"]) for event in journal.of("cut_off")] == [(5.0, 7)]
+    silence.failed(0, Silent("nobody"))
+    assert not silence.patient(8)
+    silence.heard(1)
+    assert silence.patient(9) and len(journal.of("cut_off")) == 2
