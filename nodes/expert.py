@@ -9,13 +9,15 @@ serves the same model. Every launcher starts this file.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
 import torch
 
 from decentral.launch.changes import parted
-from decentral.launch.ending import live
+from decentral.launch.draining import drained
+from decentral.launch.ending import Told, live
 from decentral.launch.life import entered, node_arguments
 from decentral.launch.serving import EXPERT, parts_of
 from decentral.models.experts import load_denoiser
@@ -25,20 +27,29 @@ from decentral.serving.parts import MOST_BYTES, served_by
 from decentral.wire.limits import Limits
 
 
-async def serve(path: Path, index: int, listen: str | None, metrics: str | None) -> None:
-    """From the run directory until it is cancelled."""
+async def serve(path: Path, index: int, listen: str | None, metrics: str | None, told: Told) -> None:
+    """From the run directory until it is told to end, or has left, and has answered what it has begun."""
     async with entered(path, index, RunDirectory, listen, metrics) as node:
         torch.set_num_threads(node.directory.recipe.threads)
         model = await node.clock.work(lambda: load_denoiser(node.folder / EXPERT), 0.0)
         service = ExpertService(model, parts_of(node.directory)[index].name, served_by(node.clock))
         async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service) as transport:
             node.journal.record("serving", part=service.part, digest=service.digest)
-            await parted(node.directory, node.member.name, lambda: transport.sessions)
+            ways = (
+                asyncio.ensure_future(parted(node.directory, node.member.name, lambda: transport.sessions)),
+                asyncio.ensure_future(drained(transport, node.folder, node.journal, told, sessions=True)),
+            )
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
 
 
 def main() -> int:
     arguments = node_arguments(__doc__).parse_args()
-    return live(serve(arguments.dir, arguments.index, arguments.listen, arguments.metrics))
+    given = arguments.dir, arguments.index, arguments.listen, arguments.metrics
+    return live(lambda told: serve(*given, told))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
     python nodes/stage.py --dir DIR --index 2
 
 It builds the network that the directory names, cuts it, loads the parameters of its stage and compares what it has with
-what clients pin. Then it answers clients until it is told to end. It proves its answers to who asks for that where a
-circuit of its stage is pinned, and shows evidence of its machine where the recipe says so. Started again after a crash,
-it serves the same stage. One that is told to misbehave, by the recipe or with --behaviour, says so in its log and in
-its journal: its lies are simulated. Every launcher starts this file.
+what clients pin. Then it answers clients until it is told to end, and what it has begun until then. It proves its
+answers to who asks for that where a circuit of its stage is pinned, and shows evidence of its machine where the recipe
+says so. Started again after a crash, it serves the same stage. One that is told to misbehave, by the recipe or with
+--behaviour, says so in its log and in its journal: its lies are simulated. Every launcher starts this file.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import logging
 import sys
 from collections.abc import Callable
@@ -25,7 +25,8 @@ import torch
 from decentral.attestation.session.showing import Showing
 from decentral.errors import DecentralError, UserError
 from decentral.launch.attesting import attester_of
-from decentral.launch.ending import live
+from decentral.launch.draining import drained
+from decentral.launch.ending import Told, live
 from decentral.launch.life import Node, entered, node_arguments
 from decentral.launch.proofs import limits_of, proving_of
 from decentral.models.stages import Stage
@@ -103,9 +104,10 @@ def shown_by(node: Node[ServingDirectory], part: Part, epoch: int) -> Showing | 
     return Showing(attester, peer=node.identity.id, part=part.name, model=bytes.fromhex(part.digest), epoch=epoch)
 
 
-async def serve(path: Path, index: int, listen: str | None, metrics: str | None, told: str | None) -> None:
-    """From the directory until it is cancelled. `told`: a behaviour instead of what the recipe says."""
-    async with entered(path, index, ServingDirectory, listen, metrics) as node:
+async def serve(given: argparse.Namespace, ending: Told) -> None:
+    """From the directory until it is told to end, and has answered what it has begun."""
+    path, index, told = given.dir, given.index, given.behaviour
+    async with entered(path, index, ServingDirectory, given.listen, given.metrics) as node:
         recipe = node.directory.recipe
         replica = recipe.nodes[index]
         anchors, device = Anchors.load(path / FILE), choose_device(recipe.device)
@@ -130,17 +132,16 @@ async def serve(path: Path, index: int, listen: str | None, metrics: str | None,
             raise UserError(f"liars.{replica.node}: {error}") from error
         # A lie that is told by argument is measured by nobody: then nothing is shown.
         attest = None if told is not None else await node.clock.work(lambda: shown_by(node, part, anchors.epoch), 0.0)
-        async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service, attest=attest):
+        async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service, attest=attest) as transport:
             node.journal.record("serving", part=part.name, digest=part.digest, circuit=part.circuit)
-            await asyncio.Event().wait()
+            await drained(transport, node.folder, node.journal, ending)
 
 
 def main() -> int:
     parser = node_arguments(__doc__)
     parser.add_argument("--behaviour", metavar="NAME", help="misbehave, as a demonstration or a test needs it")
-    arguments = parser.parse_args()
-    given = arguments.dir, arguments.index, arguments.listen, arguments.metrics
-    return live(serve(*given, arguments.behaviour))
+    given = parser.parse_args()
+    return live(lambda told: serve(given, told))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ COMMANDS = (
     "serve",
     "add",
     "remove",
+    "drain",
     "status",
     "logs",
     "down",

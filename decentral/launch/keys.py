@@ -274,7 +274,8 @@ class Keys:
 def _makes_do(directory: AnyDirectory, holder: Holder) -> bool:
     """Whether a node is of this machine and does not run: it gets what it needs when it starts."""
     launched_here = (directory.path / NODES / "launcher").exists()
-    return holder.name != CLIENT and not holder.runs and launched_here
+    elsewhere = directory.world == "ray" and directory.in_use
+    return holder.name != CLIENT and not holder.runs and launched_here and not elsewhere
 
 
 def _patience(awaited: Collection[Holder]) -> float:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from decentral.algorithms.catalogue import SERVED
 from decentral.errors import DecentralError, UserError, leading
 from decentral.launch.changes import DIGEST, LOOK, adopt, forget, has_left, leave
+from decentral.launch.draining import is_marked, unmark
 from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
 from decentral.launch.observing.endpoint import At
@@ -70,6 +71,8 @@ class ServingRun:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         epoch = time.time() - last_time(self.directory.path)
         names = [part.node for part in self.parts]
+        for name in names:
+            unmark(self.directory.node(name))  # whoever brings the cluster up brings up all of it
         if isinstance(self.directory, RunDirectory):
             for name in names:
                 adopt(self.directory, name)  # of a node that was added when the cluster went down
@@ -102,15 +105,20 @@ class ServingRun:
 
     async def _keep(self, nodes: Nodes, index: int, part: Part) -> None:
         """One node from its first start to its last end."""
-        crashes = 0
+        crashes, folder = 0, self.directory.node(part.node)
         while crashes <= self._restarts:
             if crashes:
                 await asyncio.sleep(min(FIRST_PAUSE * 2 ** (crashes - 1), LONGEST_PAUSE))
+            while is_marked(folder):  # noqa: ASYNC110  a command marks it
+                await asyncio.sleep(LOOK)
             began = time.monotonic()
             code = await (await nodes.start(index, part.script))
             self._drain()
             if not self.parts[index].script:
                 return  # it has left
+            if is_marked(folder):
+                crashes = 0
+                continue  # as it was told
             if index in self._newcomers:
                 self._turn_away(index, self._failed.get(index, f"ended with exit code {code} before it served"))
                 return

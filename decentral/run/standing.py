@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from decentral.run.journal import Event
 
-GONE = ("crashed", "left", "failed")
+GONE = ("crashed", "left", "failed", "drained")
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Standing:
         if event["event"] not in ("sampled", "sent"):  # of a round that is to come, or that is over
             self.round = event.get("round", self.round)
         match event["event"]:
-            case "started" | "finished" | "serving" | "failed":
+            case "started" | "finished" | "serving" | "failed" | "draining" | "drained":
                 self.phase = event["event"]
             case "phase":
                 self.phase = event["phase"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from decentral.errors import Malformed, Refusal, Refused
 from decentral.wire.conversation import Task
@@ -17,8 +18,17 @@ from decentral.wire.v1 import serving_pb2
 class Arriving:
     """Those of one session."""
 
-    def __init__(self, stream: Stream, room: Room, sender: PeerId, limits: Limits) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        room: Room,
+        sender: PeerId,
+        limits: Limits,
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`draining`: whether no more tasks are taken."""
         self._stream, self._room, self._sender, self._limits = stream, room, sender, limits
+        self._draining = draining
         self._sizes: dict[int, int] = {}
         self._late: dict[int, tuple[float, asyncio.TimerHandle]] = {}
         """When all has to be here, and what happens if nothing more comes."""
@@ -29,6 +39,11 @@ class Arriving:
         """Whether there has been any."""
         return self._newest > 0
 
+    @property
+    def under_way(self) -> bool:
+        """Whether more is to come of any."""
+        return bool(self._sizes)
+
     def take(self, frame: serving_pb2.SessionFrame, running: int) -> Task | None:
         """The task, once all of it is here; it is refused where too much is under way. Raises Malformed."""
         number, kind = frame.conversation, frame.WhichOneof("said")
@@ -36,6 +51,9 @@ class Arriving:
             self._newest, size = number, announced_bytes(frame)
             if kind != "task":
                 raise Malformed(Refusal.MALFORMED, "a conversation that does not begin with a task")
+            if self._draining():
+                self._stream.mention(number, Refused(Refusal.DRAINING, "this server ends soon; ask another"))
+                return None
             if len(self._sizes) + running >= self._limits.conversations or not self._room.take(size, self._sender):
                 self._stream.mention(number, Refused(Refusal.BUSY, "too much is under way"))
                 return None

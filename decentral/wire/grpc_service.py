@@ -32,6 +32,8 @@ from decentral.wire.tracing import UNTRACED, Said, Tracing
 from decentral.wire.transport import TrafficCount
 
 T = TypeVar("T")
+LOOK, IDLE = 0.05, 3
+"""Seconds between looks at what is under way, and how many in a row have to find nothing."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -64,6 +66,7 @@ class PeerService:
         self._running: dict[PeerId, set[asyncio.Timeout]] = {}
         """Calls by who makes them; each is ended by whoever reschedules it."""
         self._pushing: Counter[PeerId] = Counter()
+        self._draining = False
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler[Any, Any], ...]:
         """Everything that this peer serves."""
@@ -190,8 +193,23 @@ class PeerService:
             self._pushing[sender] -= 1
         return b""
 
+    async def drain(self, patience: float, *, sessions: bool = False) -> bool:
+        """No session is begun from now on, and no task in those that there are; see `GrpcTransport.drain`."""
+        self._draining = True
+        if self._serving is not None:
+            self._serving.draining = not sessions
+        loop, idle = asyncio.get_running_loop(), 0
+        ends = loop.time() + patience
+        while idle < IDLE and loop.time() < ends:
+            busy = self.tally.sessions > 0 if sessions else self._serving is not None and not self._serving.idle
+            idle = 0 if busy else idle + 1
+            await asyncio.sleep(LOOK)
+        return idle >= IDLE
+
     async def _session(self, frames: AsyncIterator[bytes], sender: PeerId, context: Context) -> None:
         self._admit(sender)
+        if self._draining:
+            raise Malformed(Refusal.DRAINING, "this server ends soon; ask another")
         await context.send_initial_metadata(((rpc.GO_AHEAD, "1"),))
 
         async def write(data: bytes) -> None:
@@ -215,7 +233,8 @@ class PeerService:
             raise Malformed(Refusal.MALFORMED, "not a HealthCheckRequest") from error
         if request.service not in ("", rpc.PEER, rpc.EXCHANGE):
             await context.abort(grpc.StatusCode.NOT_FOUND)
-        reply = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        kinds = health_pb2.HealthCheckResponse
+        reply = kinds(status=kinds.NOT_SERVING if self._draining else kinds.SERVING)
         return bytes(reply.SerializeToString())
 
     def _admit(self, sender: PeerId) -> None:

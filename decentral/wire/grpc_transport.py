@@ -161,6 +161,14 @@ class GrpcTransport:
         self._credentials = credentials
         self._links.rotate(credentials)
 
+    async def drain(self, patience: float, *, sessions: bool = False) -> bool:
+        """Takes nothing new from now on, and says so to health checks and clients (DRAINING).
+
+        Returns once no task is under way, and whether that was so within `patience` seconds. With `sessions` those that
+        are open go on as they are, and it returns once clients have ended them.
+        """
+        return await self._service.drain(patience, sessions=sessions)
+
     def enforce(self) -> None:
         """Ends every call with peers that are not admitted any more."""
         self._service.enforce()

@@ -313,15 +313,24 @@ class Service:
         self._tally, self._tracing = tally or Tally(), tracing
         self._room = Room(limits.held)
         self._showing: dict[PeerId, asyncio.Future[Offer]] = {}
+        self._arrivals: set[Arriving] = set()
+        self.draining = False
+        """Whether tasks are refused that have not begun to come."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no task is under way, or on its way in."""
+        return not self._tally.waiting and not any(arriving.under_way for arriving in self._arrivals)
 
     async def session(
         self, incoming: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[Any]], sender: PeerId
     ) -> None:
         """One session, until the client ends it. Raises Malformed where what comes is none."""
         stream = Stream(write, self._limits)
-        arriving = Arriving(stream, self._room, sender, self._limits)
+        arriving = Arriving(stream, self._room, sender, self._limits, lambda: self.draining)
         greeting = Greeting(self._show and partial(self._shown_to, sender), stream)
         self._tally.sessions += 1
+        self._arrivals.add(arriving)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(stream.writing())
@@ -349,6 +358,7 @@ class Service:
                 stream.finish()
         finally:
             self._tally.sessions -= 1
+            self._arrivals.discard(arriving)
             arriving.drop()
 
     async def _shown_to(self, sender: PeerId, nonce: bytes) -> Offer:

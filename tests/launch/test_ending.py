@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -51,3 +52,60 @@ def test_a_node_that_is_told_to_end_says_goodbye_first(number: signal.Signals) -
     node.send_signal(number)
     out, _ = node.communicate(timeout=60)
     assert (node.returncode, out) == (143, "goodbye\n")
+
+
+DRAINING = """
+import asyncio, sys
+from decentral.launch.ending import live
+
+async def node(told):
+    told.heeded = {serves}
+    print("up", flush=True)
+    try:
+        await told.event.wait()
+        print("draining", flush=True)
+        await asyncio.sleep({seconds})
+        print("drained", flush=True)
+    finally:
+        try:
+            await asyncio.sleep({farewell})
+        finally:
+            print("goodbye", flush=True)
+
+sys.exit(live(lambda told: node(told)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "seconds", "farewell", "said"),
+    [
+        (1, 0.1, 0, ["drained\n", "goodbye\n"]),
+        (2, 60, 0, ["goodbye\n"]),
+        (3, 60, 60, []),
+    ],
+    ids=["drains", "a second one ends it", "a third one waits for nothing"],
+)
+def test_a_node_that_drains_is_told_ever_more_urgently(
+    signals: int, seconds: float, farewell: float, said: list[str]
+) -> None:
+    program = DRAINING.format(seconds=seconds, farewell=farewell, serves=True)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as node:
+        assert node.stdout is not None
+        assert node.stdout.readline() == "up\n"
+        node.send_signal(signal.SIGTERM)
+        assert node.stdout.readline() == "draining\n"
+        for _ in range(signals - 1):
+            node.send_signal(signal.SIGTERM)
+            time.sleep(0.2)  # signals of one kind that come at once are one
+        assert node.stdout.readlines() == said
+    assert node.returncode == 143
+
+
+def test_a_node_that_does_not_serve_yet_has_nothing_to_drain() -> None:
+    program = DRAINING.format(seconds=60, farewell=0, serves=False)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as node:
+        assert node.stdout is not None
+        assert node.stdout.readline() == "up\n"
+        node.send_signal(signal.SIGTERM)
+        assert node.stdout.readlines() == ["goodbye\n"]
+    assert node.returncode == 143
