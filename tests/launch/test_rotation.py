@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from decentral.errors import Refusal, Refused, TransportError
+from decentral.launch import background
 from decentral.launch.background import LocalCluster, start_serving, stop
 from decentral.launch.cluster import Cluster, is_running
 from decentral.launch.keys import Keys
@@ -28,7 +29,7 @@ from decentral.wire import rpc
 from decentral.wire.certificate import Credentials
 from decentral.wire.links import Links
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SMALL = ("peers=4", "rounds=100000", "model={name: mlp, hidden: [8]}", "deadlines={round: 60, probe: 2, call: 30}")
 STAGES = """\
@@ -39,6 +40,12 @@ model: {{file: {file}, name: mlp, hidden: [6]}}
 data: {{name: digits}}
 """
 BAD = {"lost", "crashed", "failed", "refused", "expired", "revoked", "unbelieved", "left"}
+
+
+@pytest.fixture(autouse=True)
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten processes start at once, on a machine that may have other things to do."""
+    monkeypatch.setattr(background, "STARTING", 300.0)
 
 
 class Journals:
