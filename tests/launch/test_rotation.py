@@ -165,7 +165,9 @@ async def _asked_throughout(run: Path, ring: Keys) -> str:
                 before = len(predictions)
                 while len(predictions) < before + 4:  # noqa: ASYNC110  tasks beside us ask
                     await asyncio.sleep(0.1)
-                assert not any(prediction.problems or prediction.faults for prediction in predictions)
+                assert all(prediction.verdict.valid for prediction in predictions)
+                problems = {problem for prediction in predictions for problem in prediction.problems.values()}
+                assert all("late" in problem or "silent" in problem for problem in problems), problems
                 early, gone = predictions[-1], Anchors.load(run / FILE).replicas("stage-0")[0]
                 await asyncio.sleep(1.1)  # a receipt's time is in seconds
                 await asyncio.to_thread(ring.revoke, gone.id, "stolen")

@@ -59,8 +59,9 @@ class Consultation:
     `seen`: what each has shown of its machine, where that is asked, in the session in which it was given the task;
     `busy`: who had too much to do until the deadline, as the last that it said; `distrusted`: whose machine does not
     count, where that is asked, and so was told nothing; `spared`: who was asked in the place of one that was late, and
-    not waited for, or to whom the gateway on the way did not lead. `refusal`: what replicas say against the task
-    itself, where so many say it that one of them is honest, and too few are left for a quorum; else None.
+    not waited for, or to whom the gateway on the way did not lead, or who ends soon and takes nothing new. `refusal`:
+    what replicas say against the task itself, where so many say it that one of them is honest, and too few are left for
+    a quorum; else None.
     """
 
     asked: tuple[PeerId, ...]
@@ -91,7 +92,7 @@ async def consult(order: Order, step: Step, inputs: Tensors, digest: bytes, repl
             line.problems,
             line.busy,
             frozenset(line.distrusted),
-            frozenset(line.spared),
+            frozenset(line.spared | line.ending),
             line.refusal,
             line.seen,
         )
@@ -117,6 +118,8 @@ class _Line:
         self._began: dict[PeerId, float] = {}
         self.distrusted: set[PeerId] = set()
         self.spared: set[PeerId] = set()
+        self.ending: set[PeerId] = set()
+        """Who takes nothing new, as it ends soon: it is asked no more for a while, and nothing is held against it."""
         self.seen: dict[PeerId, Seen] = {}
         self.asked: list[PeerId] = []
         self.problems: dict[PeerId, str] = {}
@@ -222,6 +225,8 @@ class _Line:
             self.problems[peer] = str(error)
             if not isinstance(error, Refused) or error.reason is not Refusal.BUSY:
                 self._busy.discard(peer)
+            if isinstance(error, Refused) and error.reason is Refusal.DRAINING:
+                self.ending.add(peer)
             if isinstance(error, Refused) and error.reason in OF_TASKS and peer not in self._committed:
                 self._refused[peer] = error
         except TimeoutError:
