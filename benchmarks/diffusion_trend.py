@@ -106,6 +106,8 @@ def draw(rows: Sequence[Row], sizes: Sequence[int], count: int) -> Path:
         panel.errorbar(sizes, [gap for gap, _ in points], [error for _, error in points], marker=".", label=choice)
     panel.axhline(0, color="grey", linestyle=":", label="one network")
     panel.set_xscale("log")
+    panel.minorticks_off()
+    panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
     panel.set_xlabel("training images (logarithmic)")
     panel.set_ylabel("held-out flow loss, against one network's")
     panel.set_title(f"{count} experts, CIFAR-10 in {EDGE}x{EDGE} pixels, equal training cost")
