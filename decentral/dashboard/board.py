@@ -58,6 +58,7 @@ class Board:
         self._standings, self._samples = Standings(peers, aside), Samples()
         self._work, self._sent, self._told = Work(draws=draws), Sent(), Told(names)
         self._cells: dict[str, Cell] = {}
+        self._loads: dict[int, list[int]] = {}
         self._touched: dict[int, int] = dict.fromkeys(range(peers), 0)
         self._evaluations: dict[int, dict[int, float]] = {}
         self._curves: dict[int, Curve] = {}
@@ -98,6 +99,8 @@ class Board:
         for span in self._work.take(event):
             self._spans.add(span.plain(), self.revision)
         self._told.take(event, self.revision)
+        if event["event"] == "load":
+            self._loads[event["peer"]] = _load(event)
         for peer in (event["peer"], event.get("other") if event["event"] in MARKS else None):
             if peer is not None:
                 self._touched[peer] = self.revision
@@ -172,12 +175,17 @@ class Board:
         }
 
     def _row(self, peer: int) -> list[Value]:
-        """What it is at, its round, loss, accuracy, bytes sent, and since when it is at that."""
+        """What it is at, its round, loss, accuracy, bytes sent, since when it is at that; its load, if it serves."""
         since = self._work.since(peer)
         if peer >= len(self._standings.peers):
-            return [self._work.of(peer), 0, None, None, 0, since]
-        known = self._standings.peers[peer]
-        return [self._work.of(peer), known.round, _short(known.loss), _short(known.accuracy), known.sent, since]
+            return [self._work.of(peer), 0, None, None, 0, since, None]
+        known, load = self._standings.peers[peer], self._loads.get(peer)
+        return [self._work.of(peer), known.round, _short(known.loss), _short(known.accuracy), known.sent, since, load]
+
+
+def _load(event: Event) -> list[int]:
+    """Tasks that wait, answers, tasks that were declined, proofs, and what was refused, all reasons together."""
+    return [*(event[name] for name in ("waiting", "answered", "declined", "proofs")), sum(event["refused"].values())]
 
 
 def _short(value: float | None) -> Any:

@@ -40,8 +40,8 @@ class FolderSource:
 
     def about(self) -> About:
         if isinstance(self._run, RunDirectory):
-            return about_training(self._run.recipe, self._run.world, str(self._run.path))
-        return about_serving(self._run.recipe, self._run.world, str(self._run.path))
+            return about_training(self._run.recipe, self._run.world, self._run.path.resolve().name)
+        return about_serving(self._run.recipe, self._run.world, self._run.path.resolve().name)
 
     def poll(self) -> Sequence[Event]:
         return self._reading.poll()

@@ -55,6 +55,11 @@ def counts(value: object) -> bool:
     return isinstance(value, Mapping) and "total" in value and value.keys() <= KINDS and all(map(whole, value.values()))
 
 
+def tallies(value: object) -> bool:
+    """How many by reason."""
+    return isinstance(value, Mapping) and len(value) <= 64 and all(map(whole, value.values()))
+
+
 def weights(value: object) -> bool:
     """By index, as JSON has it: a text."""
     return isinstance(value, Mapping) and len(value) <= MOST_NAMED and all(_is_index(key) for key in value)
@@ -89,6 +94,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
     "failed": {"problem": text},
     "serving": {"part": text},
     "misbehaves": {"behaviour": text},
+    "load": {"waiting": whole, "answered": whole, "declined": whole, "proofs": whole, "refused": tallies},
     "crashed": {"other": index},
     "rejoined": {"other": index},
     "left": {"other": index},

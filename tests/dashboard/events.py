@@ -34,6 +34,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "refused": {"round": numbers, "other": peers, "reason": words},
     "rejected": {"round": numbers, "other": peers, "reason": words},
     "failed": {"problem": words, "user": st.booleans()},
+    "load": dict.fromkeys(("waiting", "answered", "declined", "proofs"), numbers)
+    | {"refused": st.dictionaries(words, numbers, max_size=3)},
     "alone": {"round": numbers},
     "cut_off": {"round": numbers},
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from decentral.dashboard.address import AddressSource, is_address
+from decentral.dashboard.board import Board
 from decentral.errors import UserError
 from decentral.launch.answering import answering
 from decentral.launch.gateway import listening
@@ -157,6 +161,34 @@ def test_nodes_of_other_recipes_are_not_mixed() -> None:
         pytest.raises(UserError, match=f"{two}: is of another recipe"),
     ):
         AddressSource([one, two])
+
+
+@pytest.mark.slow
+def test_a_real_run_is_followed_from_its_launchers_address_to_its_end(tmp_path: Path) -> None:
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+    sets = [part for each in ("peers=2", "rounds=3", "model.hidden=[16]") for part in ("--set", each)]
+    more = ["--out", str(tmp_path / "run"), "--metrics", str(port), "--json"]
+    command = [sys.executable, "-P", "-m", "decentral", "run", "dimat-digits", *sets, *more]
+    source: AddressSource | None = None
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        board = Board(2)
+        while process.poll() is None or (source is not None and board.since(0)["now"]["ended"] < 3):
+            try:
+                source = source or AddressSource([f"127.0.0.1:{port}"])
+            except UserError:  # not yet
+                time.sleep(0.05)
+                continue
+            board.take_all(source.poll())
+            time.sleep(0.02)
+    assert source is not None
+    assert source.about().head["recipe"] == "dimat-digits"
+    source.close()
+    told = board.since(0)
+    assert told["now"]["unsound"] == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_bytes())
+    assert told["now"]["accuracy"] == pytest.approx(summary["accuracy"]["mean"], abs=1e-4)
+    assert sum(told["now"]["sent"].values()) == summary["bytes"]["total"]
 
 
 @pytest.mark.parametrize(

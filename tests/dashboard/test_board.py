@@ -119,6 +119,13 @@ def test_where_samples_are_drawn_there_is_one_curve_and_a_sample() -> None:
     assert shown["series"]["mean"]["items"] == [(1, 0.5)]
 
 
+def test_the_load_of_who_serves_is_shown() -> None:
+    whole = board()
+    counts = {"sessions": 1, "waiting": 2, "answered": 30, "declined": 4, "called_off": 0, "proofs": 5}
+    whole.take({"t": 1, "peer": 0, "event": "load", **counts, "refused": {"BUSY": 6, "STALE": 1}})
+    assert whole.since(0)["peers"][0][-1] == [2, 30, 4, 5, 7]
+
+
 def test_what_is_known_again_changes_nothing() -> None:
     whole = board()
     whole.know("running", True)

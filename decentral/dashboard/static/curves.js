@@ -3,6 +3,7 @@
 import { colour, Picture, text, ticks } from "./paint.js";
 import { bytes, element, KINDS, percent, plural, setText } from "./words.js";
 
+const REST = 250; // milliseconds between two drawings: curves grow slowly
 const TOLD_APART = 8; // peers whose curves have colours of their own
 const LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 38;
 
@@ -51,7 +52,7 @@ export class Accuracy {
     this.words = document.getElementById("accuracy-words");
     this.table = document.getElementById("accuracy-table");
     this.details = this.table.closest("details");
-    this.picture = new Picture(document.getElementById("accuracy"), (...given) => this.draw(...given));
+    this.picture = new Picture(document.getElementById("accuracy"), (...given) => this.draw(...given), REST);
     this.details.addEventListener("toggle", () => this.tell());
   }
 
@@ -123,7 +124,7 @@ export class Bytes {
       this.values.set(kind, value);
       this.legend.append(element("li", {}, box, said, value));
     }
-    this.picture = new Picture(document.getElementById("bytes"), (...given) => this.draw(...given));
+    this.picture = new Picture(document.getElementById("bytes"), (...given) => this.draw(...given), REST);
   }
 
   names = ["bytes/"];

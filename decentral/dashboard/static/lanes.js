@@ -1,7 +1,7 @@
 // What everybody was at, in the course of time: the whole run as a line of rounds, and a lane for each peer.
 
 import { colour, glyph, Picture, text, ticks } from "./paint.js";
-import { colourOf, element, MARKS, plural, SAID, seconds, setText, sign } from "./words.js";
+import { colourOf, element, MARKS, plural, SAID, moment, setText, sign } from "./words.js";
 
 const RIGHT = 12, AXIS = 26, OVERVIEW = 62, GAP = 26;
 const MOST_LANES = 256;
@@ -42,10 +42,11 @@ export class Lanes {
     const names = store.indices.slice(0, count).map((peer) => (count <= 24 ? store.name(peer) : String(peer)));
     const left = count <= 24 ? Math.min(96, 14 + Math.max(0, ...names.map((name) => context.measureText(name).width))) : 34;
     const right = width - RIGHT;
-    this.overview(context, left, right, now);
     const top = OVERVIEW + GAP, bottom = height - AXIS, lane = (bottom - top) / Math.max(count, 1);
     const spans = store.items("spans"), kept = store.series.get("spans")?.first ? spans[0][2] : 0;
-    const from = this.window === "all" ? Math.max(0, kept) : Math.max(0, now - Number(this.window));
+    const begun = spans.length ? Math.max(0, spans[0][2] - 0.03 * (now - spans[0][2])) : 0;
+    this.overview(context, left, right, kept ? 0 : begun, now);
+    const from = this.window === "all" ? Math.max(begun, kept) : Math.max(0, now - Number(this.window));
     const x = (at) => left + ((Math.min(Math.max(at, from), now) - from) / (now - from || 1)) * (right - left);
     context.fillStyle = colour("wash");
     if (lane >= 5) for (let peer = 0; peer < count; peer++) context.fillRect(left, top + peer * lane + lane * 0.14, right - left, lane * 0.72);
@@ -68,7 +69,7 @@ export class Lanes {
     const every = lane >= 11 ? 1 : [2, 5, 10, 20, 50, 100].find((each) => each * lane >= 13) ?? 100;
     names.forEach((name, peer) => {
       const chosen = peer === this.choice.peer;
-      if (peer % every && !chosen) return;
+      if (!chosen && (peer % every || (this.choice.peer !== null && Math.abs(peer - this.choice.peer) * lane < 13))) return;
       text(context, name, left - 8, top + (peer + 0.5) * lane, { align: "right", ink: chosen ? "ink" : "soft", bold: chosen });
     });
     if (this.choice.peer !== null && this.choice.peer < count) {
@@ -76,13 +77,14 @@ export class Lanes {
       context.lineWidth = 1.5;
       context.strokeRect(left - 1, top + this.choice.peer * lane - 0.5, right - left + 2, lane + 1);
     }
-    for (const tick of ticks(from, now, (right - left) / 80)) text(context, seconds(tick), x(tick), bottom + 14, { align: tick === from ? "left" : x(tick) > right - 20 ? "right" : "center" });
+    const along = ticks(from, now, (right - left) / 80), step = along.length > 1 ? along[1] - along[0] : 1;
+    for (const tick of along) text(context, moment(tick, step), x(tick), bottom + 14, { align: tick === from ? "left" : x(tick) > right - 20 ? "right" : "center" });
   }
 
   // Rounds against time, over the whole run.
-  overview(context, left, right, now) {
+  overview(context, left, right, from, now) {
     const ended = this.store.items("rounds"), marks = this.store.items("marks"), most = Math.max(this.store.head.rounds || 0, ended.at(-1)?.[1] ?? 0, 1);
-    const x = (at) => left + (Math.min(at, now) / now) * (right - left), base = OVERVIEW - 2, y = (round) => base - (round / most) * (OVERVIEW - 18);
+    const x = (at) => left + ((Math.min(Math.max(at, from), now) - from) / (now - from || 1)) * (right - left), base = OVERVIEW - 2, y = (round) => base - (round / most) * (OVERVIEW - 18);
     context.strokeStyle = colour("line");
     context.lineWidth = 1;
     context.beginPath();
@@ -94,7 +96,7 @@ export class Lanes {
     text(context, String(most), left - 8, y(most), { align: "right" });
     text(context, "0", left - 8, base, { align: "right" });
     context.beginPath();
-    context.moveTo(x(0), y(0));
+    context.moveTo(x(from), y(0));
     for (const [at, round] of ended) context.lineTo(x(at), y(round));
     context.lineTo(x(now), y(ended.at(-1)?.[1] ?? 0));
     context.lineTo(x(now), base);
@@ -106,11 +108,11 @@ export class Lanes {
     context.strokeStyle = colour("c0");
     context.lineWidth = 1.75;
     context.beginPath();
-    context.moveTo(x(0), y(0));
+    context.moveTo(x(from), y(0));
     for (const [at, round] of ended) context.lineTo(x(at), y(round));
     context.stroke();
     for (const [kind, , at] of marks) this.mark(context, kind, x(at), base, 3.6);
-    text(context, "rounds that have ended, over the whole run", left + 2, 6, { base: "middle" });
+    text(context, "rounds ended", left + 2, 6, { base: "middle" });
   }
 
   mark(context, kind, x, y, r) {

@@ -42,10 +42,12 @@ class Header {
     const there = ["Peers", `${now.present} of ${store.indices.length}`, gone ? `${gone} gone` : "everybody is there"];
     if (head.does === "serving") {
       const replicas = store.cell("replicas", []), receipts = store.cell("receipts", []), run = replicas.filter((each) => each.running).length;
+      const loads = replicas.map((each) => store.row(each.index)[6]).filter(Boolean), sum = (place) => loads.reduce((all, load) => all + load[place], 0);
+      const queue = sum(0), answered = sum(1);
       const suspects = new Set(receipts.flatMap((each) => each.faults.map((fault) => fault.node))).size;
       this.show([
         ["Nodes", `${run} of ${replicas.length}`, "running"],
-        ["Stages", String(store.cell("parts", []).length), `${store.cell("parts", []).filter((part) => part.at === "peers").length} at peers`],
+        ["Queue", String(queue), `${answered.toLocaleString("en")} answered by all nodes`],
         ["Receipts", String(receipts.length), `${receipts.filter((each) => each.valid).length} count`],
         ["At fault", String(suspects), suspects ? "nodes, by these receipts" : "nobody, by these receipts"],
         ["Time", time, "since the start"],
@@ -97,6 +99,7 @@ function update() {
   for (const id of ["accuracy-card", "rounds-card", "bytes-card", "table-card"]) by(id).hidden = serving;
   by("topology-card").hidden = serving;
   for (const view of views) if (view.names.some((name) => these.has(name))) view.changed();
+  by("main").removeAttribute("data-waiting");
   status();
 }
 

@@ -19,16 +19,25 @@ export const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "Helveti
 const waiting = new Set();
 let asked = 0;
 
+const BUDGET = 7; // milliseconds of a frame for pictures; what is left is drawn in the next
+
 function draw() {
   asked = 0;
-  const these = [...waiting];
-  waiting.clear();
-  for (const each of these) each.paint();
+  const began = performance.now();
+  for (const each of waiting) {
+    if (performance.now() - began > BUDGET) break;
+    waiting.delete(each);
+    each.paint();
+  }
+  if (waiting.size) asked = requestAnimationFrame(draw);
 }
 
-// Something drawn on a canvas by `draw(context, width, height)`, at most once a frame and when it has changed.
+// Something drawn on a canvas by `draw(context, width, height)` when it has changed, and then not before `rest`
+// milliseconds are over.
 export class Picture {
-  constructor(canvas, draw) {
+  constructor(canvas, draw, rest = 0) {
+    this.rest = rest;
+    this.painted = -Infinity;
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
     this.draw = draw;
@@ -59,6 +68,14 @@ export class Picture {
   }
 
   ask() {
+    const wait = this.painted + this.rest - performance.now();
+    if (wait > 0) {
+      this.later ??= setTimeout(() => {
+        this.later = undefined;
+        this.ask();
+      }, wait);
+      return;
+    }
     waiting.add(this);
     if (!asked) asked = requestAnimationFrame(draw);
   }
@@ -66,6 +83,7 @@ export class Picture {
   paint() {
     if (!this.width || !this.seen) return;
     this.dirty = false;
+    this.painted = performance.now();
     const context = this.context;
     context.setTransform(this.scale, 0, 0, this.scale, 0, 0);
     context.clearRect(0, 0, this.width, this.height);

@@ -31,9 +31,10 @@ export class Topology {
     this.counts = new Map();
     const legend = document.getElementById("phases");
     for (const [phase, said, shape] of PHASES) {
+      if (phase === "serving") continue; // nodes that serve are shown in their chain
       const count = element("b");
       this.counts.set(phase, count);
-      legend.append(element("li", { hidden: true }, sign(shape, colourOf(phase)), said, count));
+      legend.append(element("li", {}, sign(shape, colourOf(phase)), said, count));
     }
     this.picture = new Picture(this.canvas, (...given) => this.draw(...given));
     this.canvas.addEventListener("click", (event) => this.point(event));
@@ -57,7 +58,6 @@ export class Topology {
     }
     for (const [phase, node] of this.counts) {
       setText(node, String(counted.get(phase) ?? 0));
-      if (counted.has(phase)) node.parentElement.hidden = false;
       node.parentElement.toggleAttribute("data-none", !counted.has(phase));
     }
     for (; this.options - 1 < store.indices.length && this.options < 2000; this.options++) {

@@ -16,7 +16,7 @@ export class Chain {
     const parts = this.store.cell("parts"), replicas = this.store.cell("replicas", []);
     this.card.hidden = !parts;
     if (!parts) return;
-    const shown = JSON.stringify([parts, replicas, this.store.cell("receipts", []).map((receipt) => receipt.faults), replicas.map((each) => this.store.row(each.index)[0])]);
+    const shown = JSON.stringify([parts, replicas, this.store.cell("receipts", []).map((receipt) => receipt.faults), replicas.map((each) => [this.store.row(each.index)[0], this.store.row(each.index)[6]])]);
     if (shown === this.shown) return;
     this.shown = shown;
     const ledger = this.store.cell("ledger", "");
@@ -40,6 +40,7 @@ export class Chain {
 
   replica(each, fault) {
     const phase = this.store.row(each.index)[0], is = each.running ? phase : phase === "serving" || phase === "starting" ? "not running" : phase;
+    const load = this.store.row(each.index)[6], busy = load ? busyWords(load) : "";
     const good = is === "serving", tone = good ? "good" : "bad", known = each.reputation;
     const standing = known === null ? "nothing known" : `${Math.round(100 * known.score)} %${known.newcomer ? `, tested ${known.passed} of 3` : ""}`;
     const fill = element("i"), bad = known !== null && known.bad > known.good;
@@ -49,9 +50,16 @@ export class Chain {
       element("div", { class: "line" }, element("span", { class: "node" }, each.name), element("span", { class: "is", "data-tone": tone }, SAID[is] ?? is)),
       element("div", { class: "meter", role: "img", "aria-label": `reputation ${measures}`, "data-tone": bad ? "bad" : known?.newcomer ? "new" : null }, fill),
       element("div", { class: "line soft" }, element("span", {}, standing), element("span", {}, known === null ? "" : `${known.good} good, ${known.bad} bad`)),
+      busy ? element("div", { class: "soft" }, busy) : null,
       each.behaviour ? element("div", { class: "lie" }, `told to lie: ${each.behaviour} (SIMULATED)`) : null,
       fault ? element("div", { class: "why" }, `${fault.kind}: ${fault.detail}`) : null);
   }
+}
+
+// What a node's server counts since its start.
+function busyWords([waiting, answered, declined, proofs, refused]) {
+  const more = [[waiting, "in the queue"], [declined, "declined"], [proofs, "proved"], [refused, "refused"]].filter(([count]) => count);
+  return [`${answered.toLocaleString("en")} answered`, ...more.map(([count, said]) => `${count.toLocaleString("en")} ${said}`)].join(" · ");
 }
 
 export class ReceiptList {
@@ -121,7 +129,7 @@ export class Pictures {
   }
 }
 
-// What happened, the newest first.
+// What happened, the newest last and in sight, unless somebody has scrolled up to read.
 export class Told {
   constructor(store) {
     this.store = store;
@@ -137,12 +145,13 @@ export class Told {
     if (!this.rows.size) this.list.replaceChildren();
     const numbers = new Set(items.map((_, place) => first + place));
     for (const [number, row] of this.rows) if (!numbers.has(number)) { row.remove(); this.rows.delete(number); }
+    const { scrollTop, scrollHeight, clientHeight } = this.list, below = scrollHeight - scrollTop - clientHeight;
     items.forEach((entry, place) => {
       let row = this.rows.get(first + place);
       if (!row) {
         row = this.row();
         this.rows.set(first + place, row);
-        this.list.prepend(row);
+        this.list.append(row);
       }
       row.dataset.tone = entry.tone;
       const [time, mark, what, count] = row.children;
@@ -151,6 +160,7 @@ export class Told {
       setText(what, entry.text);
       setText(count, entry.count > 1 ? `× ${entry.count}` : "");
     });
+    if (below < 24) this.list.scrollTop = this.list.scrollHeight;
   }
 
   row() {

@@ -45,7 +45,7 @@ export class Store {
     return Array.from({ length: known }, (_, index) => index);
   }
   name(index) { return this.cell("names", [])[index] ?? `peer-${index}`; }
-  row(index) { return this.peers.get(index) ?? ["starting", 0, null, null, 0, 0]; }
+  row(index) { return this.peers.get(index) ?? ["starting", 0, null, null, 0, 0, null]; }
 
   // Seconds of the run, also between two changes while it goes on in real time.
   get seconds() {

@@ -37,6 +37,11 @@ export function seconds(value) {
   return whole < 3600 ? `${Math.floor(whole / 60)}:${two(whole % 60)} min` : `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)} h`;
 }
 
+// Along an axis, with as many digits as its step has.
+export function moment(value, step) {
+  return value < 60 ? `${value.toFixed(step < 0.0995 ? 2 : step < 0.995 ? 1 : 0)} s` : seconds(value);
+}
+
 export const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
 export const number = (value) => (value === null || value === undefined ? "–" : Number(value).toFixed(4));
 export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
