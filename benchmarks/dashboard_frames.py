@@ -179,7 +179,7 @@ def folded(url: str) -> int:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
 
-    values = {"name": "watched", "algorithm": "dpsgd", "peers": arguments.peers, "rounds": 2 * arguments.hour}
+    values = {"name": "watched", "algorithm": "dpsgd", "peers": arguments.peers, "rounds": 2 * arguments.hour + 600}
     recipe = Recipe.model_validate({**values, "topology": "exponential"})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -205,7 +205,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         writing.join()
         result: dict[str, Any] = {"floor": floor, "frames": frames, "main_thread": share, "memory": []}
         before = folded(url)
-        for part in range(10):
+        for part in range(10 if arguments.hour else 0):
             peers.replay(arguments.hour // 10)
             while folded(url) < before + peers.written:
                 time.sleep(1.0)
@@ -220,12 +220,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def grown(memory: list[dict[str, float]], what: str) -> float:
+    """Memory at the end beside that after a fifth of it."""
+    return memory[-1][what] / memory[1][what] if memory else 1.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=int, default=100)
     parser.add_argument("--rate", type=int, default=10, help="lines that each peer writes in a second")
     parser.add_argument("--seconds", type=float, default=30, help="for which frames are counted")
-    parser.add_argument("--hour", type=int, default=3600, help="seconds of the run that are replayed")
+    parser.add_argument("--hour", type=int, default=3600, help="seconds that are replayed; 0: none")
     parser.add_argument("--chromium", default=os.environ.get("CHROMIUM", "/usr/bin/chromium"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -237,8 +242,7 @@ def main() -> None:
             f"over {SLOW:.0f} ms {row['slow']:.2%} of {row['frames']}"
         )
     print(f"the page's main thread is busy for {result['main_thread']:.0%} of the time")
-    early, late = result["memory"][1], result["memory"][-1]
-    growth = {what: late[what] / early[what] for what in ("server", "page")}
+    growth = {what: grown(result["memory"], what) for what in ("server", "page")}
     print(
         f"after an hour ({result['events']:,} events) beside a fifth of it: "
         + ", ".join(f"{k} x {v:.2f}" for k, v in growth.items())

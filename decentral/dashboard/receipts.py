@@ -68,7 +68,13 @@ class Receipts:
             receipt, anchors = Receipt.load(file), Anchors.load(self._trust)
             return {**told, **_told(receipt, anchors, policy, check(receipt, anchors, policy))}
         except DecentralError as error:
-            return {**told, "valid": False, "reasons": [clipped(str(error))], "parts": [], "faults": []}
+            return {
+                **told,
+                "valid": False,
+                "reasons": [clipped(str(error).replace(str(file), file.name))],
+                "parts": [],
+                "faults": [],
+            }
 
 
 def _told(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_what_is_no_receipt_is_shown_as_that(tmp_path: Path) -> None:
     (tmp_path / "receipts" / ".three.json.tmp").write_text("half")
     found = {each["name"]: each for each in looking(tmp_path).look()}
     assert found["one.json"]["valid"]
-    assert "is no receipt" in found["two.json"]["reasons"][0]
+    assert found["two.json"]["reasons"][0].startswith("two.json: is no receipt")
     assert len(found) == 2
 
 

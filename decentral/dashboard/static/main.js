@@ -47,9 +47,9 @@ class Header {
       const suspects = new Set(receipts.flatMap((each) => each.faults.map((fault) => fault.node))).size;
       this.show([
         ["Nodes", `${run} of ${replicas.length}`, "running"],
-        ["Queue", String(queue), `${answered.toLocaleString("en")} answered by all nodes`],
+        ["Queue", String(queue), `${answered.toLocaleString("en")} answered`],
         ["Receipts", String(receipts.length), `${receipts.filter((each) => each.valid).length} count`],
-        ["At fault", String(suspects), suspects ? "nodes, by these receipts" : "nobody, by these receipts"],
+        ["At fault", String(suspects), "by these receipts"],
         ["Time", time, "since the start"],
       ]);
       return;
