@@ -184,7 +184,9 @@ def test_a_hundred_peers_are_told_apart(browser: Any, tmp_path: Path) -> None:
         "peers=100",
         "rounds=12",
         "model.hidden=[16]",
-        "topology=torus",
+        "topology={name: regular, degree: 4}",
+        "training.initialisation=common",
+        "simulation.latency=0.002",
         "evaluation.every=1",
     ]
     sets = [part for each in values for part in ("--set", each)]
@@ -192,7 +194,7 @@ def test_a_hundred_peers_are_told_apart(browser: Any, tmp_path: Path) -> None:
     with dashboard(run) as url, Opened(browser, url) as opened:
         opened.wait("document.querySelectorAll('#numbers dd')[2]?.textContent === '12'")
         assert opened.number("Peers") == "100 of 100"
-        assert "torus: " in opened.text("#topology-words")
+        assert "regular degree 4: 200 edges" in opened.text("#topology-words")
         opened.page.select_option("#chosen", "42")
         opened.picture("hundred", tmp_path)
         assert opened.complaints == []
