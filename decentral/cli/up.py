@@ -9,8 +9,8 @@ import typer
 
 from decentral.cli.observing import LogFormatOption, MetricsOption, TraceOption, tell_nodes
 from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, note, say, say_json
-from decentral.cli.run import PortOption, RestartOption
-from decentral.errors import RunDirectoryError
+from decentral.cli.run import AddressOption, GpusOption, PortOption, RestartOption, RuntimeEnvOption
+from decentral.errors import RunDirectoryError, UserError
 
 if TYPE_CHECKING:
     from decentral.launch.engine import Options
@@ -20,17 +20,25 @@ if TYPE_CHECKING:
     from decentral.run.serving_recipe import ServingRecipe
     from decentral.run.source import Document
 
+OnOption = Annotated[
+    str, typer.Option("--on", metavar="WORLD", help="local: processes of this machine. ray: actors of a Ray cluster.")
+]
+
 
 def up(
     recipe: RecipeArgument,
     directory: Annotated[Path, typer.Option("--dir", metavar="DIR", help="The run directory to make.")],
     overrides: SetOption = None,
+    on: OnOption = "local",
     plugins: PluginOption = None,
     restart: RestartOption = 0,
     port: PortOption = None,
     metrics: MetricsOption = None,
     trace: TraceOption = None,
     log_format: LogFormatOption = None,
+    address: AddressOption = None,
+    gpus: GpusOption = None,
+    runtime_env: RuntimeEnvOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start a cluster in the background.
@@ -41,8 +49,9 @@ def up(
     """
     from decentral.algorithms.catalogue import SERVED
     from decentral.launch.background import start
-    from decentral.launch.engine import Options
+    from decentral.launch.engine import Options, check_options, check_world
     from decentral.launch.prepare import is_prepared
+    from decentral.launch.ray.options import RayOptions
     from decentral.run.recipe import Recipe, read_recipe
     from decentral.run.serving_recipe import any_recipe
 
@@ -50,14 +59,30 @@ def up(
     tell_nodes(trace, log_format)
     document = read_recipe(recipe)
     resolved = any_recipe(document, overrides or (), prepared=is_prepared(directory))
-    options = Options(directory, plugins=plugins or (), restarts=restart, port=port, metrics=metrics)
+    world, ray = check_world(on), RayOptions(address, gpus, runtime_env)
+    options = Options(directory, plugins=plugins or (), restarts=restart, port=port, metrics=metrics, ray=ray)
+    trains = isinstance(resolved, Recipe) and resolved.algorithm not in SERVED
+    if world == "sim":
+        raise UserError("--on sim: the simulator runs to its end; use decentral run")
+    if world == "ray" and not trains:
+        raise UserError("up --on ray is for recipes that train; one that serves is for processes, or decentral render")
+    if isinstance(resolved, Recipe):
+        check_options(resolved, world, options)
+    elif ray.said:
+        raise UserError("--address, --gpus-per-peer and --runtime-env are for --on ray")
     if not isinstance(resolved, Recipe):
         serve(staged(resolved, document, options, hidden=as_json), options, as_json)
     elif resolved.algorithm in SERVED:
         serve(trained(resolved, options, hidden=as_json), options, as_json)
     else:
         launcher = start(
-            resolved, directory, plugins=options.plugins, restarts=options.restarts, port=port, metrics=metrics
+            resolved,
+            directory,
+            plugins=options.plugins,
+            restarts=options.restarts,
+            port=port,
+            metrics=metrics,
+            ray=ray if world == "ray" else None,
         )
         if as_json:
             say_json({"dir": str(directory), "launcher": launcher.pid, "peers": resolved.peers})

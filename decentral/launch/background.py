@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from decentral.errors import DecentralError, UserError
 from decentral.files import write_atomic
+from decentral.launch.ray.options import RayOptions
 from decentral.run.directory import AnyDirectory, RunDirectory, check_empty
 from decentral.run.journal import Tail
 from decentral.run.recipe import Recipe, read_recipe
@@ -28,8 +29,8 @@ from decentral.run.source import Document
 from decentral.run.standing import Standings
 from decentral.trust.anchors import FILE, Anchors
 
-STARTING = 120.0
-"""Seconds in which the peers must have started."""
+STARTING, PLACING = 120.0, 3600.0
+"""Seconds in which the peers must have started; on Ray, which may have to wait for machines."""
 STOPPING = 20.0
 """Seconds that a launcher gets to end its nodes and to write down what came of the run."""
 RESTARTS = 3
@@ -60,8 +61,9 @@ def start(
     restarts: int = 0,
     port: int | None = None,
     metrics: str | None = None,
+    ray: RayOptions | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a cluster that trains and returns its launcher once all peers have started.
+    """Starts a cluster that trains and returns its launcher once all peers have started; with `ray`, on Ray.
 
     Raises UserError where the recipe or the machine cannot be used, and DecentralError where the launcher broke.
     """
@@ -69,9 +71,15 @@ def start(
     with tempfile.NamedTemporaryFile(suffix=".yaml") as resolved:
         resolved.write(recipe.to_yaml().encode())
         resolved.flush()
-        arguments = ["run", resolved.name, "--out", str(directory), *_options(plugins, restarts, port, metrics)]
-        standings = Standings(recipe.peers)
-        return _launch(arguments, directory, Tail(directory), standings, lambda: standings.started == recipe.peers)
+        where = [] if ray is None else ray.arguments()
+        options = _options(plugins, restarts, port, metrics)
+        standings, patience = Standings(recipe.peers), STARTING if ray is None else PLACING
+
+        def ready() -> bool:
+            return standings.started == recipe.peers
+
+        arguments = ["run", resolved.name, "--out", str(directory), *where, *options]
+        return _launch(arguments, directory, Tail(directory), standings, ready, patience=patience)
 
 
 def start_serving(
@@ -107,23 +115,33 @@ def _options(plugins: Sequence[Path], restarts: int, port: int | None, metrics: 
 
 
 def _launch(
-    arguments: Sequence[str], directory: Path, tail: Tail, standings: Standings, ready: Callable[[], bool]
+    arguments: Sequence[str],
+    directory: Path,
+    tail: Tail,
+    standings: Standings,
+    ready: Callable[[], bool],
+    *,
+    patience: float = STARTING,
 ) -> subprocess.Popen[bytes]:
-    """A launcher in the background, once it is `ready`; what it says until then becomes the error if it ends."""
+    """A launcher in the background, once it is `ready`; what it says until then becomes the error if it ends.
+
+    `patience`: seconds that it may take.
+    """
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-P", "-m", "decentral", *arguments]
         launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
-        ends = time.monotonic() + STARTING
+        ends = time.monotonic() + patience
         try:
             while not ready():
                 ended = launcher.poll() is not None
                 standings.take_all(tail.poll())
                 if ended and not ready():
                     said.seek(0)
-                    problem = said.read().decode(errors="replace").strip().removeprefix("error: ")
+                    text = said.read().decode(errors="replace").strip()
+                    problem = f"\n{text}".partition("\nerror: ")[2] or text  # without what libraries said before
                     raise UserError(problem) if launcher.returncode == 2 else DecentralError(problem)
                 if time.monotonic() > ends:
-                    raise DecentralError(f"the nodes did not start within {STARTING:.0f} s; see {directory / 'nodes'}")
+                    raise DecentralError(f"the nodes did not start within {patience:.0f} s; see {directory / 'nodes'}")
                 time.sleep(LOOK)
         except BaseException:  # Ctrl-C too: nothing is left running that nobody knows of
             if launcher.poll() is None:

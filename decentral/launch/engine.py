@@ -62,7 +62,7 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
     Whatever ends the run, what happened until then is merged and reported. Raises UserError and DecentralError.
     """
     plan, began = make_plan(recipe), time.monotonic()
-    _check(recipe, world, options)
+    check_options(recipe, world, options)
     with open_directory(recipe, world, options) as directory:
         note_launcher(directory)
         resumed = common_round(directory, plan) if options.resume else None
@@ -80,7 +80,7 @@ def execute(recipe: Recipe, world: World, options: Options) -> tuple[RunDirector
         return directory, summary
 
 
-def _check(recipe: Recipe, world: World, options: Options) -> None:
+def check_options(recipe: Recipe, world: World, options: Options) -> None:
     """Raises UserError for options that another world has, and for recipes that this one cannot run."""
     if options.metrics is not None:
         At.parse(options.metrics)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,11 +18,15 @@ from decentral.errors import UserError
 from decentral.launch.background import RESTARTS
 from decentral.launch.local import LocalRun, Starting
 from decentral.launch.ray.nodes import open_nodes
-from decentral.launch.ray.options import RayOptions
+from decentral.launch.ray.options import AUTO, RayOptions
 from decentral.launch.ray.placement import Resources
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Observer
 from decentral.run.recipe import Recipe
+from decentral.wire.rpc import split_address
+
+KNOCKING = 5.0
+"""Seconds for a cluster's head to answer."""
 
 
 class RayRun(LocalRun):
@@ -57,7 +62,10 @@ def connected(recipe: Recipe, options: RayOptions) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = options.address or os.environ.get("RAY_ADDRESS")
     alone = {} if address else {"num_cpus": max(os.cpu_count() or 1, recipe.peers * recipe.threads)}
+    where = "a Ray cluster of this machine" if address is None else f"the Ray cluster at {address}"
     try:
+        if address not in (None, AUTO):
+            knock(address)
         ray.init(
             address=address or "local",
             runtime_env=options.environment() or None,
@@ -66,14 +74,19 @@ def connected(recipe: Recipe, options: RayOptions) -> Iterator[None]:
             include_dashboard=None if address else False,
             **alone,
         )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        where = "a Ray cluster of this machine" if address is None else f"the Ray cluster at {address}"
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--on ray: {where} cannot be used: {error}") from error
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray reports what happens to machines; results are for the output
             yield
     finally:
         ray.shutdown()
+
+
+def knock(address: str) -> None:
+    """Raises OSError if nobody listens at `host:port`, which Ray itself finds out after minutes."""
+    with socket.create_connection(split_address(address), KNOCKING):
+        return
 
 
 def run_on_ray(

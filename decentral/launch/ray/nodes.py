@@ -46,6 +46,8 @@ STARTING = 600.0
 """Seconds for an actor to be there, its runtime environment among them."""
 MOVING_IN = 1800.0
 """Seconds for a node to have its files, a dataset among them, and to be ready to start."""
+MOVING_OUT = 5.0
+"""Seconds for an actor to remove a node's files."""
 SILENT = 60.0
 """Seconds without a word, after which an actor is taken for lost though Ray has not noticed."""
 MOVING = 600.0
@@ -128,16 +130,18 @@ class RayNodes:
             lodger.lose()
         following = asyncio.create_task(self._follow(lodger))
         self._following.append(following)
-        return following
+        return asyncio.shield(following)  # who waits may be told to end before the node has
 
     async def end(self) -> None:
         """Ends every node, and takes in what it says at its end."""
-        await _all(_in_time(lodger.actor.end.remote()) for lodger in self._lodgers)
+        ends = time.monotonic() + STOPPING
+        there = [lodger.actor for lodger in self._lodgers if lodger.place is not None]
+        await _all(_in_time(actor.end.remote(), STOPPING) for actor in there)
         if self._following:
-            _, left = await asyncio.wait(self._following, timeout=STOPPING)
+            _, left = await asyncio.wait(self._following, timeout=max(ends - time.monotonic(), PAUSE))
             for following in left:
                 following.cancel()
-        await _all(_in_time(lodger.actor.move_out.remote()) for lodger in self._lodgers)
+        await _all(_in_time(actor.move_out.remote(), MOVING_OUT) for actor in there)
         for lodger in self._lodgers:
             ray.kill(lodger.actor)
 
@@ -196,7 +200,7 @@ class RayNodes:
         self._write_down()
         await self._move_in(lodger)
         others = [other for other in self._lodgers if other is not lodger and other.place is not None]
-        await _all(_in_time(other.actor.meet.remote(self._cluster)) for other in others)
+        await _all(_in_time(other.actor.meet.remote(self._cluster), CALL) for other in others)
         return place
 
     async def _follow(self, lodger: Lodger) -> int | None:
@@ -262,9 +266,9 @@ async def _answer(reference: Awaitable[Any], deadline: float) -> Any:
         raise DecentralError(f"on Ray: {error}") from error
 
 
-async def _in_time(reference: Awaitable[Any]) -> None:
+async def _in_time(reference: Awaitable[Any], deadline: float) -> None:
     """Waits for a call whose actor may be gone, which changes nothing."""
     try:
-        await _answer(reference, STOPPING)
+        await _answer(reference, deadline)
     except (RayActorError, TimeoutError) as error:
         _LOG.debug("an actor did not answer: %s", error)

@@ -10,8 +10,10 @@ from typing import Any
 from decentral.errors import RecipeError, UserError
 from decentral.run.recipe import Recipe
 from decentral.run.source import read_file
+from decentral.wire.rpc import split_address
 
-CLIENT = "ray://"
+AUTO, CLIENT = "auto", "ray://"
+"""The cluster that this machine is part of; the addresses of Ray's client, from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class RayOptions:
                 f"--address {self.address}: the launcher is a peer's way to the cluster's authority and has to run on "
                 "one of its machines: submit it there with `ray job submit`, and say --address auto"
             )
+        if self.address not in (None, AUTO):
+            split_address(self.address)
         if self.gpus is not None:
             if not uses_gpu(recipe):
                 raise UserError(f"--gpus-per-peer: the recipe's device is {recipe.device}")
@@ -57,6 +61,11 @@ class RayOptions:
         if self.runtime_env is None:
             return {}
         return dict(read_file(self.runtime_env).values)
+
+    def arguments(self) -> list[str]:
+        """Of the command line, for a launcher in the background."""
+        said = {"--address": self.address, "--gpus-per-peer": self.gpus, "--runtime-env": self.runtime_env}
+        return ["--on", "ray", *(part for name, it in said.items() if it is not None for part in (name, str(it)))]
 
     def demand(self, recipe: Recipe) -> dict[str, float]:
         """What each peer asks of the machine that it is placed on, in Ray's words."""

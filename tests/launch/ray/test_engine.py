@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from decentral.launch.ray.options import RayOptions
 from decentral.run.journal import read
 from decentral.run.recipe import load_recipe
 from tests.launch.ray.conftest import Emulated, descendants
-from tests.launch.test_local import Launched
+from tests.launch.test_local import Launched, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 PATIENCE = 240.0
@@ -111,6 +113,37 @@ def test_a_run_that_is_interrupted_leaves_nothing_running_and_goes_on(cluster, t
     while left := [pid for pid in nodes if "forkserver" in command(pid)]:
         assert time.monotonic() < ends, [command(pid) for pid in left]
         time.sleep(0.2)
+
+
+def test_a_cluster_that_is_up_on_ray_is_looked_at_and_goes_down(cluster, tmp_path):
+    run = tmp_path / "run"
+    said = ["--dir", str(run), "--on", "ray", "--address", cluster.address, "--set", "rounds=100000", "--json"]
+    up = decentral("up", "dimat-digits", *said)
+    assert up.returncode == 0, up.stderr
+    assert json.loads(up.stdout)["peers"] == 5
+    wait_until(lambda: '"round"' in decentral("status", str(run), "--json").stdout, PATIENCE)
+    assert decentral("down", str(run)).returncode == 0
+    assert json.loads((run / "summary.json").read_text())["world"] == "ray"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("serve-digits", "--on", "ray"), "for recipes that train"),
+        (("diffusion-digits", "--on", "ray"), "for recipes that train"),
+        (("dimat-digits", "--address", "auto"), "are for --on ray"),
+        (("dimat-digits", "--on", "ray", "--address", "192.0.2.1:1"), "192.0.2.1:1 cannot be used"),
+    ],
+)
+def test_what_cannot_be_up_on_ray_says_why(tmp_path, arguments, words):
+    pytest.importorskip("ray")
+    done = decentral("up", *arguments, "--dir", str(tmp_path / "run"))
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+
+
+def decentral(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "decentral", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def living(cluster: Emulated) -> list[int]:
