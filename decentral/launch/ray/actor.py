@@ -26,7 +26,7 @@ from decentral.launch.cluster import Cluster
 from decentral.launch.nodes import ForkServer, preloaded_for, reserve_ports, settle
 from decentral.launch.ray import freight, lodging
 from decentral.launch.ray.gauges import Gauges
-from decentral.launch.ray.mirror import Known, News, look
+from decentral.launch.ray.mirror import Known, News, has_grown, look
 from decentral.launch.ray.parcel import Parcel, meet, unpack
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import Recipe
@@ -106,7 +106,9 @@ class NodeActor:
         ends = time.monotonic() + PATIENCE
         while self._run is not None:
             over = self._ending is not None and self._ending.done()  # before we look: what it wrote last is told first
-            news = await asyncio.to_thread(look, self._run, self._name, known, self._life)
+            news = News(self._life)
+            if over or has_grown(self._run, self._name, known):
+                news = await asyncio.to_thread(look, self._run, self._name, known, self._life)
             if not news.empty:
                 self._tell(news)
                 return news

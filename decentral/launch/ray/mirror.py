@@ -59,6 +59,12 @@ class News:
         return not (self.journal or self.log or self.files or self.gone)
 
 
+def has_grown(run: RunDirectory, name: str, known: Known) -> bool:
+    """Whether a node has said anything new: the cheap question, since files that matter are told of in its journal."""
+    told = ((run.journal_file(name), known.journal), (run.log_file(name), known.log))
+    return any(path.exists() and path.stat().st_size > size for path, size in told)
+
+
 def look(run: RunDirectory, name: str, known: Known, life: str = "") -> News:
     """What a node's machine has that is not `known`. Blocking."""
     journal = _after(run.journal_file(name), known.journal)

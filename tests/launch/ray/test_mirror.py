@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from decentral.errors import DecentralError
 from decentral.launch.ray import mirror
-from decentral.launch.ray.mirror import Known, News, kept, look, take
+from decentral.launch.ray.mirror import Known, News, has_grown, kept, look, take
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import read
 from decentral.run.recipe import load_recipe
@@ -63,6 +63,17 @@ def test_what_was_told_is_there_and_what_was_pruned_is_not(tmp_path):
     assert (here.path / f"checkpoints/{NAME}.safetensors").read_bytes() == bytes([4]) * 10
     assert (here.path / f"nodes/{NAME}/counter").read_bytes() == b"4"
     assert look(there, NAME, known).empty
+
+
+def test_a_node_that_says_something_has_grown_until_it_is_told(tmp_path):
+    there, here = two_runs(tmp_path)
+    known = Known()
+    for file in ("events.jsonl", "log.txt"):
+        assert not has_grown(there, NAME, known)
+        write(there, f"nodes/{NAME}/{file}", line(1))
+        assert has_grown(there, NAME, known)
+        all_told(there, here, known)
+    assert not has_grown(there, NAME, known)
 
 
 @settings(max_examples=10)
