@@ -34,8 +34,8 @@ from decentral.wire.rpc import joined_address
 
 _LOG = logging.getLogger("decentral")
 
-LOOK = 0.05
-"""Seconds between looks at the node's files."""
+LOOK = 0.25
+"""Seconds between looks at the node's files: what a machine that dies takes with it, and what news cost."""
 PATIENCE = 10.0
 """Seconds after which the launcher hears that there is nothing new."""
 TOLD = -15

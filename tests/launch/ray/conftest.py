@@ -14,6 +14,7 @@ import pytest
 
 CORES = 4
 """That each machine says it has: they share those of this one."""
+ATTEMPTS = 4
 MEMORY = 100 << 20
 """Bytes for objects on each machine."""
 
@@ -54,10 +55,17 @@ def emulated(machines: int = 3, cores: int = CORES) -> Iterator[Emulated]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster()
+    for attempt in range(ATTEMPTS):
+        cluster = Cluster()
+        try:
+            cluster.add_node(num_cpus=0, object_store_memory=MEMORY, include_dashboard=False)
+            nodes = [cluster.add_node(num_cpus=cores, object_store_memory=MEMORY) for _ in range(machines)]
+            break
+        except Exception:  # Ray's own, where the processors are busy: it gives each machine half a minute to start
+            cluster.shutdown()
+            if attempt == ATTEMPTS - 1:
+                raise
     try:
-        cluster.add_node(num_cpus=0, object_store_memory=MEMORY, include_dashboard=False)
-        nodes = [cluster.add_node(num_cpus=cores, object_store_memory=MEMORY) for _ in range(machines)]
         yield Emulated(cluster, {node.node_id: node for node in nodes})
     finally:
         cluster.shutdown()
