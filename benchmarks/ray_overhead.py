@@ -80,8 +80,8 @@ def table(recipe: str, runs: list[Run]) -> str:
 
 def added(runs: list[Run]) -> float:
     """Median over the turns of what Ray's round took beyond the local one of the same turn."""
-    turns = zip(*([one.round for one in runs if one.world == world] for world in WORLDS), strict=True)
-    return statistics.median([ray / local - 1 for local, ray in turns])
+    local, ray = ([one.round for one in runs if one.world == world] for world in WORLDS)
+    return statistics.median(there / here - 1 for here, there in zip(local, ray, strict=True))
 
 
 def main() -> int:
