@@ -134,14 +134,16 @@ def test_a_cluster_answers_on_while_its_keys_change_and_one_replica_is_revoked(t
     torch.save(build_model("mlp", (1, 8, 8), 10, hidden=[6]).state_dict(), tmp_path / "model.pth")
     (tmp_path / "small.yaml").write_text(STAGES.format(file=tmp_path / "model.pth"))
     run = prepare(load_any_recipe(tmp_path / "small.yaml"), tmp_path / "run")
-    start_serving(run)
+    launcher = start_serving(run)
     try:
         ring = Keys(run)
         revoked = asyncio.run(_asked_throughout(run.path, ring))
     finally:
         stop(run)
-    start_serving(run)  # without whom was revoked
+        launcher.wait(60)
+    launcher = start_serving(run)  # without whom was revoked
     stop(run)
+    launcher.wait(60)
     assert not is_running(run.path / "nodes" / revoked)
 
 
