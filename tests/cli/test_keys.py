@@ -67,6 +67,7 @@ def test_nodes_that_do_not_run_are_said_to_come_later(run: Path) -> None:
     assert "when they start: peer-0" in decentral("rotate", run, "peer-0").stdout
 
 
+@pytest.mark.slow
 def test_who_is_not_reached_is_named_and_the_exit_code_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "nodes" / "launcher").rmdir()
     monkeypatch.setattr(keys, "AWAY", 0.0)
@@ -74,6 +75,7 @@ def test_who_is_not_reached_is_named_and_the_exit_code_says_so(run: Path, monkey
     assert done.exit_code == 1 and "not yet, and with their old ones still: peer-1" in done.stdout
 
 
+@pytest.mark.slow
 def test_another_authority_takes_over_in_two_steps_that_say_what_to_carry(run: Path) -> None:
     first = decentral("rotate", run, "--authority")
     assert first.exit_code == 0 and "--authority --finish" in first.stdout and "trust.toml" in first.stdout
