@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from decentral.attestation.vault import Closed
 from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.launch.cluster import FILE as CLUSTER
@@ -33,8 +34,9 @@ from decentral.wire.register import VOICE, Issued, short
 
 HERE, AWAY = 60.0, 2 * ASK + 30.0
 """Seconds for which nodes are awaited that share the folder, and those that ask the authority."""
-SETTLING = 2.0
-"""Seconds between the last new certificate and the end of the old ones: its node has it in service by then."""
+SETTLING, SETTLING_AWAY = 2.0, 40.0
+"""Seconds between the last new certificate and the end of the old ones: its node has it in service by then, where one
+sees that it has it, and elsewhere has asked again if the answer was lost."""
 PAUSE = 0.1
 """Seconds between looks."""
 CLIENT = "client"
@@ -163,7 +165,6 @@ class Keys:
         rotated = self._renewed(holders, before, say)
         done = [holder.id for holder in holders if holder.name in rotated.renewed]
         if done:
-            time.sleep(SETTLING)
             register.refuse(done, before)
             self.publish()
         return rotated
@@ -192,13 +193,14 @@ class Keys:
         register = self.authority.register
         if register.successor != "issues":
             raise UserError(f"{self._directory.path}: no authority has taken over; `--authority` alone begins that")
-        present = short(register.issuers[0].der)
-        issued = register.issued()
-        behind = [
-            holder.name
-            for holder in self._counting(())
-            if not _makes_do(self._directory, holder) and (holder.id not in issued or issued[holder.id].by != present)
-        ]
+        present, issued, notice = short(register.issuers[0].der), register.issued(), register.notice
+        since = 0 if notice is None else notice.renew
+
+        def has_it(holder: Holder) -> bool:
+            return holder.id in issued and issued[holder.id].by == present and _has_it(holder, since)
+
+        ours = self._counting(())
+        behind = [each.name for each in ours if not has_it(each) and not _makes_do(self._directory, each)]
         if behind and not force:
             raise UserError(
                 f"{', '.join(behind)}: without a certificate of the new authority; --force leaves them behind"
@@ -227,7 +229,7 @@ class Keys:
                 self._grant(holder)
         at_start = [holder for holder in holders if holder.name != CLIENT and _makes_do(self._directory, holder)]
         awaited = [holder for holder in holders if holder not in at_start]
-        if not all(holder.runs for holder in awaited if holder.name != CLIENT):
+        if not _all_here(awaited):
             if not Cluster.load(self._directory.path).authority:
                 raise UserError(
                     f"{self._directory.path}: its nodes run elsewhere and have no authority to ask: make their folders "
@@ -238,10 +240,16 @@ class Keys:
 
         def lacking() -> list[Holder]:
             issued = register.issued()
-            return [each for each in awaited if each.id not in issued or issued[each.id].issued < before]
+            return [
+                each
+                for each in awaited
+                if each.id not in issued or issued[each.id].issued < before or not _has_it(each, before)
+            ]
 
         _wait(lambda: not lacking(), _patience(awaited))
         missing = lacking()
+        if len(missing) < len(awaited):
+            time.sleep(SETTLING if _all_here(awaited) else SETTLING_AWAY)
         return Rotated(
             tuple(holder.name for holder in awaited if holder not in missing),
             tuple(holder.name for holder in at_start),
@@ -279,7 +287,18 @@ def _makes_do(directory: AnyDirectory, holder: Holder) -> bool:
 
 
 def _patience(awaited: Collection[Holder]) -> float:
-    return HERE if all(holder.runs for holder in awaited if holder.name != CLIENT) else AWAY
+    return HERE if _all_here(awaited) else AWAY
+
+
+def _all_here(holders: Collection[Holder]) -> bool:
+    """Whether all of them run on this machine, or are its client."""
+    return all(holder.runs or holder.name == CLIENT for holder in holders)
+
+
+def _has_it(holder: Holder, since: int) -> bool:
+    """Whether a node that runs here has written down a certificate since then; of others nobody can tell."""
+    files = (holder.folder / TLS, Closed().place(holder.folder / TLS))
+    return not holder.runs or any(file.exists() and file.stat().st_mtime >= since for file in files)
 
 
 def _wait(true: Callable[[], bool], patience: float) -> None:

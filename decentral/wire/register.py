@@ -33,6 +33,10 @@ MOST_ISSUED = 1 << 20
 """Bytes of the list of certificates, above which what is past is dropped."""
 
 
+ATTEMPTS, PAUSE = 3, 0.01
+"""To read several files that belong together, and seconds between."""
+
+
 @dataclass(frozen=True, slots=True)
 class Issued:
     """The newest certificate of a peer: its serial number, when it was made and ends (Unix seconds), and by whom."""
@@ -55,14 +59,25 @@ class Register:
     @property
     def issuers(self) -> tuple[Issuer, ...]:
         """Who counts: the one that issues first. Raises UserError."""
-        known = [Issuer.load(self.folder / VOICE)]
-        if (self.folder / NEXT).exists():
-            known.append(Issuer.load(self.folder / NEXT))
+        known, notice = self._state()
         by_der = {issuer.der: issuer for issuer in known}
-        notice = self._read(known)
         if notice is None:
             return (known[0],)
         return tuple(by_der[der] for der in notice.authorities if der in by_der)
+
+    def _state(self) -> tuple[list[Issuer], Notice | None]:
+        """The keys and the newest notice, which somebody may be about to replace: then they are read again."""
+        for attempt in range(ATTEMPTS):
+            try:
+                known = [Issuer.load(self.folder / name) for name in (VOICE, NEXT) if (self.folder / name).exists()]
+                if not known:
+                    raise UserError(f"{self.folder / VOICE}: is not there")
+                return known, self._read(known)
+            except UserError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+            time.sleep(PAUSE)
+        raise AssertionError("the last attempt raises")
 
     @property
     def voice(self) -> Issuer:
@@ -75,7 +90,7 @@ class Register:
     @property
     def notice(self) -> Notice | None:
         """The newest; None: there was none. Raises UserError if it is damaged."""
-        return self._read([Issuer.load(self.folder / name) for name in (VOICE, NEXT) if (self.folder / name).exists()])
+        return self._state()[1]
 
     @property
     def signed(self) -> bytes:

@@ -25,6 +25,12 @@ HOSTS = ("one:7000", "two:7000", "three:7000")
 SAID: list[str] = []
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SETTLING", "SETTLING_AWAY"):
+        monkeypatch.setattr(keys, name, 0.1)
+
+
 @pytest.fixture
 def ring(tmp_path: Path) -> Keys:
     """Of three peers on machines of their own, that do not run, and whose authority does."""
@@ -105,7 +111,7 @@ def test_who_does_not_run_gets_new_keys_when_it_starts(stopped: Keys) -> None:
 def test_who_runs_elsewhere_is_awaited_and_keeps_the_old_certificate_until_it_has_another(
     ring: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("AWAY", "HERE", "SETTLING"):
+    for name in ("AWAY", "HERE"):
         monkeypatch.setattr(keys, name, 0.1)
     asked: list[str] = []
 
@@ -156,3 +162,13 @@ def test_nobody_is_left_behind_unless_that_is_meant(ring: Keys, monkeypatch: pyt
     with pytest.raises(UserError, match="peer-0, peer-1, peer-2: without"):
         ring.finish()
     assert ring.finish(force=True).authorities == (ring.authority.register.voice.der,)
+
+
+def test_a_node_that_runs_here_has_its_certificate_once_it_is_written_down(tmp_path: Path) -> None:
+    """That it was issued is not enough: the answer may be on its way."""
+    node = keys.Holder("peer-0", Identity.generate().id, tmp_path, runs=True)
+    assert not keys._has_it(node, 0)
+    (tmp_path / "tls.pem").write_bytes(b"")
+    written = int((tmp_path / "tls.pem").stat().st_mtime)
+    assert keys._has_it(node, written) and not keys._has_it(node, written + 1)
+    assert keys._has_it(keys.Holder("peer-1", node.id, tmp_path / "elsewhere", runs=False), written)

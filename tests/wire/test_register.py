@@ -174,3 +174,24 @@ def request(identity: Identity) -> bytes:
     from decentral.wire.certificate import new_key, request_certificate
 
     return request_certificate(identity, new_key(), time.time() + 3600)
+
+
+def test_who_reads_while_an_authority_is_replaced_reads_again(
+    ruling: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between one file and the next somebody drops the predecessor, as a grant in another process would find it."""
+    ruling.name_successor()
+    ruling.take_over(NOW)
+    new, load, dropped = ruling.issuers[0], register.Issuer.load, []
+
+    def loaded(file: Path) -> register.Issuer:
+        found = load(file)
+        if file.name == VOICE and not dropped:
+            dropped.append(True)
+            ruling.drop_predecessor()
+        return found
+
+    monkeypatch.setattr(register.Issuer, "load", loaded)
+    reader = Register(ruling.folder)
+    assert [issuer.der for issuer in reader.issuers] == [new.der] and dropped
+    assert reader.notice is not None and reader.notice.sequence == 3
