@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,8 +12,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from decentral.errors import DecentralError, UserError
+from decentral.errors import DecentralError
+from decentral.launch.nodes import STOPPING
 from decentral.launch.pool.host import Host
 from decentral.launch.pool.remote import Way
 from decentral.launch.ray import freight, lodging
@@ -20,9 +24,11 @@ from decentral.launch.ray.actor import Ship, unload
 from decentral.launch.ray.engine import connected
 from decentral.launch.ray.options import RayOptions
 from decentral.launch.ray.parcel import with_root
-from decentral.launch.ray.placement import GROWING, LOOK, PLACING, coming, machines, missing
+from decentral.launch.ray.placement import room
 from decentral.run.recipe import Recipe
 
+STARTING = 600.0
+"""Seconds that workers get to import torch, and Ray to prepare what they need for it."""
 LIVES = 3
 """How often we try, on average, to have a worker placed before its machine dies."""
 
@@ -93,39 +99,41 @@ def actors(recipe: Recipe, options: RayOptions, count: int) -> Iterator[Sequence
     """
     with connected(recipe, options):
         demand = options.demand(recipe)
-        kind = ray.remote(HostActor).options(
-            num_cpus=demand["CPU"], num_gpus=demand.get("GPU", 0), scheduling_strategy="SPREAD", max_restarts=0
-        )
-        made = [kind.remote() for _ in range(count)]
+        group, made = placement_group([demand] * count, strategy="SPREAD"), dict[int, Any]()
+        kind = ray.remote(HostActor)
+
+        def make(number: int) -> Any:
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
+            made[number] = kind.options(
+                num_cpus=demand["CPU"], num_gpus=demand.get("GPU", 0), scheduling_strategy=place, max_restarts=0
+            ).remote()
+            return made[number].lacks.remote(recipe)
+
         try:
-            _place(made, kind.remote, recipe, demand)
+            asyncio.run(room(group, demand, count, f"--workers {count}", "workers"))
+            _start(make, count)
             shipped = cache(lambda: freight.load(recipe, ray.put))
-            yield [Actor(number, actor, shipped) for number, actor in enumerate(made)]
-            ray.wait([actor.move_out.remote() for actor in made], num_returns=count, timeout=PLACING)
+            yield [Actor(number, actor, shipped) for number, actor in made.items()]
+            ray.wait([actor.move_out.remote() for actor in made.values()], num_returns=count, timeout=STOPPING)
         finally:
-            for actor in made:
+            for actor in made.values():
                 ray.kill(actor)
+            remove_placement_group(group)
 
 
-def _place(made: list[Any], make: Callable[[], Any], recipe: Recipe, demand: Mapping[str, float]) -> None:
-    """Until all are somewhere; who was to be where a machine has just died is made anew.
-
-    Raises UserError that says what is missing, and DecentralError.
-    """
-    waiting = {actor.lacks.remote(recipe): number for number, actor in enumerate(made)}
-    began, lives = time.monotonic(), LIVES * len(made)
+def _start(make: Callable[[int], Any], count: int) -> None:
+    """Until all answer; who was to be where a machine has just died is made anew. Raises DecentralError."""
+    waiting = {make(number): number for number in range(count)}
+    ends, lives = time.monotonic() + STARTING, LIVES * count
     while waiting:
-        arrived, _ = ray.wait([*waiting], num_returns=len(waiting), timeout=LOOK)
-        for answer in arrived:
+        for answer in ray.wait([*waiting], timeout=max(ends - time.monotonic(), 0.0))[0]:
             number = waiting.pop(answer)
             try:
                 ray.get(answer)
             except RayActorError as error:
-                began, lives = time.monotonic(), lives - 1
+                lives -= 1
                 if lives <= 0:
                     raise DecentralError(f"worker {number} of the simulator could not be started: {error}") from None
-                made[number] = make()
-                waiting[made[number].lacks.remote(recipe)] = number
-        waited = time.monotonic() - began
-        if waiting and (waited > GROWING or (waited > PLACING and not coming())):
-            raise UserError(f"--workers {len(made)}: {missing(demand, len(made), *machines(), what='workers')}")
+                waiting[make(number)] = number
+        if waiting and time.monotonic() > ends:
+            raise DecentralError(f"{len(waiting)} of {count} workers did not start within {STARTING:.0f} s")

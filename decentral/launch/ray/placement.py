@@ -31,21 +31,24 @@ async def reserved(demand: Resources, count: int) -> AsyncIterator[PlacementGrou
     """
     group = placement_group([dict(demand)] * count, strategy="SPREAD")
     try:
-        await _wait(group, demand, count)
+        await room(group, demand, count)
         yield group
     finally:
         remove_placement_group(group)
 
 
-async def _wait(group: PlacementGroup, demand: Resources, count: int) -> None:
+async def room(
+    group: PlacementGroup, demand: Resources, count: int, option: str = "--on ray", what: str = "peers"
+) -> None:
+    """Until a group has been placed. Raises UserError that says what is missing for what the person asked for."""
     began, said = time.monotonic(), False
     while not await asyncio.to_thread(group.wait, LOOK):
         waited = time.monotonic() - began
         if waited < PLACING:
             continue
-        words = missing(demand, count, *await asyncio.to_thread(machines))
-        if waited > GROWING or not await asyncio.to_thread(coming):
-            raise UserError(f"--on ray: {words}")
+        words = missing(demand, count, *await asyncio.to_thread(_machines), what)
+        if waited > GROWING or not await asyncio.to_thread(_coming):
+            raise UserError(f"{option}: {words}")
         if not said:
             said = True
             _LOG.warning("%s; waiting for machines that are on their way", words)
@@ -73,12 +76,12 @@ def missing(demand: Resources, count: int, total: Sequence[Resources], free: Res
     return "; ".join(words) or f"{count} {what} found no room, though there seems to be enough: others took it"
 
 
-def machines() -> tuple[list[Resources], Resources]:
+def _machines() -> tuple[list[Resources], Resources]:
     """What each machine that is alive has, and what is free on all of them."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]], ray.available_resources()
 
 
-def coming() -> bool:
+def _coming() -> bool:
     """Whether an autoscaler has machines on their way."""
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return bool(status.pending_launches or status.pending_nodes)

@@ -90,7 +90,7 @@ def test_who_trains_on_which_machine_changes_no_byte(cluster, tmp_path, override
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_more_workers_than_there_is_room_for_are_told_what_is_missing(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("decentral.launch.ray.hosts.PLACING", 2.0)
+    monkeypatch.setattr("decentral.launch.ray.placement.PLACING", 2.0)
     with pytest.raises(UserError, match="--workers 13: 13 workers need 1 CPU each"):
         simulate(tmp_path, "peers=20", workers=13, ray=RayOptions(address=cluster.address))
 
