@@ -121,12 +121,13 @@ def _launch(
     standings: Standings,
     ready: Callable[[], bool],
     *,
-    patience: float = STARTING,
+    patience: float | None = None,
 ) -> subprocess.Popen[bytes]:
     """A launcher in the background, once it is `ready`; what it says until then becomes the error if it ends.
 
-    `patience`: seconds that it may take.
+    `patience`: seconds that it may take; None: as many as nodes of this machine get.
     """
+    patience = STARTING if patience is None else patience
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-P", "-m", "decentral", *arguments]
         launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
