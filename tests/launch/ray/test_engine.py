@@ -63,12 +63,17 @@ def start(cluster: Emulated, out: Path, *overrides: str, recipe: str = "dimat-di
     return Launched(out, "--on", "ray", "--address", cluster.address, "--json", *said, recipe=recipe)
 
 
-def ended(launched: Launched) -> dict:
-    said, problem = launched.process.communicate(timeout=PATIENCE)
+def ended(launched: Launched, patience: float = PATIENCE) -> dict:
+    try:
+        said, problem = launched.process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        launched.process.kill()
+        raise
     assert launched.process.returncode == 0, problem
     return json.loads(said)
 
 
+@pytest.mark.timeout(900)
 def test_peers_of_a_machine_that_dies_live_elsewhere_and_rejoin(fragile, tmp_path):
     rounds = 100
     slowly = ("topology=full", "training.epochs=8", "deadlines.probe=0.5")
@@ -78,7 +83,7 @@ def test_peers_of_a_machine_that_dies_live_elsewhere_and_rejoin(fragile, tmp_pat
     killed = before[0]
     gone = {peer for peer, machine in before.items() if machine == killed}
     fragile.kill(killed)
-    summary = ended(launched)
+    summary = ended(launched, 600.0)
     assert set(summary["crashed"]) == set(summary["rejoined"]) == {f"peer-{peer}" for peer in gone}
     after = machines_of(launched)
     assert killed not in after.values()
