@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -32,6 +35,9 @@ class Here:
 
     def __init__(self) -> None:
         self.ask = Host().answer
+
+    def prepared(self, recipe: Recipe, plugins: Sequence[Path]) -> tuple[Recipe, Sequence[str]]:
+        return recipe, [str(plugin) for plugin in plugins]
 
 
 def remote(recipe: Recipe, *indices: int) -> list[RemoteLearner]:
