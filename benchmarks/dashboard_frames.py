@@ -152,8 +152,28 @@ def heap(session: Any) -> float:
     return float(session.send("Runtime.getHeapUsage")["usedSize"]) / (1 << 20)
 
 
+def spent(pid: int) -> float:
+    """Seconds of processor time of a process and all below it: the same however busy the machine is otherwise."""
+    seconds, below = 0.0, [pid]
+    for process in below:
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                below += map(int, (thread / "children").read_text().split())
+        except OSError:  # it has ended
+            continue
+    return seconds
+
+
+def spent_here() -> float:
+    """Of this process alone, which plays the peers."""
+    times = os.times()
+    return times.user + times.system
+
+
 def busy(session: Any) -> float:
-    """Seconds that the page's main thread has worked."""
+    """Seconds that the page's main thread has been at tasks, on a processor or waiting for one."""
     return float(
         {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
     )
@@ -198,12 +218,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         writing = threading.Thread(target=peers.live, args=(arguments.rate, ended))
         writing.start()
         time.sleep(SETTLING)
-        work, began = busy(session), time.monotonic()
+        work, began, load = busy(session), time.monotonic(), os.getloadavg()[0]
+        cpu = {"server": spent(server), "all": spent(os.getpid()) - spent_here()}
         frames = told(page.evaluate(FRAMES, arguments.seconds))
-        share = (busy(session) - work) / (time.monotonic() - began)
+        took = time.monotonic() - began
+        share = (busy(session) - work) / took
+        served, everything = spent(server) - cpu["server"], spent(os.getpid()) - spent_here() - cpu["all"]
+        cores = {"server": served / took, "browser": (everything - served) / took}
         ended.set()
         writing.join()
-        result: dict[str, Any] = {"floor": floor, "frames": frames, "main_thread": share, "memory": []}
+        result: dict[str, Any] = {
+            "floor": floor,
+            "frames": frames,
+            "main_thread": share,
+            "memory": [],
+            "cores": cores,
+            "load": load,
+        }
         before = folded(url)
         for part in range(10 if arguments.hour else 0):
             peers.replay(arguments.hour // 10)
@@ -241,7 +272,8 @@ def main() -> None:
             f"{name:<7} p50 {row['p50']:.1f} ms  p95 {row['p95']:.1f} ms  p99 {row['p99']:.1f} ms  "
             f"over {SLOW:.0f} ms {row['slow']:.2%} of {row['frames']}"
         )
-    print(f"the page's main thread is busy for {result['main_thread']:.0%} of the time")
+    print(f"the page's main thread is at tasks for {result['main_thread']:.0%} of the time (load {result['load']:.1f})")
+    print("processor time: " + ", ".join(f"{who} {cores:.2f} cores" for who, cores in result["cores"].items()))
     growth = {what: grown(result["memory"], what) for what in ("server", "page")}
     print(
         f"after an hour ({result['events']:,} events) beside a fifth of it: "
