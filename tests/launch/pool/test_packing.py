@@ -79,7 +79,7 @@ def test_tensors_begin_where_torch_would_have_them_begin():
     assert [(8 + length + each["offset"]) % ALIGNED for each in described] == [0, 0]
 
 
-@pytest.mark.parametrize("value", [object(), {1: "a"}, {1, 2}, [object()]], ids=repr)
+@pytest.mark.parametrize("value", [object(), {1: "a"}, {1, 2}, [object()]], ids=["object", "keys", "set", "inside"])
 def test_what_is_not_plain_is_refused(value):
     with pytest.raises(TypeError):
         pack(value)
