@@ -20,7 +20,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from decentral.errors import Malformed, Silent, Unreachable
+from decentral.errors import Malformed, Silent, Unreachable, UserError
 from decentral.wire import rpc
 from decentral.wire.certificate import Credentials, host_name
 from decentral.wire.messages import PeerId
@@ -191,7 +191,7 @@ class Links:
             certificate = ssl.DER_cert_to_PEM_cert(await self._certificate(to, address)).encode()
             if self._admitted.peer_of(certificate) != to:
                 raise Unreachable(f"{self.way(to)}: somebody else answers at {address}")
-        except (OSError, Malformed) as error:
+        except (OSError, ValueError, UserError, Malformed) as error:  # peers say themselves where they are
             kind = Silent if isinstance(error, OSError) and error.errno in NO_WAY else Unreachable
             raise kind(f"{self.way(to)}: {address}: {str(error) or type(error).__name__}") from error
         own = self._credentials

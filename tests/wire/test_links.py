@@ -124,3 +124,16 @@ async def test_where_this_machine_knows_no_way_nothing_has_come_back(authority, 
         monkeypatch.setattr(asyncio, "open_connection", dial)
         with pytest.raises(Silent):
             await bob.request(alice.id, Ping(1), 10.0)
+
+
+@pytest.mark.parametrize(
+    "address", ["nowhere", "two..dots:7000", f"{'a' * 64}:7000", "nul\0:7000", "[::1:7000", ":7000"]
+)
+async def test_an_address_that_is_none_is_the_fault_of_whoever_said_it_and_a_failed_call(
+    authority: Authority, certify: Callable[..., Credentials], address: str
+) -> None:
+    alice = links.Links(certify(authority, ALICE))
+    alice.introduce(BOB.id, address)  # as a signed record of a peer that was let in may have it
+    with pytest.raises(Unreachable):
+        await alice.call(BOB.id, lambda *_: asyncio.sleep(0), 5.0)
+    await alice.close()
