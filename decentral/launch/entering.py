@@ -28,7 +28,7 @@ from decentral.algorithms.presence import Member
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, UserError
 from decentral.files import replacing, write_atomic
 from decentral.launch.alone import member_of
-from decentral.launch.apart import KEY, PORT, WORLD, addresses, hand_over, names_of, needed, whose
+from decentral.launch.apart import KEY, PORT, WORLD, addresses, check_apart, hand_over, names_of, needed, whose
 from decentral.launch.cluster import Cluster
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import (
@@ -313,6 +313,9 @@ class _Visit:
                 f"{self.address}: this decentral ({version('decentral')}) reads the host's recipe as another one; "
                 "install the same version on both machines"
             )
+        if theirs.data is not None and theirs.data.root is not None:
+            raise Malformed(Refusal.MALFORMED, "the host's recipe says where this machine has its data")
+        check_apart(theirs)  # nor names other files of this machine
         if not self.wish.overrides:
             return theirs
         ours = any_recipe(read_file(file), self.wish.overrides, prepared=True)

@@ -15,7 +15,6 @@ import hmac
 import ipaddress
 import json
 import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +29,6 @@ from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE as TRUST
 from decentral.wire.authority import Authority
-from decentral.wire.certificate import peer_id_of
 from decentral.wire.limits import CHUNK_BYTES
 from decentral.wire.meeting import FIRST_WORD, HEARTBEAT, SILENCE, Talk, handlers, knocked
 from decentral.wire.messages import PeerId
@@ -143,8 +141,7 @@ class Host:
 
     async def _admit(self, knock: pb.Knock, origin: str) -> tuple[Seat, bytes]:
         """A seat for who knocks, and its certificate (DER). Nothing is used up unless it gets one. Raises Malformed."""
-        certificate = self._authority.issue(knock.csr)
-        peer = peer_id_of(_pem(certificate))
+        peer = self._authority.requester(knock.csr)
         digest = hashlib.sha256(knock.token).hexdigest()
         known = self._seats.get(peer)
         if knock.WhichOneof("grounds") == "certificate":
@@ -171,6 +168,7 @@ class Host:
             raise Malformed(Refusal.STALE, f"the others were told that you listen at {known.address}")
         else:
             seat = replace(known, address=address, origin=origin)
+        certificate = self._authority.issue(knock.csr)  # written down, so only now
         self._keep(seat)
         return seat, certificate
 
@@ -214,7 +212,6 @@ class Host:
         cluster, directory = self._agreed, self._directory
         assert cluster is not None
         files = [name for name in needed(directory, index) if name.startswith(f"{STAGES}/")]
-        contents = {name: await asyncio.to_thread((directory.path / name).read_bytes) for name in files}
         agreed = pb.Agreed(
             recipe=_anywhere(directory.recipe).to_yaml().encode(),
             hash=directory.recipe.hash,
@@ -223,12 +220,14 @@ class Host:
             authority=cluster.authority,
             trust=await asyncio.to_thread((directory.path / TRUST).read_bytes),
         )
-        for name, content in contents.items():
-            agreed.parts.add(name=name, size=len(content), sha256=hashlib.sha256(content).digest())
+        for name in files:
+            size, sha256 = await asyncio.to_thread(_described, directory.path / name)
+            agreed.parts.add(name=name, size=size, sha256=sha256)
         await talk.say(pb.HostSays(agreed=agreed))
-        for content in contents.values():
-            for start in range(0, len(content), CHUNK_BYTES):
-                await talk.say(pb.HostSays(piece=content[start : start + CHUNK_BYTES]))
+        for name in files:  # never more in memory than a piece, however many ask at once
+            with (directory.path / name).open("rb") as file:
+                while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    await talk.say(pb.HostSays(piece=piece))
 
     async def _wait(self, talk: Talk, over: Callable[[], bool]) -> None:
         """Until it is over, a joiner hears how far the others are."""
@@ -263,15 +262,17 @@ def _read(file: Path) -> list[Seat]:
         raise RunDirectoryError(f"{file}: not a readable list of seats ({error})") from error
 
 
+def _described(file: Path) -> tuple[int, bytes]:
+    """Bytes of a file, and their SHA-256."""
+    with file.open("rb") as opened:
+        return file.stat().st_size, hashlib.file_digest(opened, "sha256").digest()
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _pem(certificate: bytes) -> bytes:
-    return ssl.DER_cert_to_PEM_cert(certificate).encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from google.protobuf.message import DecodeError
@@ -33,6 +34,7 @@ from decentral.files import write_atomic
 from decentral.wire import rpc
 from decentral.wire.certificate import (
     BINDING_OID,
+    Bound,
     host_name,
     issued_by,
     new_key,
@@ -148,22 +150,10 @@ class Authority:
     def issue(self, csr: bytes, validity: timedelta = VALIDITY) -> bytes:
         """The certificate (DER) for a request (DER): no longer than `validity`, nor than the identity allows.
 
-        Whether the requester may have one is for `admit` or `renewable` to say, unless its identity has been revoked.
-        Raises Malformed.
+        It is written down as granted: whether the requester may have one is for `admit` or `renewable` to say before,
+        unless its identity has been revoked. Raises Malformed.
         """
-        request = _parsed(csr)
-        try:
-            proven = request.is_signature_valid
-        except (ValueError, TypeError) as error:
-            raise Malformed(Refusal.MALFORMED, "not a certificate request") from error
-        key = request.public_key()
-        if not proven or not isinstance(key, ec.EllipticCurvePublicKey):
-            raise Malformed(Refusal.SIGNATURE, "the request is not signed with its P-256 key")
-        bound = read_binding(request)
-        if bound.expires <= time.time():
-            raise Malformed(Refusal.EXPIRED, "the identity's binding of the key has expired")
-        if self.register.admitted.barred(bound.peer):
-            raise Malformed(Refusal.REVOKED, "this identity has been revoked")
+        request, key, bound = self._checked(csr)
         until = min(validity, timedelta(seconds=bound.expires - time.time()))
         binding = request.extensions.get_extension_for_oid(BINDING_OID).value
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -171,6 +161,22 @@ class Authority:
         certificate = issuer.leaf(bound.peer, host_name(bound.peer), key, until, usage, binding)
         self.register.note(bound.peer, certificate, issuer)
         return certificate
+
+    def requester(self, csr: bytes) -> PeerId:
+        """Who makes a request (DER) that could be granted, which says nothing of whether it will. Raises Malformed."""
+        return self._checked(csr)[2].peer
+
+    def _checked(self, csr: bytes) -> tuple[x509.CertificateSigningRequest, ec.EllipticCurvePublicKey, Bound]:
+        request = _parsed(csr)
+        key = request.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not request.is_signature_valid:
+            raise Malformed(Refusal.SIGNATURE, "the request is not signed with its P-256 key")
+        bound = read_binding(request)
+        if bound.expires <= time.time():
+            raise Malformed(Refusal.EXPIRED, "the identity's binding of the key has expired")
+        if self.register.admitted.barred(bound.peer):
+            raise Malformed(Refusal.REVOKED, "this identity has been revoked")
+        return request, key, bound
 
     def renewable(self, certificate: bytes, csr: bytes) -> None:
         """Raises Malformed unless a valid certificate (DER) of ours speaks for the identity that makes the request."""
@@ -237,12 +243,12 @@ class Authority:
             await server.stop(grace=1.0)
 
     def _grant(self, request: pb.EnrolRequest, validity: timedelta) -> bytes:
-        certificate = self.issue(request.csr, validity)
+        self.requester(request.csr)  # first, so that a request that cannot be granted uses nothing up
         if request.WhichOneof("grounds") == "certificate":
             self.renewable(request.certificate, request.csr)
         else:
-            self.admit(request.token)  # last, so that a request that cannot be granted uses nothing up
-        return certificate
+            self.admit(request.token)
+        return self.issue(request.csr, validity)  # last, because it is written down
 
     def _shown(self) -> grpc.ServerCredentials:
         """What its server shows in TLS: made by whoever is its voice, and anew by the next one."""
@@ -321,11 +327,14 @@ def _request(data: bytes) -> pb.EnrolRequest:
 
 
 def _parsed(csr: bytes) -> x509.CertificateSigningRequest:
-    """Raises Malformed."""
+    """A request whose key and signature are of kinds that can be read. Raises Malformed."""
     try:
-        return x509.load_der_x509_csr(csr)
-    except (ValueError, TypeError) as error:
+        request = x509.load_der_x509_csr(csr)
+        request.public_key()
+        request.is_signature_valid  # noqa: B018  what it is, is for others to ask
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise Malformed(Refusal.MALFORMED, "not a certificate request") from error
+    return request
 
 
 def _key(csr: bytes) -> bytes:

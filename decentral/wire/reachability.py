@@ -84,7 +84,7 @@ async def reach(address: str, peer: PeerId, patience: float = PATIENCE) -> None:
         raise Malformed(Refusal.ADDRESS, f"nobody listens at {address}") from error
     except socket.gaierror as error:
         raise Malformed(Refusal.ADDRESS, f"{address}: there is no host of that name here") from error
-    except (OSError, UserError) as error:
+    except (OSError, ValueError, UserError) as error:  # also a host that can be no name
         raise Malformed(Refusal.ADDRESS, f"{address}: cannot be reached ({error})") from error
     key, signature = answer[:PUBLIC_KEY_BYTES], answer[PUBLIC_KEY_BYTES:]
     try:

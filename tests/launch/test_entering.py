@@ -67,11 +67,23 @@ async def test_a_joiner_s_folder_is_that_of_one_node_when_all_start(tmp_path):
     assert "you are peer-0" in said[0]
 
 
+def recipe_with(**changes: object) -> Callable[[pb.Agreed], object]:
+    """The recipe and its hash say something else."""
+    told = RECIPE.model_copy(update=changes)
+
+    def change(agreed: pb.Agreed) -> None:
+        agreed.recipe, agreed.hash = told.to_yaml().encode(), told.hash
+
+    return change
+
+
 LIES: tuple[tuple[Callable[[pb.Agreed], object], type[Exception], str], ...] = (
     (lambda agreed: setattr(agreed, "hash", "0" * 64), UserError, "same version"),
     (lambda agreed: setattr(agreed, "epoch", float("nan")), Malformed, "members are not"),
     (lambda agreed: setattr(agreed, "recipe", b"peers: [1"), RecipeError, "recipe"),
     (lambda agreed: setattr(agreed, "recipe", b"algorithm: os.system"), RecipeError, "algorithm"),
+    (recipe_with(data=RECIPE.data.model_copy(update={"root": "/home"})), Malformed, "has its data"),
+    (recipe_with(training=RECIPE.training.model_copy(update={"start_from": "/home"})), RecipeError, "start_from"),
     (lambda agreed: setattr(agreed, "authority", "/etc/passwd"), UserError, "host"),
     (lambda agreed: setattr(agreed, "trust", b"authority = 1"), UserError, "authority"),
     (lambda agreed: setattr(agreed.members[0], "id", "a" * 52), Malformed, "another cluster"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,9 @@ from decentral.wire.authority import Authority, JoinToken
 from decentral.wire.certificate import TLS
 from decentral.wire.enrolment import credentials_for
 from decentral.wire.identity import Identity
+from decentral.wire.limits import CHUNK_BYTES
+from decentral.wire.register import ISSUED
+from decentral.wire.v1 import meeting_pb2 as pb
 
 RECIPE = load_recipe("dimat-digits", ["peers=2", "rounds=2", "model={name: mlp, hidden: [8]}"])
 ANY = Wish(port=0)
@@ -132,7 +136,7 @@ async def test_who_cannot_be_reached_where_it_says_uses_nothing_up(tmp_path):
             port = other.sockets[0].getsockname()[1]
             words = await refused(at, tmp_path / "a", wish=Wish("127.0.0.1", port, listen="127.0.0.5"))
         assert f"127.0.0.1:{port}" in words and "you came from 127.0.0.1" in words and "--advertise" in words
-        assert not (tmp_path / "host" / SEATS).exists()
+        assert not (tmp_path / "host" / SEATS).exists() and not (tmp_path / "host" / "authority" / ISSUED).exists()
         first = asyncio.create_task(joining(at, tmp_path / "a"))
         await joining(at, tmp_path / "b", at.tokens[1])
         await first
@@ -207,6 +211,31 @@ async def test_what_the_recipe_says_of_this_machine_s_disk_stays_here(tmp_path):
     assert there.data.root is None and there.hash == rooted.hash and hosting._anywhere(RECIPE) is RECIPE
 
 
+async def test_files_are_handed_over_as_they_were_announced_and_never_as_a_whole(tmp_path, monkeypatch):
+    content = {"stages/a": bytes(range(256)) * 4096 * 2 + b"end", "stages/b": b"", "stages/c": b"short"}
+    monkeypatch.setattr(hosting, "needed", lambda directory, index: [*content, "trust.toml"])
+    said: list[pb.HostSays] = []
+
+    class Listening:
+        async def say(self, message: pb.HostSays) -> None:
+            said.append(message)
+
+    with opened(RECIPE, tmp_path) as directory:
+        (tmp_path / "stages").mkdir()
+        for name, data in content.items():
+            (tmp_path / name).write_bytes(data)
+        (tmp_path / "trust.toml").write_bytes(b"")
+        host = Host(directory, Authority.open(directory.authority))
+        host._agreed = Cluster((), 0.0)
+        monkeypatch.setattr(Path, "read_bytes", only("trust.toml"))
+        await host._hand(Listening(), 0)
+    first, *pieces = said
+    told = [(part.name, part.size, part.sha256) for part in first.agreed.parts]
+    assert told == [(name, len(data), hashlib.sha256(data).digest()) for name, data in content.items()]
+    assert b"".join(each.piece for each in pieces) == b"".join(content.values())
+    assert all(0 < len(each.piece) <= CHUNK_BYTES for each in pieces) and len(pieces) == 4
+
+
 @pytest.mark.parametrize(
     ("listen", "advertise", "where"),
     [
@@ -222,6 +251,17 @@ def test_joiners_are_told_where_the_host_is(listen, advertise, where):
 
 def test_a_host_that_listens_everywhere_is_no_address_and_another_is_found():
     assert hosting._advertised("0.0.0.0:6999", None).rpartition(":")[0] not in ("0.0.0.0", "")
+
+
+def only(name: str):
+    """To read a file as a whole is for that one alone."""
+    whole = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        assert path.name == name
+        return whole(path)
+
+    return read
 
 
 async def until(true, seconds: float = 10.0) -> None:

@@ -341,6 +341,19 @@ async def test_enrolment_survives_what_is_no_request(folder: Path) -> None:
         assert (await enrol(address, token, ALICE)).peer == ALICE.id  # the token was not used up by any of them
 
 
+async def test_nothing_is_written_down_for_who_gets_nothing(folder: Path) -> None:
+    authority = Authority.create(folder / "authority")
+    token, before = authority.token(), {path.name for path in (folder / "authority").iterdir()}
+    csr = request_certificate(ALICE, new_key(), later(3600.0))
+    async with authority.serve("127.0.0.1:0") as address:
+        assert await raw(address, authority, pb.EnrolRequest(csr=csr, token=bytes(32))) is Refusal.TOKEN
+        assert await raw(address, authority, pb.EnrolRequest(csr=csr, certificate=csr)) is Refusal.SIGNATURE
+        assert await raw(address, authority, pb.EnrolRequest(csr=csr)) is Refusal.TOKEN
+        assert {path.name for path in (folder / "authority").iterdir()} == before
+        await enrol(address, token, ALICE)
+    assert list(authority.register.issued()) == [ALICE.id]
+
+
 async def test_a_busy_port_is_the_users_error(folder: Path) -> None:
     authority = Authority.create(folder / "authority")
     async with authority.serve("127.0.0.1:0") as address:

@@ -54,6 +54,8 @@ async def test_nobody_and_what_is_no_address_is_told_apart_from_another_peer():
     assert "nobody listens" in await refused(f"127.0.0.1:{port}")
     assert "not an address" in await refused("127.0.0.1")
     assert "no host of that name" in await refused("no-such-host.invalid:7000")
+    for host in ("two..dots", "a" * 64, "nul\0"):  # which the resolver itself does not take
+        assert "cannot be reached" in await refused(f"{host}:7000")
 
 
 async def test_who_holds_no_key_of_the_peer_is_found_out():
