@@ -46,6 +46,7 @@ from decentral.wire.certificate import (
 from decentral.wire.identity import read_private
 from decentral.wire.issuing import VALIDITY, Issuer
 from decentral.wire.messages import PeerId
+from decentral.wire.notice import Ruling
 from decentral.wire.register import VOICE, Register
 from decentral.wire.v1 import authority_pb2 as pb
 
@@ -179,15 +180,23 @@ class Authority:
         return request, key, bound
 
     def renewable(self, certificate: bytes, csr: bytes) -> None:
-        """Raises Malformed unless a valid certificate (DER) of ours speaks for the identity that makes the request."""
+        """Raises Malformed unless a valid certificate (DER) of ours speaks for the identity that makes the request.
+
+        Certificates are seen by everybody, and who has stolen a TLS key has its identity's binding too: once keys are
+        to be replaced, a request counts whose key the identity has bound since, which peers do for `VALIDITY`.
+        """
         try:
             current = x509.load_der_x509_certificate(certificate)
         except ValueError as error:
             raise Malformed(Refusal.SIGNATURE, "not a certificate") from error
         if not any(issued_by(current, issuer.certificate) for issuer in self.register.issuers):
             raise Malformed(Refusal.SIGNATURE, "not a certificate of this authority")
-        if self.register.admitted.peer_of(pem_of(current)) != _requester(csr):
+        admitted, bound = self.register.admitted, read_binding(_parsed(csr))
+        if admitted.peer_of(pem_of(current)) != bound.peer:
             raise Malformed(Refusal.SIGNATURE, "a certificate of another peer")
+        ruling = Ruling(bound.peer) if admitted.notice is None else admitted.notice.of(bound.peer)
+        if bound.expires - VALIDITY.total_seconds() < max(ruling.renew, ruling.refuse):
+            raise Malformed(Refusal.EXPIRED, "a key that is to be replaced, or that a clock which is behind has dated")
 
     @asynccontextmanager
     async def serve(

@@ -15,6 +15,7 @@ from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials, issued_by
 from decentral.wire.enrolment import grant
 from decentral.wire.identity import Identity
+from decentral.wire.issuing import VALIDITY
 from decentral.wire.messages import PeerId
 from decentral.wire.notice import FILE, Ruling, read_notice
 from decentral.wire.register import ISSUED, NEXT, VOICE, Register
@@ -173,7 +174,27 @@ def x509_of(credentials: Credentials) -> bytes:
 def request(identity: Identity) -> bytes:
     from decentral.wire.certificate import new_key, request_certificate
 
-    return request_certificate(identity, new_key(), time.time() + 3600)
+    return request_certificate(identity, new_key(), time.time() + VALIDITY.total_seconds())
+
+
+def test_a_stolen_key_is_certified_no_more_once_keys_are_to_be_new(authority: Authority) -> None:
+    from decentral.wire.certificate import new_key, request_certificate
+
+    ruling = authority.register
+    stolen = request_certificate(ALICE, new_key(), NOW - 1 + VALIDITY.total_seconds())
+    first = authority.issue(stolen)
+    authority.renewable(first, stolen)
+    ruling.renew([ALICE.id], NOW)
+    newer = authority.issue(request(ALICE))
+    for shown in (first, newer):  # which anybody has seen who has dialled its peer
+        authority.renewable(shown, request(ALICE))
+        with pytest.raises(Malformed) as refused:
+            authority.renewable(shown, stolen)
+        assert refused.value.reason is Refusal.EXPIRED
+    ruling.refuse([ALICE.id], NOW)
+    authority.renewable(newer, request(ALICE))
+    with pytest.raises(Malformed, match="is to be replaced"):
+        authority.renewable(newer, stolen)
 
 
 def test_who_reads_while_an_authority_is_replaced_reads_again(
