@@ -29,6 +29,7 @@ MAX_MANIFEST = 4 * 2**20
 """Bytes of an encoded manifest."""
 BYTECODE = "__pycache__"
 _NO_CODE = ("_data/recipes/", "_data/cluster/")
+_PLAIN = (".json", ".sbatch", ".yaml", ".yml")
 _NODES = "_data/nodes/"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _PIECE = 2**20
@@ -115,7 +116,7 @@ def measured(package: Path, nodes: Path) -> Manifest:
     found = {f"nodes/{name}": path for name, path in _files(nodes)}
     for name, path in _files(package):
         # Only what a wheel carries there by intent: a module that hides among recipes is found.
-        if not name.startswith(_NODES) and not (name.startswith(_NO_CODE) and name.endswith((".yaml", ".sbatch"))):
+        if not name.startswith(_NODES) and not (name.startswith(_NO_CODE) and name.endswith(_PLAIN)):
             found[f"decentral/{name}"] = path
     if inside.is_dir() and not inside.samefile(nodes):
         # Two sets of programs: which of them runs is not for a digest to guess.
