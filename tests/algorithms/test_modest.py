@@ -202,6 +202,7 @@ def test_a_whole_sample_with_all_its_aggregators_may_die_at_any_moment(crowd):
     assert min(died) >= 1 and max(died) >= 3
 
 
+@pytest.mark.slow
 def test_an_aggregator_may_leave_at_any_step_and_no_average_is_lost(crowd):
     """What it has averaged it hands on before it goes, so that nobody averages that round again."""
     plain = undisturbed(crowd)

@@ -156,6 +156,7 @@ async def test_an_answer_comes_through_a_gateway_or_the_gateway_is_named(cluster
     assert f"stage-0-a: the gateway at {via}: " in out and "unresponsive: stage-0-a" not in out
 
 
+@pytest.mark.slow
 async def test_machines_that_were_shown_are_told_and_simulated_ones_have_to_be_allowed(cluster):
     made = await cluster(attesters={"": Node()}, machines=PINNED)
     code, out, err = await predict(made, "digits:7", "--require", "consensus,attestation", "--allow-simulated")

@@ -49,6 +49,7 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_no_process(tmp_path):
     assert not json.loads(decentral("status", "here", "--json", folder=tmp_path).stdout)["running"]
 
 
+@pytest.mark.slow
 def test_a_node_without_a_log_is_answered_with_those_that_have_one(tmp_path):
     decentral("run", "dimat-digits", *LONG, "--set", "rounds=1", "--on", "local", "--out", "here", folder=tmp_path)
     done = decentral("logs", "here", "peer-9", folder=tmp_path)

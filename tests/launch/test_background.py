@@ -21,6 +21,7 @@ def test_a_cluster_that_runs_to_its_end_gives_its_summary(tmp_path):
     assert summary["rounds"] == 2 and not run.in_use
 
 
+@pytest.mark.slow
 def test_leaving_the_block_ends_a_cluster_in_the_middle(tmp_path):
     with LocalCluster("dimat-digits", overrides=(*SMALL, "rounds=100000"), directory=tmp_path / "run") as cluster:
         run = RunDirectory.open(cluster.directory)

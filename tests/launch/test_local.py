@@ -210,6 +210,7 @@ def test_the_launcher_restarts_a_crashed_peer_when_asked_to(tmp_path):
     assert summary["crashed"] == summary["rejoined"] == ["peer-0"]
 
 
+@pytest.mark.slow
 def test_a_killed_launcher_takes_its_peers_along_and_the_run_can_be_resumed(tmp_path):
     """To the same end as a run that nobody interrupted."""
     settings = (*SMALL, *SLOW_ROUNDS, "rounds=6")

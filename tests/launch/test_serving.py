@@ -91,6 +91,7 @@ def test_a_run_that_did_not_end_and_one_that_serves_nothing_are_refused(run, tmp
         parts_of(other)
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_use_its_model_ends_the_cluster_with_its_words(run):
     (run.nodes / "peer-0" / EXPERT / "config.json").write_text("{}")
     with pytest.raises(UserError, match="holds no expert"):
