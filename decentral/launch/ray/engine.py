@@ -63,24 +63,25 @@ def connected(recipe: Recipe, options: RayOptions) -> Iterator[None]:
     address = options.address or os.environ.get("RAY_ADDRESS")
     alone = {} if address else {"num_cpus": max(os.cpu_count() or 1, recipe.peers * recipe.threads)}
     where = "a Ray cluster of this machine" if address is None else f"the Ray cluster at {address}"
-    try:
-        if address not in (None, AUTO):
-            knock(address)
-        ray.init(
-            address=address or "local",
-            runtime_env=options.environment() or None,
-            log_to_driver=False,  # what nodes write comes to the run directory
-            logging_level=logging.WARNING,
-            include_dashboard=None if address else False,
-            **alone,
-        )
-    except Exception as error:  # where a machine is too slow, Ray raises that very class
-        raise UserError(f"--on ray: {where} cannot be used: {error}") from error
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray reports what happens to machines; results are for the output
+    # Ray reports what happens to machines, until it is shut down; results are for the output.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            if address not in (None, AUTO):
+                knock(address)
+            ray.init(
+                address=address or "local",
+                runtime_env=options.environment() or None,
+                log_to_driver=False,  # what nodes write comes to the run directory
+                logging_level=logging.WARNING,
+                include_dashboard=None if address else False,
+                **alone,
+            )
+        except Exception as error:  # where a machine is too slow, Ray raises that very class
+            raise UserError(f"--on ray: {where} cannot be used: {error}") from error
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def knock(address: str) -> None:
