@@ -145,7 +145,7 @@ def test_one_that_is_cut_off_for_longer_waits_and_takes_part_again(network, tmp_
 
 
 def test_samples_go_on_without_one_that_is_cut_off_and_draw_it_again(network, tmp_path):
-    run = Run(network, tmp_path, *MODEST, "rounds=80")
+    run = Run(network, tmp_path, *MODEST, "rounds=200")  # as many again as go on without its images, and more
     run.cut_off(8, PARTITION)
     trained = len(run.events(AWAY, "trained"))
     run.end()
