@@ -89,7 +89,7 @@ def image(interpreter: Path) -> bytes:
     """
     recorded = {
         f"{each.metadata['Name']} {each.version}": hashlib.sha256((each.read_text("RECORD") or "").encode()).hexdigest()
-        for each in metadata.distributions()
+        for each in metadata.distributions(path=_places())
         if each.metadata["Name"] != "decentral"  # whose files are the code
     }
     fields = [name + " " + digest for name, digest in sorted(recorded.items())]
@@ -105,9 +105,15 @@ def content_event(name: str, path: Path) -> Event:
     return Event.of(RUNTIME, name, canonical.joined(_FOLDER, *fields))
 
 
+def _places() -> list[str]:
+    """Where distributions are installed. What one has put below its own files, as Ray does, is in its own record."""
+    inside = ("site-packages", "dist-packages")
+    return [folder for folder in sys.path if not any(above.name in inside for above in Path(folder).parents)]
+
+
 def _installed() -> Iterator[tuple[str, int, int, int, int]]:
     """What the file system says of where distributions are installed, and of their records."""
-    for folder in sys.path:
+    for folder in _places():
         try:
             names = sorted(name for name in os.listdir(folder or ".") if name.endswith(".dist-info"))  # noqa: PTH208
         except OSError:  # what is no folder, a zip file for one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,18 @@ def test_the_image_is_of_interpreter_and_installed_packages(tmp_path: Path, monk
     second = image(interpreter)
     monkeypatch.setattr(measuring.metadata, "distributions", list)
     assert image(interpreter) != second
+
+
+def test_what_a_library_adds_to_the_path_below_its_own_files_changes_no_image(monkeypatch, tmp_path):
+    site = tmp_path / "site-packages"
+    brought = site / "library" / "brought" / "inner-1.0.dist-info"
+    brought.mkdir(parents=True)
+    (brought / "METADATA").write_text("Metadata-Version: 2.1\nName: inner\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(site)
+    before = image(Path(sys.executable))
+    monkeypatch.syspath_prepend(brought.parent)
+    assert image(Path(sys.executable)) == before
+    outer = site / "outer-1.0.dist-info"
+    outer.mkdir()
+    (outer / "METADATA").write_text("Metadata-Version: 2.1\nName: outer\nVersion: 1.0\n")
+    assert image(Path(sys.executable)) != before
