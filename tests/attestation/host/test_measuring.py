@@ -137,7 +137,7 @@ def test_the_image_is_of_interpreter_and_installed_packages(tmp_path: Path, monk
     interpreter.write_bytes(b"ELF, but another")
     assert image(interpreter) != first
     second = image(interpreter)
-    monkeypatch.setattr(measuring.metadata, "distributions", list)
+    monkeypatch.setattr(measuring.metadata, "distributions", lambda path: [])
     assert image(interpreter) != second
 
 
@@ -147,10 +147,10 @@ def test_what_a_library_adds_to_the_path_below_its_own_files_changes_no_image(mo
     brought.mkdir(parents=True)
     (brought / "METADATA").write_text("Metadata-Version: 2.1\nName: inner\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(site)
-    before = image(Path(sys.executable))
+    before = image(Path(sys.executable).resolve())
     monkeypatch.syspath_prepend(brought.parent)
-    assert image(Path(sys.executable)) == before
+    assert image(Path(sys.executable).resolve()) == before
     outer = site / "outer-1.0.dist-info"
     outer.mkdir()
     (outer / "METADATA").write_text("Metadata-Version: 2.1\nName: outer\nVersion: 1.0\n")
-    assert image(Path(sys.executable)) != before
+    assert image(Path(sys.executable).resolve()) != before
