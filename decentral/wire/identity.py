@@ -96,12 +96,29 @@ class Identity:
 
 
 def verify(public_key: bytes, purpose: str, content: bytes, signature: bytes) -> PeerId:
-    """The id of the signer. Raises Malformed(SIGNATURE)."""
+    """The id of the signer. Raises Malformed(SIGNATURE), also for a key under which anybody can sign."""
+    if _of_small_order(public_key):
+        raise Malformed(Refusal.SIGNATURE, f"a key without a secret, whose signatures for {purpose} anybody can make")
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _statement(purpose, content))
     except (InvalidSignature, ValueError) as error:
         raise Malformed(Refusal.SIGNATURE, f"not this key's signature for {purpose}") from error
     return peer_id(public_key)
+
+
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P)
+
+
+def _of_small_order(public_key: bytes) -> bool:
+    """Whether a key is one of the curve's eight points whose multiple by eight is neutral, in any of their encodings.
+
+    A signature of zeros holds under such a key for at least one content in eight, and OpenSSL takes it. On the curve
+    -x^2 + y^2 = 1 + d x^2 y^2 (RFC 8032, 5.1) these are the points with y = 0 or y = +-1, and those whose double has
+    y = 0: there x^2 = -y^2.
+    """
+    y = int.from_bytes(public_key, "little") % 2**255
+    return y * (y * y - 1) * (_D * y**4 + 2 * y * y - 1) % _P == 0
 
 
 @lru_cache(maxsize=65536)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +52,36 @@ def test_a_signature_holds_for_its_key_purpose_and_content_only(content: bytes, 
         with pytest.raises(Malformed) as malformed:
             verify(*lie)
         assert malformed.value.reason is Refusal.SIGNATURE
+
+
+FIELD = 2**255 - 19
+EIGHTH = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+WEAK = {"1": 1, "2": FIELD - 1, "4": 0, "8": EIGHTH, "8, other half": FIELD - EIGHTH}
+"""The y of the points of each order."""
+
+
+@pytest.mark.parametrize("order", WEAK)
+@pytest.mark.parametrize("sign", [0, 1])
+def test_a_key_under_which_anybody_can_sign_is_nobody_s(order: str, sign: int) -> None:
+    """OpenSSL takes the same bytes as the signature of every few statements under such a key."""
+    key = (WEAK[order] + (sign << 255)).to_bytes(32, "little")
+    signature = (1).to_bytes(64, "little")  # R is neutral, S is 0
+    taken = 0
+    for number in range(200):
+        content = bytes([number])
+        with pytest.raises(Malformed, match="anybody") as malformed:
+            verify(key, "evidence", content, signature)
+        assert malformed.value.reason is Refusal.SIGNATURE
+        with contextlib.suppress(InvalidSignature, ValueError):
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, content)
+            taken += 1
+    assert taken, "there was nothing to refuse"
+
+
+@pytest.mark.parametrize("ordinate", [FIELD, FIELD + 1])
+def test_a_weak_key_written_beyond_the_field_is_nobody_s_either(ordinate: int) -> None:
+    with pytest.raises(Malformed, match="anybody"):
+        verify(ordinate.to_bytes(32, "little"), "evidence", b"", bytes(64))
 
 
 def test_a_record_verifies_until_any_of_its_fields_is_changed() -> None:
