@@ -26,7 +26,7 @@ from decentral.launch.cluster import Cluster
 from decentral.launch.nodes import ForkServer, preloaded_for, reserve_ports, settle
 from decentral.launch.ray import freight, lodging
 from decentral.launch.ray.gauges import Gauges
-from decentral.launch.ray.mirror import Known, News, has_grown, look
+from decentral.launch.ray.mirror import Known, News, Teller
 from decentral.launch.ray.parcel import Parcel, meet, unpack
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import Recipe
@@ -34,8 +34,9 @@ from decentral.wire.rpc import joined_address
 
 _LOG = logging.getLogger("decentral")
 
-LOOK = 0.25
-"""Seconds between looks at the node's files: what a machine that dies takes with it, and what news cost."""
+LOOK = 1.0
+"""Seconds between looks at what the node writes: each that finds something costs Ray a call, which takes from peers
+that share the machine."""
 PATIENCE = 10.0
 """Seconds after which the launcher hears that there is nothing new."""
 TOLD = -15
@@ -70,6 +71,7 @@ class NodeActor:
         self._ending: asyncio.Future[int] | None = None
         self._index, self._told = 0, False
         self._gauges: Gauges | None = None
+        self._teller: Teller | None = None
 
     async def place(self, recipe: Recipe) -> Place:
         """Where this actor is; it holds a port for its node from now on."""
@@ -91,6 +93,7 @@ class NodeActor:
         log = run.node("launcher") / "log.txt"
         self._forks = await self._process.enter_async_context(ForkServer.open(log, preloaded_for(run.recipe)))
         self._gauges = Gauges(run.recipe.name, self._name)
+        self._teller = Teller(run, self._name, self._life)
         self._run = run
 
     async def start(self, life: str, script: str, arguments: tuple[str, ...]) -> bool:
@@ -104,11 +107,11 @@ class NodeActor:
     async def news(self, known: Known) -> News:
         """What is not known of the node yet, once there is something, or after a while that there is nothing."""
         ends = time.monotonic() + PATIENCE
-        while self._run is not None:
+        while self._teller is not None:
             over = self._ending is not None and self._ending.done()  # before we look: what it wrote last is told first
             news = News(self._life)
-            if over or has_grown(self._run, self._name, known):
-                news = await asyncio.to_thread(look, self._run, self._name, known, self._life)
+            if self._teller.due(known, ended=over):
+                news = await asyncio.to_thread(self._teller.news, known, ended=over)
             if not news.empty:
                 self._tell(news)
                 return news
@@ -146,7 +149,7 @@ class NodeActor:
 
     async def move_out(self) -> None:
         """Leaves nothing of the node on this machine but what nodes share."""
-        self._run = None
+        self._run = self._teller = None
         self._held.close()
 
 

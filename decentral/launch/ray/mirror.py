@@ -1,14 +1,16 @@
 """What a node writes where it runs, copied into the run directory of the launcher while it is written.
 
 A node's journal and log only grow: what follows an offset is what is new. Everything else is written in one step, so
-that a file's size and time tell whether it is another one. A journal's line is told after the files that were there
-before it: who reads that a round is over finds its checkpoint.
+that a file's size and time tell whether it is another one. Lines are told as they come, files at most every few
+seconds: a checkpoint costs more to move than a short round to compute. When all is told, a journal's line is told after
+the files that were there before it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +29,8 @@ LARGEST = 64 << 20
 """Bytes of files that are told at once, unless a single one is larger."""
 LONGEST = 1 << 20
 """Bytes of a journal or a log that are told at once."""
+COPYING = 5.0
+"""Seconds from one look at a node's files to the next: what of them a machine that dies takes with it."""
 ALONE = frozenset({*KEPT, INVITATION, FILE, LOG})
 """In a node's folder what stays there, or grows."""
 
@@ -45,6 +49,7 @@ class News:
     """What is new in a node's folder; `files` by their name in the run directory.
 
     `life` is the one of the actor that tells, `code` the exit code of the node once it has ended and all is told.
+    `more`: files that are to be told before the journal's next lines.
     """
 
     life: str = ""
@@ -52,6 +57,7 @@ class News:
     log: bytes = b""
     files: Mapping[str, tuple[Stamp, bytes]] = field(default_factory=dict)
     gone: tuple[str, ...] = ()
+    more: bool = False
     code: int | None = None
 
     @property
@@ -59,33 +65,63 @@ class News:
         return not (self.journal or self.log or self.files or self.gone)
 
 
-def has_grown(run: RunDirectory, name: str, known: Known) -> bool:
-    """Whether a node has said anything new: the cheap question, since files that matter are told of in its journal."""
-    told = ((run.journal_file(name), known.journal), (run.log_file(name), known.log))
-    return any(path.exists() and path.stat().st_size > size for path, size in told)
+class Teller:
+    """What a node's machine tells, and when. `now`: wall clock, in seconds.
+
+    All machines look at their nodes' files at the same moments of the clock, so that what a launcher has got of
+    different peers is of about the same round: from there a run goes on whose launcher has died.
+    """
+
+    def __init__(self, run: RunDirectory, name: str, life: str = "", now: Callable[[], float] = time.time) -> None:
+        self._run, self._name, self._life, self._now = run, name, life, now
+        self._copying, self._owing = 0.0, False
+
+    def due(self, known: Known, *, ended: bool = False) -> bool:
+        """Whether there may be news: the cheap question, since files that matter are told of in a journal."""
+        told = ((self._run.journal_file(self._name), known.journal), (self._run.log_file(self._name), known.log))
+        grown = any(path.exists() and path.stat().st_size > size for path, size in told)
+        return ended or grown or (self._owing and not self._waits(self._now()))
+
+    def news(self, known: Known, *, ended: bool = False) -> News:
+        """What is not known, and is to be told now; `ended`: of a node that says no more, files too. Blocking."""
+        now = self._now()
+        if not ended and self._waits(now):
+            self._owing = True
+            return look(self._run, self._name, known, self._life, files=False)
+        news = look(self._run, self._name, known, self._life)
+        if not news.more:
+            self._copying = (now // COPYING + 1) * COPYING
+        self._owing = news.more
+        return news
+
+    def _waits(self, now: float) -> bool:
+        """Whether files were told a moment ago; a clock that was put back is no reason to wait."""
+        return 0 < self._copying - now <= COPYING
 
 
-def look(run: RunDirectory, name: str, known: Known, life: str = "") -> News:
-    """What a node's machine has that is not `known`. Blocking."""
+def look(run: RunDirectory, name: str, known: Known, life: str = "", *, files: bool = True) -> News:
+    """What a node's machine has that is not `known`; lines alone, if no files are asked for. Blocking."""
     journal = _after(run.journal_file(name), known.journal)
     journal = journal[: journal.rfind(b"\n") + 1]
     log = _after(run.log_file(name), known.log)
+    if not files:
+        return News(life, journal, log)
     there = dict(_stamps(run, name))  # after the journal was read
-    files: dict[str, tuple[Stamp, bytes]] = {}
+    new: dict[str, tuple[Stamp, bytes]] = {}
     size = 0
     for file, stamp in sorted(there.items()):
         if known.stamps.get(file) == stamp:
             continue
-        if files and size + stamp[0] > LARGEST:
-            return News(life, b"", log, files)
+        if new and size + stamp[0] > LARGEST:
+            return News(life, b"", log, new, more=True)
         try:
             with open_plain(run.path / file) as opened:
-                files[file] = (stamp, opened.read())
+                new[file] = (stamp, opened.read())
         except FileNotFoundError:
             continue  # it was pruned meanwhile
         size += stamp[0]
     gone = tuple(sorted(known.stamps.keys() - there.keys()))
-    return News(life, journal, log, files, gone)
+    return News(life, journal, log, new, gone)
 
 
 def take(run: RunDirectory, name: str, known: Known, news: News) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from decentral.errors import DecentralError
 from decentral.launch.ray import mirror
-from decentral.launch.ray.mirror import Known, News, has_grown, kept, look, take
+from decentral.launch.ray.mirror import COPYING, Known, News, Teller, kept, look, take
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import read
 from decentral.run.recipe import load_recipe
@@ -65,15 +65,65 @@ def test_what_was_told_is_there_and_what_was_pruned_is_not(tmp_path):
     assert look(there, NAME, known).empty
 
 
-def test_a_node_that_says_something_has_grown_until_it_is_told(tmp_path):
+def test_there_may_be_news_of_a_node_that_says_something_until_it_is_told(tmp_path):
     there, here = two_runs(tmp_path)
-    known = Known()
+    known, teller = Known(), Teller(there, NAME)
     for file in ("events.jsonl", "log.txt"):
-        assert not has_grown(there, NAME, known)
+        assert not teller.due(known)
         write(there, f"nodes/{NAME}/{file}", line(1))
-        assert has_grown(there, NAME, known)
+        assert teller.due(known)
         all_told(there, here, known)
-    assert not has_grown(there, NAME, known)
+    assert not teller.due(known)
+    assert teller.due(known, ended=True)
+
+
+def test_lines_are_told_at_once_and_files_when_their_time_has_come(tmp_path):
+    there, here = two_runs(tmp_path)
+    known, clock = Known(), 1_000_001.0
+    teller = Teller(there, NAME, "life", lambda: clock)
+
+    def told(*, ended: bool = False) -> tuple[int, int]:
+        """The round that a line told of, and the one that a file did."""
+        news = teller.news(known, ended=ended) if teller.due(known, ended=ended) else News()
+        take(here, NAME, known, news)
+        assert news.empty or news.life == "life"
+        models = [data[0] for _, data in news.files.values()]
+        return (json.loads(news.journal)["round"] if news.journal else 0), (max(models) if models else 0)
+
+    def round_ends(number: int) -> None:
+        write(there, f"checkpoints/{NAME}/round-{number:06d}.safetensors", bytes([number]) * 10)
+        with there.journal_file(NAME).open("ab") as journal:
+            journal.write(line(number))
+
+    round_ends(1)
+    assert told() == (1, 1)  # a first model as soon as there is one
+    round_ends(2)
+    assert told() == (2, 0)
+    clock += COPYING - 1.5
+    assert told() == (0, 0)
+    clock += 0.5  # a multiple of what lies between
+    assert told() == (0, 2)  # though it says nothing new
+    assert told() == (0, 0)
+    round_ends(3)
+    assert told() == (3, 0)
+    assert told(ended=True) == (0, 3)
+    round_ends(4)
+    assert told() == (4, 0)
+    clock -= 3600  # somebody has put it right
+    assert told() == (0, 4)
+
+
+def test_machines_look_at_the_same_moments(tmp_path):
+    there, _ = two_runs(tmp_path)
+    write(there, f"nodes/{NAME}/counter", b"1")
+    clock, known = 0.0, Known()
+    tellers = [Teller(there, NAME, now=lambda: clock) for _ in range(3)]
+    for teller, began in zip(tellers, (0.1, 1.7, 4.9), strict=True):
+        clock = 1_000_000 + began
+        assert teller.news(known).files
+    for after, there_are in ((COPYING - 0.01, False), (COPYING, True)):
+        clock = 1_000_000 + after
+        assert [bool(teller.news(known).files) for teller in tellers] == [there_are] * 3
 
 
 @settings(max_examples=10)
@@ -95,8 +145,9 @@ def test_a_journals_line_is_told_after_the_files_that_were_there_before_it(tmp_p
     for number in range(3):
         write(there, f"checkpoints/{NAME}/round-{number:06d}.safetensors", bytes(10))
     write(there, f"nodes/{NAME}/events.jsonl", line(2))
-    known, told = Known(), []
-    while not (news := look(there, NAME, known)).empty:
+    known, told, teller = Known(), [], Teller(there, NAME)
+    while teller.due(known):
+        news = teller.news(known)
         told.append((len(news.files), bool(news.journal)))
         take(here, NAME, known, news)
     assert told == [(1, False), (1, False), (1, True)]
