@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from decentral.errors import RunDirectoryError, UserError
@@ -32,6 +33,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 """What a browser may call this machine: a page from elsewhere whose name leads here is not answered."""
 POLL, ALIVE = 0.1, 15.0
 """Seconds between looks at the journals while somebody listens; and until a line says that there is nothing to say."""
+LISTENERS = 64
+"""Streams of events at once; who comes after them is told to come again, and `/metrics` is for whoever asks."""
 ENDING = 1
 """Seconds for those who still listen when it ends."""
 
@@ -110,6 +113,7 @@ class Endpoint:
 
         self._watched, self._exposition = watched, Exposition(watched.metrics)
         self._ended = False
+        self._listeners = 0
         self._looked = -math.inf
         """When somebody who listens last had the journals read: however many listen, once is enough for all."""
 
@@ -151,8 +155,11 @@ class Endpoint:
 
     async def _events(self, request: Request) -> Response:
         """Server-sent events: from the beginning, or after the line that `Last-Event-ID` names."""
-        from starlette.responses import StreamingResponse
+        from starlette.responses import PlainTextResponse, StreamingResponse
 
+        if self._listeners >= LISTENERS:
+            said = f"{self._listeners} listen to events, and that is all that are told\n"
+            return PlainTextResponse(said, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "5"})
         last = request.headers.get("last-event-id", "0")
         self._watched.lines.poll()
         number = int(last) if last.isdecimal() and len(last) < 16 else 0
@@ -162,6 +169,14 @@ class Endpoint:
         return StreamingResponse(self._stream(number), media_type="text/event-stream", headers=headers)
 
     async def _stream(self, number: int) -> AsyncIterator[bytes]:
+        self._listeners += 1
+        try:
+            async for told in self._told(number):
+                yield told
+        finally:
+            self._listeners -= 1
+
+    async def _told(self, number: int) -> AsyncIterator[bytes]:
         """No more is read from the files than has been taken by who listens."""
         lines, quiet, now = self._watched.lines, 0.0, asyncio.get_running_loop().time
         yield b"retry: 1000\n\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -14,6 +15,7 @@ pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
 from decentral.errors import UserError
+from decentral.launch.observing import endpoint
 from decentral.launch.observing.endpoint import At, exposed
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import load_recipe
@@ -111,6 +113,27 @@ def test_who_listens_is_told_the_last_event_before_it_ends(run, port):
         write(run, 0, 7)
     assert events(answer, 1) == [(1, 0, 7)] and answer.read() in (b"", b"\n")
     connection.close()
+
+
+def test_so_many_listen_at_once_and_one_that_leaves_makes_room(run, port, monkeypatch):
+    monkeypatch.setattr(endpoint, "LISTENERS", 2)
+    write(run, 0, 1)
+    with exposed(run, str(port)), ExitStack() as listening:
+        first = listening.enter_context(ExitStack())
+        for stack in (first, listening):
+            assert events(stack.enter_context(asked(port, "/events")), 1)
+        with asked(port, "/events") as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+        with asked(port, "/metrics") as answer:
+            assert answer.status == 200
+        first.close()
+        for _ in range(100):  # until a write has told the endpoint that nobody reads
+            write(run, 0, 2)
+            with asked(port, "/events") as answer:
+                if answer.status == 200:
+                    break
+            time.sleep(0.1)
+        assert answer.status == 200
 
 
 def test_it_says_what_it_is_of(run, port):
