@@ -4,12 +4,17 @@ DecentralError
 ├── UserError              what a person gave us cannot be used; the command line prints it and exits with 2
 │   ├── RecipeError        a recipe: names the key, the file and the line
 │   ├── DatasetNotFound    what was looked for, where, and how to get it
+│   ├── DiskFull           circuits and keys have no room (`zk.worker`)
 │   └── RunDirectoryError  a run directory that is taken, unwritable, damaged or of another recipe
 ├── Untraceable            a model whose structure cannot be read without guessing
 ├── Unproven               a circuit, a key or a proof that could not be made or looked at here; says what to do
 ├── NotGenuine             evidence of a machine that says nothing: why (`attestation.report`)
 ├── ChannelEnded           an encrypted session that carries no more (`attestation.session.channel`)
 ├── NotUnsealed            a sealed file that does not open here: why (`attestation.sealing`)
+├── Unattested             a machine that shows no evidence, or not what was asked for (`attestation.attester`)
+├── Unverified             an answer that does not meet its policy: which node, and why (`serving.asking.prediction`)
+├── Revoked                this node's own identity counts no more (`launch.watching`)
+├── Homeless               a node that finds no machine to live on (`launch.local`)
 ├── TransportError         a message that did not arrive
 │   ├── Unreachable        nobody answered within the deadline
 │   │   ├── Silent         nothing came back at all: it, or we ourselves, may be cut off

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from decentral.errors import Refusal
+
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = ROOT / "decentral"
 GENERATED = HOUSE / "wire" / "v1"
@@ -320,6 +322,22 @@ def test_the_map_names_every_file_in_its_room() -> None:
         room, *rest = path.relative_to(HOUSE).parts
         if not path.stem.startswith("__"):
             assert path.stem in named[room if rest else None], name_of(path)
+
+
+EVENT = re.compile(r"""(?:\.record|_note)\(\s*"([a-z_]+)\"""")
+
+
+def test_every_event_of_a_journal_stands_on_the_map() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("## The journal")[2].partition("\n## ")[0]
+    known = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.partition(" |")[0])}
+    told = {event for path in MODULES for event in EVENT.findall(path.read_text())}
+    assert len(told) > 30
+    assert told - known == set()
+
+
+def test_every_refusal_is_explained_on_the_page_of_the_wire() -> None:
+    page = (ROOT / "docs" / "wire.md").read_text().partition("## Refusals")[2]
+    assert [refusal.name for refusal in Refusal if f"`{refusal.name}`" not in page] == []
 
 
 def test_every_figure_is_shown_on_a_page() -> None:

@@ -23,6 +23,8 @@ ABREAST = 8
 """Peers to whom the last aggregate is handed at the same time."""
 FAREWELL = 3.0
 """Seconds at most to hand on what nobody else has; a process that is told to end has five."""
+STANDING = 20
+"""Patiences that an heir stands by: who answers for ever and hands nothing out keeps nobody from the end."""
 GLANCES = 4
 """So many times in the time that a ping may take, an heir looks whether it is needed."""
 
@@ -53,7 +55,9 @@ async def hand_out(crowd: Crowd, send: Send, model: Model, took_part: Iterable[i
 
 async def stand_by(crowd: Crowd, send: Send, model: Model, maker: int) -> None:
     """Waits until `maker`, who hands the last aggregate out, is gone; who is there and has not got it then gets it."""
-    while True:
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + STANDING * crowd.sampling.patience
+    while loop.time() < ends:
         if (await crowd.ask([maker], model.round))[maker] is None:
             break
         await asyncio.sleep(crowd.sampling.ping / GLANCES)

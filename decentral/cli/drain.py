@@ -10,8 +10,9 @@ import typer
 from decentral.cli.output import JsonOption, RunArgument, say, say_json
 
 SLACK = 10.0
-"""Seconds beyond its own patience that a node gets to end, and to serve again after it was started."""
+"""Seconds beyond its own patience that a node gets to end."""
 STARTING = 120.0
+"""Seconds that it gets to serve again: it loads its model first."""
 
 
 def drain(
@@ -29,6 +30,7 @@ def drain(
     from decentral.launch.draining import PATIENCE, mark, unmark
     from decentral.launch.serving import parts_of
     from decentral.run.directory import open_cluster
+    from decentral.run.journal import Tail
 
     run = open_cluster(directory)
     serving = {part.node for part in parts_of(run) if part.script}
@@ -37,15 +39,22 @@ def drain(
         raise UserError(f"{name}: no such node serves here; there are {', '.join(sorted(known)) or 'none'}")
     if not run.in_use:
         raise UserError(f"{run.path}: this cluster is not running")
-    folder = run.node(name)
+    folder, tail = run.node(name), Tail(run.path, name)
+    tail.poll()  # what it was told and did before
+
+    def over() -> bool:
+        if undo:
+            return any(event["event"] == "serving" for event in tail.poll())
+        return not is_running(folder)
+
     if undo:
         unmark(folder)
     else:
         mark(folder)
     ends = time.monotonic() + (STARTING if undo else PATIENCE + SLACK)
-    while is_running(folder) is not undo:
+    while not over():
         if time.monotonic() > ends:
-            raise DecentralError(f"{name} has not {'started' if undo else 'ended'}; see its log: decentral logs")
+            raise DecentralError(f"{name} {'does not serve' if undo else 'has not ended'}; see its log: decentral logs")
         time.sleep(0.1)
     if as_json:
         say_json({"dir": str(directory), "node": name, "drained": not undo})

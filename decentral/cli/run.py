@@ -28,7 +28,14 @@ OnOption = Annotated[
     ),
 ]
 OutOption = Annotated[Path | None, typer.Option(help="The run directory. [default: runs/RECIPE-N]", show_default=False)]
-RestartOption = Annotated[int, typer.Option(min=0, help="Start a crashed peer again, up to this many times.")]
+RestartOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        show_default=False,
+        help="Start a crashed peer again, up to this many times; 3 where it serves or lives on Ray, else 0.",
+    ),
+]
 PortOption = Annotated[
     int | None,
     typer.Option(min=1, max=65535, help="Peers listen on this port and those after it. [default: free ones]"),
@@ -63,7 +70,7 @@ def run(
     out: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
     plugins: PluginOption = None,
-    restart: RestartOption = 0,
+    restart: RestartOption = None,
     port: PortOption = None,
     address: AddressOption = None,
     gpus: GpusOption = None,

@@ -12,7 +12,7 @@ from decentral.cli.run import PortOption, RestartOption
 def serve(
     directory: RunArgument,
     plugins: PluginOption = None,
-    restart: RestartOption = 3,
+    restart: RestartOption = None,
     port: PortOption = None,
     metrics: MetricsOption = None,
     trace: TraceOption = None,
@@ -20,7 +20,7 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:
     """Serve what a directory holds in the foreground; `decentral up` does it in the background."""
-    from decentral.launch.background import note_launcher
+    from decentral.launch.background import RESTARTS, note_launcher
     from decentral.launch.observing.endpoint import At, exposed
     from decentral.launch.serving import ServingRun, parts_of
     from decentral.run.directory import open_cluster
@@ -37,9 +37,10 @@ def serve(
             say_now()
         else:
             note(f"{len(names)} peers of {directory} serve; Ctrl-C ends them")
+        restarts = RESTARTS if restart is None else restart
         at = None if metrics is None else At.parse(metrics)
         try:
             with exposed(run, metrics):
-                asyncio.run(ServingRun(run, parts, plugins=files, restarts=restart, port=port, metrics=at).run())
+                asyncio.run(ServingRun(run, parts, plugins=files, restarts=restarts, port=port, metrics=at).run())
         except asyncio.CancelledError:  # SIGTERM, which `down` sends
             return

@@ -31,7 +31,7 @@ def up(
     overrides: SetOption = None,
     on: OnOption = "local",
     plugins: PluginOption = None,
-    restart: RestartOption = 0,
+    restart: RestartOption = None,
     port: PortOption = None,
     metrics: MetricsOption = None,
     trace: TraceOption = None,
@@ -92,12 +92,11 @@ def up(
 
 def serve(cluster: AnyDirectory, options: Options, as_json: bool) -> None:
     """Starts the nodes and says so once all of them answer."""
-    from decentral.launch.background import RESTARTS, start_serving
+    from decentral.launch.background import start_serving
     from decentral.run.directory import RunDirectory
 
-    restarts = options.restarts or RESTARTS
     launcher = start_serving(
-        cluster, plugins=options.plugins, restarts=restarts, port=options.port, metrics=options.metrics
+        cluster, plugins=options.plugins, restarts=options.restarts, port=options.port, metrics=options.metrics
     )
     if isinstance(cluster, RunDirectory):
         count, ask = {"peers": cluster.recipe.peers}, f"generate {cluster.path}"

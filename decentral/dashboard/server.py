@@ -36,11 +36,8 @@ async def serve_dashboard(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     with contextlib.closing(source), listening(host, port) as taken:
         hub = Hub(source)
-        following = asyncio.create_task(hub.run())
-        try:
-            app = Page(hub, [host]).app()
+        app = Page(hub, [host]).app()
+        async with asyncio.TaskGroup() as tasks:  # a page that follows nothing any more is not shown
+            tasks.create_task(hub.run())
             told(f"http://{written(host)}:{taken.getsockname()[1]}/")
             await answering(app, taken, ending=ENDING, end=hub.close)
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)

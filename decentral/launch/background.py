@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from decentral.run.serving_recipe import ServingRecipe, any_recipe
 from decentral.run.source import Document
 from decentral.run.standing import Standings
 from decentral.trust.anchors import FILE, Anchors
+
+_LOG = logging.getLogger(__name__)
 
 STARTING, PLACING = 120.0, 3600.0
 """Seconds in which the peers must have started; on Ray, which may have to wait for machines."""
@@ -58,14 +61,15 @@ def start(
     directory: Path,
     *,
     plugins: Sequence[Path] = (),
-    restarts: int = 0,
+    restarts: int | None = 0,
     port: int | None = None,
     metrics: str | None = None,
     ray: RayOptions | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts a cluster that trains and returns its launcher once all peers have started; with `ray`, on Ray.
 
-    Raises UserError where the recipe or the machine cannot be used, and DecentralError where the launcher broke.
+    `restarts`: None, as many as are usual there. Raises UserError where the recipe or the machine cannot be used, and
+    DecentralError where the launcher broke.
     """
     check_empty(directory)
     with tempfile.NamedTemporaryFile(suffix=".yaml") as resolved:
@@ -86,7 +90,7 @@ def start_serving(
     run: AnyDirectory,
     *,
     plugins: Sequence[Path] = (),
-    restarts: int = RESTARTS,
+    restarts: int | None = None,
     port: int | None = None,
     metrics: str | None = None,
 ) -> subprocess.Popen[bytes]:
@@ -106,12 +110,13 @@ def start_serving(
     return _launch(arguments, run.path, tail, standings, lambda: standings.serving == serving)
 
 
-def _options(plugins: Sequence[Path], restarts: int, port: int | None, metrics: str | None) -> list[str]:
+def _options(plugins: Sequence[Path], restarts: int | None, port: int | None, metrics: str | None) -> list[str]:
     """Of the command line."""
     options = [part for plugin in plugins for part in ("--plugin", str(plugin))]
     options += ["--port", str(port)] if port is not None else []
     options += ["--metrics", metrics] if metrics is not None else []
-    return [*options, "--restart", str(restarts), "--json"]
+    options += ["--restart", str(restarts)] if restarts is not None else []
+    return [*options, "--json"]
 
 
 def _launch(
@@ -145,11 +150,23 @@ def _launch(
                     raise DecentralError(f"the nodes did not start within {patience:.0f} s; see {directory / 'nodes'}")
                 time.sleep(LOOK)
         except BaseException:  # Ctrl-C too: nothing is left running that nobody knows of
-            if launcher.poll() is None:
-                launcher.terminate()
-                launcher.wait(STOPPING)
+            _end(launcher)
             raise
     return launcher
+
+
+def _end(launcher: subprocess.Popen[bytes]) -> None:
+    """Ends a launcher that we have started, and whoever belongs to its session: its nodes end with it."""
+    if launcher.poll() is not None:
+        return
+    launcher.terminate()
+    try:
+        launcher.wait(STOPPING)
+    except subprocess.TimeoutExpired:
+        _LOG.warning("the launcher (process %d) did not end within %.0f s: it was killed", launcher.pid, STOPPING)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait()
 
 
 def stop(run: AnyDirectory) -> None:
@@ -237,9 +254,8 @@ class LocalCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._launcher is not None and self._launcher.poll() is None:
-            self._launcher.terminate()
-            self._launcher.wait(STOPPING)
+        if self._launcher is not None:
+            _end(self._launcher)
         if self._temporary is not None:
             self._temporary.cleanup()
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from decentral.algorithms.catalogue import APART
 from decentral.errors import RunDirectoryError, UserError
-from decentral.launch.background import note_launcher
+from decentral.launch.background import RESTARTS, note_launcher
 from decentral.launch.local import LocalRun
 from decentral.launch.observing.endpoint import At, exposed
 from decentral.launch.plan import Plan, make_plan
@@ -37,7 +37,7 @@ class Options:
     out: Path | None = None
     resume: bool = False
     plugins: Sequence[Path] = ()
-    restarts: int = 0
+    restarts: int | None = None
     port: int | None = None
     workers: int | None = None
     ray: RayOptions = field(default_factory=RayOptions)
@@ -122,7 +122,7 @@ def _run(recipe: Recipe, world: World, directory: RunDirectory, resumed: int | N
             options.ray,
             plugins=plugins,
             resumed=resumed,
-            restarts=options.restarts,
+            restarts=RESTARTS if options.restarts is None else options.restarts,
             observe=options.observe,
         )
     else:
@@ -131,7 +131,7 @@ def _run(recipe: Recipe, world: World, directory: RunDirectory, resumed: int | N
             directory,
             plugins=plugins,
             resumed=resumed,
-            restarts=options.restarts,
+            restarts=options.restarts or 0,
             port=options.port,
             metrics=None if options.metrics is None else At.parse(options.metrics),
             observe=options.observe,

@@ -3,9 +3,9 @@
     python -P -m decentral.launch.forkserver [MODULE ...] < requests > replies
 
 Requests and replies are JSON lines: {"fork": [script, *arguments], "log": path} gives {"pid": n}; a child that ends
-gives {"exited": pid, "code": n}, negative for a signal; {"signal": number} goes to all children. When the requests end,
-because the launcher closed them or died, all children are ended. Forking is safe because nothing here has started a
-thread, opened a channel or touched a GPU, which is checked before the first fork.
+gives {"exited": pid, "code": n}, negative for a signal. When the requests end, because the launcher closed them or
+died, all children are ended. Forking is safe because nothing here has started a thread, opened a channel or touched a
+GPU, which is checked before the first fork.
 """
 
 from __future__ import annotations
@@ -135,9 +135,6 @@ def serve() -> None:
         *lines, pending = (pending + received).split(b"\n")
         for line in lines:
             request = json.loads(line)
-            if "signal" in request:
-                send(children, request["signal"])
-                continue
             sys.stdout.flush()
             pid = os.fork()
             if pid == 0:

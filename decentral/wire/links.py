@@ -12,7 +12,6 @@ import errno
 import random
 import socket
 import ssl
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -22,7 +21,7 @@ import grpc.aio
 
 from decentral.errors import Malformed, Silent, Unreachable, UserError
 from decentral.wire import rpc
-from decentral.wire.certificate import Credentials, host_name
+from decentral.wire.certificate import Credentials, host_name, show
 from decentral.wire.messages import PeerId
 from decentral.wire.notice import Admitted
 from decentral.wire.tunnel import channel_options, open_tunnel
@@ -242,9 +241,6 @@ def _first_handshake(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=credentials.authority.decode())
-    with tempfile.NamedTemporaryFile() as file:  # mode 0600; the ssl module reads keys from files only
-        file.write(credentials.certificate + credentials.key)
-        file.flush()
-        context.load_cert_chain(file.name)
+    show(context, credentials.certificate, credentials.key)
     context.set_alpn_protocols(["h2"])
     return context

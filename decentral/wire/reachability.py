@@ -12,7 +12,6 @@ import hashlib
 import secrets
 import socket
 import ssl
-import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from decentral.errors import Malformed, Refusal, UserError
-from decentral.wire.certificate import new_key, pem_of, private_pem, subject
+from decentral.wire.certificate import new_key, pem_of, private_pem, show, subject
 from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, verify
 from decentral.wire.messages import PeerId
 from decentral.wire.rpc import split_address
@@ -105,11 +104,8 @@ def _own_certificate() -> tuple[ssl.SSLContext, bytes]:
     certificate = builder.sign(key, hashes.SHA256())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    with tempfile.NamedTemporaryFile() as file:  # mode 0600; the ssl module reads keys from files only
-        pem = pem_of(certificate)
-        file.write(pem + private_pem(key))
-        file.flush()
-        context.load_cert_chain(file.name)
+    pem = pem_of(certificate)
+    show(context, pem, private_pem(key))
     return context, _digest(ssl.PEM_cert_to_DER_cert(pem.decode()))
 
 

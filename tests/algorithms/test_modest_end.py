@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from decentral.algorithms.modest import MoDeST
+from decentral.algorithms.modest_end import HEIR, STANDING, stand_by
+from decentral.wire.messages import Model, Pong
 
 PEERS, ROUNDS = 40, 3
 SLOW = 200.0
@@ -84,6 +88,27 @@ def test_who_was_away_while_the_last_aggregate_went_round_has_patience_left_to_c
     assert [journal.of("finished")[-1]["round"] for journal in stage.journals.values()] == [ROUNDS] * PEERS
     assert [round for _, round in averages(stage)] == list(range(1, ROUNDS + 1))
     assert len(set(stage.values)) == 1, "all end with the same aggregate"
+
+
+async def test_an_heir_stands_by_for_so_long_and_hands_the_aggregate_out_itself():
+    """Whoever made it answers for ever, and has handed it to nobody."""
+    loop, handed = asyncio.get_running_loop(), []
+    model = Model(7, {"value": torch.zeros(1)}, tag=HEIR)
+
+    async def ask(peers, round):
+        return {peer: Pong(6 if peer == 3 else 7) for peer in peers}
+
+    async def send(peer, model):
+        handed.append(peer)
+        return True
+
+    patience = SimpleNamespace(patience=0.01, ping=0.004)
+    crowd = SimpleNamespace(index=0, members=lambda: [0, 1, 2, 3], ask=ask, sampling=patience)
+    began = loop.time()
+    async with asyncio.timeout(5.0):
+        await stand_by(crowd, send, model, maker=1)
+    assert loop.time() - began >= STANDING * 0.01
+    assert handed == [3]
 
 
 def test_the_last_two_may_both_leave(slow):

@@ -6,8 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from decentral.cli import up
+from decentral.launch import background
+from decentral.launch.engine import Options
 
 LONG = ("--set", "rounds=500", "--set", "peers=2", "--set", "model={name: mlp, hidden: [8]}")
 
@@ -55,3 +60,19 @@ def test_a_node_without_a_log_is_answered_with_those_that_have_one(tmp_path):
     done = decentral("logs", "here", "peer-9", folder=tmp_path)
     assert done.returncode == 2 and "peer-" in done.stderr
     assert decentral("down", "here", folder=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("said", [None, 0, 5])
+def test_how_often_a_node_that_serves_is_started_again_is_passed_on(monkeypatch, said):
+    started: list[int] = []
+    monkeypatch.setattr(up, "say_json", lambda about: started.append(about["launcher"]))
+    asked: dict[str, object] = {}
+
+    def start(cluster, **options):
+        asked.update(options)
+        return SimpleNamespace(pid=1)
+
+    monkeypatch.setattr(background, "start_serving", start)
+    cluster = SimpleNamespace(path=Path("here"), recipe=SimpleNamespace(nodes=()))
+    up.serve(cluster, Options(Path("here"), restarts=said), True)
+    assert (asked["restarts"], started) == (said, [1])

@@ -33,6 +33,21 @@ async def test_what_happens_is_seen_and_the_source_is_closed_at_the_end() -> Non
     assert source.closed
 
 
+async def test_a_page_ends_with_what_it_follows() -> None:
+    """Of whatever error, which is seen; it does not go on showing what was."""
+
+    class Broken(Scripted):
+        def facts(self) -> dict[str, object]:
+            raise RuntimeError("nobody has thought of this")
+
+    source = Broken()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await serve_dashboard(source, lambda url: None)
+    assert raised.group_contains(RuntimeError, match="nobody has thought")
+    assert source.closed
+
+
 async def test_without_what_it_needs_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"uvicorn: pip install 'decentral\[dashboard\]'"):

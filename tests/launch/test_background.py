@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from decentral.errors import DecentralError, RunDirectoryError, UserError
+from decentral.launch import background
 from decentral.launch.background import LocalCluster, launcher_pid, stop
 from decentral.run.directory import RunDirectory
 
@@ -45,3 +49,20 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(RunDirectoryError, match=r"mine\.txt"), LocalCluster("dimat-digits", directory=tmp_path):
         raise AssertionError("a cluster was started in somebody's folder")
+
+
+def test_a_launcher_that_does_not_end_is_killed(monkeypatch, caplog):
+    monkeypatch.setattr(background, "STOPPING", 0.3)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True) as launcher:
+        assert launcher.stdout is not None
+        launcher.stdout.readline()
+        background._end(launcher)
+        assert launcher.returncode == -signal.SIGKILL
+    assert "was killed" in caplog.text
+    background._end(launcher)  # it has ended
+
+
+def test_a_node_is_started_again_as_often_as_was_said_and_else_as_is_usual():
+    assert background._options((), 0, None, None) == ["--restart", "0", "--json"]
+    assert background._options((), None, None, None) == ["--json"]

@@ -100,7 +100,7 @@ def run_on_ray(
     restarts: int,
     observe: Observer,
 ) -> None:
-    """A whole run. Blocking. `restarts`: of each peer, 0 for the usual number. Raises UserError and DecentralError."""
+    """A whole run. Blocking. `restarts`: of each peer. Raises UserError and DecentralError."""
     with connected(recipe, options):
         run = RayRun(
             recipe,
@@ -108,7 +108,7 @@ def run_on_ray(
             demand=options.demand(recipe),
             plugins=plugins,
             resumed=resumed,
-            restarts=restarts or RESTARTS,
+            restarts=restarts,
             observe=observe,
         )
         asyncio.run(run.run())
