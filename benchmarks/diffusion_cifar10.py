@@ -269,6 +269,9 @@ def main() -> int:
     if (missing := no_data("cifar10")) is not None:
         print(f"skipped: {missing}")
         return 0
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        print("skipped: it needs a CUDA device; on a CPU (`--device cpu`) it takes days")
+        return 0
     setting = Setting(given.steps, given.device, given.subset, given.seed, given.batch)
     began = time.monotonic()
     whole, apart = train_all(setting, given.jobs)
