@@ -1,8 +1,9 @@
-"""What evidence beside agreement says of an answer: of proofs, and of machines; always what it stands on."""
+"""What evidence says of an answer beside agreement, of proofs and of machines, always with what it stands on; and of
+those who failed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decentral.cli.zk_words import TEST
@@ -16,6 +17,11 @@ PLAYED = "simulated machines: whoever owns their host could forge this"
 def evidence_lines(findings: Sequence[Finding]) -> list[str]:
     """What passed, by kind and words; nothing of a kind that nobody asked for."""
     return [*_lines(findings, "zk", "proved", TEST), *_lines(findings, "attestation", "attested", PLAYED)]
+
+
+def fault_lines(faults: Iterable[Mapping[str, str]]) -> list[str]:
+    """Of each that `trust.telling.faults` tells."""
+    return [f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}" for fault in faults]
 
 
 def _lines(findings: Sequence[Finding], kind: str, word: str, simulated: str) -> list[str]:

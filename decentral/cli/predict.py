@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.evidence_words import evidence_lines
+from decentral.cli.evidence_words import evidence_lines, fault_lines
 from decentral.cli.output import JsonOption, SimulatedOption, ViaOption, note, say, say_json, say_table
 from decentral.cli.proving import ProofProgress, plain_proof, proof_words
 from decentral.errors import UserError
@@ -108,7 +108,7 @@ def _policy(directory: Path, file: Path | None, require: str | None, simulated: 
 
     wanted = Policy.load(file) if file is not None else policy_of(directory)
     if require is not None:
-        wanted = wanted.requiring(*(name.strip() for name in require.split(",") if name.strip()))
+        wanted = wanted.requiring(require)
     if simulated:
         wanted = replace(wanted, allow_simulated=True)
     if wanted.proved:
@@ -191,6 +191,7 @@ def _keep(file: Path | None, data: bytes) -> None:
 def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receipt: Path | None, as_json: bool) -> None:
     from decentral.serving.client import STAGES
     from decentral.serving.stages.model import Network
+    from decentral.trust import packing
 
     classes = Network.load(directory / STAGES).class_names
     answers = [_answer(place, one, prediction, classes) for place, one in enumerate(asked)]
@@ -200,7 +201,7 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
             {
                 "answers": answers,
                 "verdict": {"valid": prediction.verdict.valid, "reasons": list(prediction.verdict.reasons)},
-                "findings": [_plain(each) for each in prediction.findings],
+                "findings": [packing.finding(each) for each in prediction.findings],
                 "faults": _faults(directory, prediction.faults),
                 "cost": {
                     "asked": cost.asked,
@@ -232,8 +233,8 @@ def _say(directory: Path, prediction: Prediction, asked: Sequence[Asked], receip
             say(line)
     if prediction.noise is not None:
         say(f"added to what left this machine: {prediction.noise}")
-    for fault in _faults(directory, prediction.faults):
-        say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    for line in fault_lines(_faults(directory, prediction.faults)):
+        say(line)
     from decentral.run.figures import readable_bytes
 
     sent, received = readable_bytes(cost.sent), readable_bytes(cost.received)
@@ -254,8 +255,8 @@ def _say_refused(directory: Path, refused: Unverified, as_json: bool) -> None:
     say("no answer that the policy accepts:")
     for reason in refused.reasons:
         say(f"  {reason}")
-    for fault in faults:
-        say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    for line in fault_lines(faults):
+        say(line)
     told = {(fault["node"], fault["detail"]) for fault in faults}
     for node, why in problems.items():
         if (node, why) not in told:
@@ -288,25 +289,11 @@ def _row(answer: dict[str, Any], undecided: str) -> tuple[str, ...]:
     return answer["input"], said, "" if answer["truth"] is None else str(answer["truth"])
 
 
-def _plain(finding: Any) -> dict[str, Any]:
-    return {
-        "kind": finding.kind.value,
-        "part": finding.part,
-        "passed": finding.passed,
-        "detail": finding.detail,
-        "measured": finding.measured,
-        "simulated": finding.simulated,
-    }
-
-
 def _faults(directory: Path, faults: Sequence[Fault]) -> list[dict[str, str]]:
-    """Each once, with the peer's name."""
-    names = _names(directory)
-    told = [
-        {"node": names.get(each.node, each.node), "part": each.part, "kind": each.kind.value, "detail": each.detail}
-        for each in faults
-    ]
-    return [each for place, each in enumerate(told) if each not in told[:place]]
+    from decentral.trust import telling
+    from decentral.trust.anchors import FILE, Anchors
+
+    return telling.faults(Anchors.load(directory / FILE), faults)
 
 
 def _names(directory: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.evidence_words import evidence_lines
+from decentral.cli.evidence_words import evidence_lines, fault_lines
 from decentral.cli.output import JsonOption, SimulatedOption, say, say_json, say_table
 from decentral.errors import Unproven, UserError
 
@@ -59,7 +58,7 @@ def verify(
     anchors = Anchors.load(trust)
     wanted = Policy.load(policy) if policy is not None else Policy()
     if require is not None:
-        wanted = wanted.requiring(*(name.strip() for name in require.split(",")))
+        wanted = wanted.requiring(require)
     if simulated:
         wanted = replace(wanted, allow_simulated=True)
     from decentral.trust.receipt import Receipt, check
@@ -93,7 +92,7 @@ def _say(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination,
 
     parts = telling.parts(receipt, anchors, found)
     order = receipt.transcript.order
-    client = f"client {order.client[:12]}…, {_moment(order.time)} as it says"
+    client = f"client {order.client[:12]}…, {telling.moment(order.time)} as it says"
     if found.verdict.valid:
         least = min(len(part["agree"]) for part in parts)
         simulated = ", in part simulated" if any(each.simulated for each in found.findings) else ""
@@ -109,22 +108,14 @@ def _say(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination,
     if parts:
         say()
         say_table(("part", "agree", "who", "asked too"), map(_row, parts))
-    for fault in telling.faults(anchors, found):
-        say(f"{fault['kind']}: {fault['node']} ({fault['part']}): {fault['detail']}")
+    for line in fault_lines(telling.faults(anchors, found.faults)):
+        say(line)
     if settled is not None:
         say(f"computed again: {', '.join(settled.references) or 'nothing'}")
         for part, why in settled.open.items():
             say(f"not computed again: {part}: {why}")
     say()
     say(CANNOT_TELL)
-
-
-def _moment(seconds: int) -> str:
-    """Whatever a client says it was."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s after 1970"
 
 
 def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
@@ -142,7 +133,7 @@ def _plain(
         "valid": found.verdict.valid,
         "reasons": list(found.verdict.reasons),
         "findings": [packing.finding(each) for each in found.findings],
-        "faults": telling.faults(anchors, found),
+        "faults": telling.faults(anchors, found.faults),
         "parts": telling.parts(receipt, anchors, found),
         "computed_again": [] if settled is None else list(settled.references),
         "not_computed_again": {} if settled is None else dict(settled.open),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from decentral.dashboard.sound import clipped
+from decentral.files import open_plain
 
 FOLDERS = (".", "images", "samples")
 """Of a cluster's folder, where pictures are looked for."""
@@ -68,13 +69,12 @@ class Pictures:
 
 
 def _read(file: Path, most: int) -> bytes | None:
-    """The beginning of a file; of a link nothing."""
+    """The beginning of a file; of what is none by now, a link or a pipe, nothing."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open_plain(file) as opened:
+            return opened.read(most)
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as opened:
-        return opened.read(most)
 
 
 def _size(data: bytes | None) -> tuple[int, int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +79,7 @@ class Receipts:
 def _told(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination) -> dict[str, Any]:
     from decentral.trust import telling
 
-    faults = telling.faults(anchors, found)
+    faults = telling.faults(anchors, found.faults)
     return {
         "valid": found.verdict.valid,
         "reasons": [clipped(reason) for reason in found.verdict.reasons[:MOST_REASONS]],
@@ -88,14 +87,6 @@ def _told(receipt: Receipt, anchors: Anchors, policy: Policy, found: Examination
         "faults": [{**fault, "detail": clipped(fault["detail"])} for fault in faults],
         "require": sorted(kind.value for kind in policy.require),
         "simulated": any(each.simulated for each in found.findings),
-        "asked": _moment(receipt.transcript.order.time),
+        "asked": clipped(telling.moment(receipt.transcript.order.time)),
         "inputs": len(receipt.transcript.exchanges),
     }
-
-
-def _moment(seconds: int) -> str:
-    """Whatever a client says it was."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-    except (ValueError, OverflowError, OSError):
-        return ""

@@ -101,7 +101,7 @@ class Wish:
     def of(cls, advertise: str, **others: Any) -> Wish:
         """`host`, `host:port` or `:port`. Raises UserError."""
         if advertise.startswith(":"):
-            return cls(port=split_address(f"here{advertise}")[1], **others)
+            return cls(port=split_address(f"here{advertise}", "--advertise")[1], **others)
         if not advertise:
             return cls(**others)
         host, port = split_address(addresses([advertise], ["this machine"], PORT, "--advertise")[0])

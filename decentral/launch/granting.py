@@ -13,6 +13,7 @@ from pathlib import Path
 from decentral.files import write_atomic
 from decentral.run.directory import refusing
 from decentral.wire.authority import Authority
+from decentral.wire.rpc import split_address
 
 FOLDER, KEY, TOKENS = "authority", "authority.pem", "tokens.json"
 """In a run directory, and there."""
@@ -35,6 +36,7 @@ def entrust(source: Path, path: Path) -> None:
 
 async def grant_at(path: Path, address: str, told: Callable[[str], None]) -> None:
     """Serves at `host:port` until it is cancelled; `told` where, once it does. Raises UserError."""
+    split_address(address, "--listen")
     authority = await asyncio.to_thread(Authority.load, path / FOLDER)
     async with authority.serve(address) as bound:
         told(bound)

@@ -329,7 +329,7 @@ async def hosting(
 
 def _advertised(listen: str, advertise: str | None) -> str:
     """Raises UserError."""
-    host, port = split_address(listen)
+    host, port = split_address(listen, "--listen")
     if advertise is not None:
         return addresses([advertise], ["host"], port, "--advertise")[0]
     if host not in EVERYWHERE:

@@ -91,7 +91,7 @@ async def access(directory: Path, via: str | None = None) -> AsyncIterator[Acces
     Raises UserError where there is no cluster to ask, or no way in, and TransportError if the authority is gone.
     """
     if via is not None:
-        split_address(via)
+        split_address(via, "--via")
     anchors = Anchors.load(directory / FILE)
     folder = directory / CLIENT
     async with _alone(folder):

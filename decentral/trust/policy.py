@@ -115,10 +115,10 @@ class Policy:
         ]
         write_atomic(file, ("\n".join(lines) + "\n").encode())
 
-    def requiring(self, *names: str) -> Policy:
-        """With these requirements instead (`--require`). Raises UserError."""
+    def requiring(self, names: str) -> Policy:
+        """With these requirements instead, between commas as `--require` has them. Raises UserError."""
         try:
-            wanted = replace(self, require=_required(list(names)))
+            wanted = replace(self, require=_required([name.strip() for name in names.split(",") if name.strip()]))
         except ValueError as error:
             raise UserError(f"require: {error}") from None
         if (problem := wanted._unspoken()) is not None:

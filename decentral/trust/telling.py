@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from decentral.trust.anchors import Anchors
+from decentral.trust.evidence import Fault
 from decentral.trust.examination import Examination
 from decentral.trust.receipt import Receipt
 
@@ -23,10 +25,10 @@ def parts(receipt: Receipt, anchors: Anchors, found: Examination) -> list[dict[s
     return told
 
 
-def faults(anchors: Anchors, found: Examination) -> list[dict[str, str]]:
-    """What peers did wrong, by name and id."""
+def faults(anchors: Anchors, found: Iterable[Fault]) -> list[dict[str, str]]:
+    """What peers did wrong, by name and id, each once."""
     names = {peer.id: peer.name for peer in anchors.peers}
-    return [
+    told = [
         {
             "kind": fault.kind.value,
             "node": _name(names, fault.node),
@@ -34,8 +36,17 @@ def faults(anchors: Anchors, found: Examination) -> list[dict[str, str]]:
             "part": fault.part,
             "detail": fault.detail,
         }
-        for fault in found.faults
+        for fault in found
     ]
+    return [each for place, each in enumerate(told) if each not in told[:place]]
+
+
+def moment(seconds: int) -> str:
+    """A time since 1970 as people write it, whatever a client says that it was."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s after 1970"
 
 
 def _name(names: Mapping[Any, str], node: str) -> str:

@@ -86,11 +86,12 @@ async def has_go_ahead(call: grpc.aio.StreamUnaryCall[Any, Any] | grpc.aio.Strea
     return any(key == GO_AHEAD for key, _ in await call.initial_metadata())
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port`. Raises UserError."""
+def split_address(address: str, option: str = "") -> tuple[str, int]:
+    """`host:port` or `[v6]:port`; `option` is what said it. Raises UserError."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise UserError(f"{address!r} is not an address of the form host:port")
+        said = f"{option} {address}:" if option else repr(address)
+        raise UserError(f"{said} is not an address of the form host:port")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

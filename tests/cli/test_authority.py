@@ -28,6 +28,12 @@ def test_it_says_where_it_is_and_ends_when_it_is_told_to(tmp_path):
             process.kill()
 
 
+def test_an_address_that_is_none_is_told_by_its_option(tmp_path):
+    command = [*COMMAND, str(tmp_path), "--listen", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == CANNOT and "--listen nowhere: is not an address" in done.stderr
+
+
 def test_a_folder_without_an_authority_is_named(tmp_path):
     done = subprocess.run([*COMMAND, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == CANNOT and str(tmp_path) in done.stderr and "Traceback" not in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from decentral.cli.evidence_words import evidence_lines
+from decentral.cli.evidence_words import evidence_lines, fault_lines
 from decentral.trust.evidence import Finding, Kind
 
 
@@ -44,3 +44,8 @@ def test_one_simulated_part_of_several_is_enough_to_say_so() -> None:
         ]
     )
     assert "simulated" in told[-1]
+
+
+def test_who_failed_is_told_with_the_part_and_what_was_found() -> None:
+    fault = {"kind": "lied", "node": "stage-1-b", "id": "0" * 64, "part": "stage-1", "detail": "is not what it computes"}
+    assert fault_lines([fault]) == ["lied: stage-1-b (stage-1): is not what it computes"]

@@ -37,7 +37,7 @@ def test_what_it_cannot_host_is_said_and_nothing_is_left_behind(tmp_path: Path) 
         (("dimat-digits", "--set", "attestation=required"), "attestation"),
         (("dimat-digit",), "dimat-digits"),
         (("dimat-digits", "--advertise", "a b"), "--advertise"),
-        (("dimat-digits", "--listen", "nowhere"), "host:port"),
+        (("dimat-digits", "--listen", "nowhere"), "--listen nowhere: is not an address of the form host:port"),
     ]:
         done = CliRunner().invoke(app, ["host", *arguments, "--dir", str(tmp_path / "run")])
         assert done.exit_code == CANNOT and words in done.stderr, (arguments, done.output)

@@ -126,7 +126,7 @@ async def test_a_receipt_that_cannot_be_written_costs_no_answer(cluster):
         (("digits:7", "--wait-proof", "r.json"), "a receipt has its inputs"),
         (("--wait-proof", "absent.json"), "absent.json"),
         (("digits:7", "--require", "faith"), "unknown requirement"),
-        (("digits:7", "--via", "nowhere"), "host:port"),
+        (("digits:7", "--via", "nowhere"), "--via nowhere: is not an address of the form host:port"),
         (("digits:7", "--receipt", "absent/folder/r.json"), "there is no folder"),
         (("digits:7", "--receipt", "."), "is no ordinary file"),
         (("digits:7", "--receipt", "/dev/null"), "is no ordinary file"),

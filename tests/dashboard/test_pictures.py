@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from PIL import Image
@@ -58,6 +59,23 @@ def test_one_that_became_a_link_after_the_look_is_not_read(tmp_path: Path) -> No
     picture(tmp_path / "other.png")
     file.unlink()
     file.symlink_to(tmp_path / "other.png")
+    assert pictures.read(found["name"]) is None
+
+
+def test_one_that_became_a_pipe_after_the_look_keeps_nobody_waiting(tmp_path: Path) -> None:
+    pictures, file = Pictures(tmp_path), tmp_path / "real.png"
+    picture(file)
+    (found,) = pictures.look()
+    file.unlink()
+    os.mkfifo(file)
+    reading = threading.Thread(target=pictures.read, args=(found["name"],))
+    reading.start()
+    reading.join(5)
+    waited = reading.is_alive()
+    if waited:  # until somebody writes
+        file.open("wb").close()
+        reading.join()
+    assert not waited
     assert pictures.read(found["name"]) is None
 
 

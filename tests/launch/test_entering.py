@@ -210,7 +210,7 @@ def test_where_peers_reach_this_machine_is_said_in_full_or_in_part(advertise, ho
 
 @pytest.mark.parametrize("advertise", ["a b", "http://a", "a:70000", ":x", ":70000", "-a"])
 def test_what_is_no_address_is_refused(advertise):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="--advertise"):
         Wish.of(advertise)
 
 

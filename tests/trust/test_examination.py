@@ -167,7 +167,7 @@ class TwoOfAKind(World):
 def test_who_wants_proofs_of_what_was_answered_in_floats_has_none_and_blames_nobody_for_rounding() -> None:
     world = TwoOfAKind(rounding=True)
     assert examined(world).verdict.valid
-    found = examined(world, policy=world.policy.requiring("consensus", "zk"))
+    found = examined(world, policy=world.policy.requiring("consensus,zk"))
     assert not found.verdict.valid
     assert not found.faults
 

@@ -125,7 +125,7 @@ def test_of_the_head_alone_a_proof_is_needed_where_the_policy_says_so() -> None:
     assert not policy.judge(NONCE, PARTS, alone).valid, "nothing speaks for the others"
     with pytest.raises(UserError, match="proof_parts: with head alone consensus speaks for the other parts"):
         policy.requiring("zk")
-    assert Policy(proof_parts="head").requiring("consensus", "zk") == policy
+    assert Policy(proof_parts="head").requiring("consensus,zk") == policy
 
 
 def test_whether_others_answer_too_is_drawn_from_the_seed() -> None:
@@ -223,9 +223,11 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_flags_say_what_is_required() -> None:
-    assert Policy().requiring("zk", "attestation").require == {Kind.ZK, Kind.ATTESTATION}
+    assert Policy().requiring(" zk, attestation,").require == {Kind.ZK, Kind.ATTESTATION}
     with pytest.raises(UserError, match="did you mean 'consensus'"):
         Policy().requiring("consenus")
+    with pytest.raises(UserError, match="require: must be a list of consensus, zk, attestation"):
+        Policy().requiring(" , ")
 
 
 def test_a_policy_that_cannot_be_met_is_refused_before_any_work() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from decentral.trust import telling
 from decentral.trust.policy import Policy
 from decentral.trust.receipt import check
@@ -20,6 +22,14 @@ def test_who_agreed_who_did_not_and_why() -> None:
         ("stage-1", 2, [liar]),
         ("stage-2", 3, []),
     ]
-    assert [(fault["node"], fault["part"], fault["kind"]) for fault in telling.faults(world.anchors, found)] == [
+    told = telling.faults(world.anchors, [*found.faults, *found.faults])
+    assert [(fault["node"], fault["part"], fault["kind"]) for fault in told] == [
         (liar, "stage-1", "disagreed")
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(1_700_000_000, "2023-11-14 22:13:20 UTC"), (2**62, f"{2**62} s after 1970")]
+)
+def test_a_time_is_told_whatever_a_client_says_that_it_was(seconds: int, told: str) -> None:
+    assert telling.moment(seconds) == told

@@ -48,7 +48,7 @@ class RayOptions:
                 "one of its machines: submit it there with `ray job submit`, and say --address auto"
             )
         if self.address not in (None, AUTO):
-            split_address(self.address)
+            split_address(self.address, "--address")
         if self.gpus is not None:
             if not uses_gpu(recipe):
                 raise UserError(f"--gpus-per-peer: the recipe's device is {recipe.device}")

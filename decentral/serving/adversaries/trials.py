@@ -184,7 +184,7 @@ class Trial:
         transcript = Transcript(order, (Exchange(step, digest, found.asked, found.replies),), case.inputs)
         compared = examine(transcript, self.anchors, self.policy)
         computed = examine(transcript, self.anchors, self.policy, {PART: case.reference})
-        proved = examine(transcript, self.anchors, self.policy.requiring("consensus", "zk"))
+        proved = examine(transcript, self.anchors, self.policy.requiring("consensus,zk"))
         asked = frozenset(found.asked)
         return Asked(
             asked - self.liars,

@@ -12,7 +12,7 @@ import asyncio
 import base64
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -30,7 +30,7 @@ from decentral.serving.client import Client
 from decentral.serving.gateway.bodies import BASE64, MEDIA, Body, read_body
 from decentral.serving.gateway.https import admitted
 from decentral.serving.gateway.openapi import document
-from decentral.trust.evidence import Fault, Finding
+from decentral.trust import packing, telling
 from decentral.trust.policy import Policy
 from decentral.trust.receipt import Receipt
 
@@ -227,7 +227,8 @@ class Gateway:
         except UserError as error:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         except Unverified as refused:
-            faults, kept = self._faults(refused.faults), self._kept(refused.receipt, body.receipt)
+            faults = telling.faults(self._client.anchors, refused.faults)
+            kept = self._kept(refused.receipt, body.receipt)
             detail = f"no answer that the policy accepts: {'; '.join(refused.reasons)}"
             raise Problem(HTTPStatus.BAD_GATEWAY, detail, faults=faults, receipt=kept) from None
         except TransportError as error:
@@ -247,8 +248,8 @@ class Gateway:
             "outputs": {name: tensor.tolist() for name, tensor in prediction.outputs.items()},
             "labels": [label if label >= 0 else None for label in prediction.labels],
             "verdict": {"valid": prediction.verdict.valid, "reasons": list(prediction.verdict.reasons)},
-            "findings": [_finding(each) for each in prediction.findings],
-            "faults": self._faults(prediction.faults),
+            "findings": [packing.finding(each) for each in prediction.findings],
+            "faults": telling.faults(self._client.anchors, prediction.faults),
             "receipt": receipt,
             "cost": asdict(prediction.cost),
         }
@@ -261,18 +262,6 @@ class Gateway:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         told: dict[str, Any] = {"id": self._receipts.keep(data), "bytes": len(data)}
         return {**told, "base64": base64.b64encode(data).decode()} if way == BASE64 else told
-
-    def _faults(self, faults: Sequence[Fault]) -> list[dict[str, str]]:
-        """With the names that the trust file gives to peers."""
-        names = {peer.id: peer.name for peer in self._client.anchors.peers}
-        return [
-            {"node": names.get(each.node, each.node), "part": each.part, "kind": each.kind.value, "detail": each.detail}
-            for each in faults
-        ]
-
-
-def _finding(found: Finding) -> dict[str, Any]:
-    return {**asdict(found), "kind": found.kind.value}
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

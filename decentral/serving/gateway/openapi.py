@@ -44,7 +44,7 @@ SCHEMAS: dict[str, Any] = {
     "Fault": {
         "type": "object",
         "description": "What a peer did wrong on the way to this answer.",
-        "properties": {name: {"type": "string"} for name in ("node", "part", "kind", "detail")},
+        "properties": {name: {"type": "string"} for name in ("kind", "node", "id", "part", "detail")},
     },
     "Receipt": {
         "type": "object",

@@ -123,7 +123,7 @@ class Tunnels:
         except UserError:  # its words are for whoever runs the gateway
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "who the nodes are cannot be read just now") from None
         if target not in known:
-            raise Refusal(HTTPStatus.FORBIDDEN, f"{_written(target)} is no node of this cluster")
+            raise Refusal(HTTPStatus.FORBIDDEN, f"{rpc.joined_address(*target)} is no node of this cluster")
         return target
 
     @contextmanager
@@ -143,10 +143,10 @@ class Tunnels:
             async with asyncio.timeout(self.bounds.dialling):
                 node = await asyncio.open_connection(host, port, limit=CHUNK)
         except TimeoutError:
-            detail = f"{_written((host, port))} does not answer within {self.bounds.dialling:g} s"
+            detail = f"{rpc.joined_address(host, port)} does not answer within {self.bounds.dialling:g} s"
             raise Refusal(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
         except OSError as error:
-            detail = f"{_written((host, port))} does not answer ({error.strerror or error})"
+            detail = f"{rpc.joined_address(host, port)} does not answer ({error.strerror or error})"
             raise Refusal(HTTPStatus.BAD_GATEWAY, detail) from None
         try:
             caller[1].write(ESTABLISHED)
@@ -214,8 +214,3 @@ def _addresses(trust: Path) -> frozenset[Address]:
 def _normal(address: str) -> Address:
     host, port = rpc.split_address(address)
     return host.lower(), port
-
-
-def _written(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

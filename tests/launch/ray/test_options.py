@@ -33,7 +33,7 @@ def test_a_peer_asks_for_its_threads_and_for_gpus_where_the_recipe_wants_one(ins
     ("options", "overrides", "words"),
     [
         (RayOptions(address="ray://head:10001"), [], "ray job submit"),
-        (RayOptions(address="head"), [], "not an address"),
+        (RayOptions(address="head"), [], "--address head: is not an address"),
         (RayOptions(gpus=1.0), [], "the recipe's device is cpu"),
         (RayOptions(gpus=0.0), ["device=cuda"], "must be above 0"),
     ],
