@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decentral.cli.output import JsonOption, note, say, say_json, say_table
+from decentral.cli.output import JsonOption, PluginOption, load_plugins, note, say, say_json, say_table
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the batches and of what is drawn.")] = 0,
     write: Annotated[bool, typer.Option("--write", help="Pin tolerances and gains in DIR/trust.toml.")] = False,
+    plugins: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how far apart honest machines are, stage by stage, and what is caught.
@@ -43,6 +44,7 @@ def calibrate(
     """
     if not 0 < false_reject < 1:
         raise UserError(f"--false-reject {false_reject:g}: must be between 0 and 1")
+    load_plugins(plugins)
     from decentral.serving.stages.tolerances import Wanted
     from decentral.serving.stages.tolerances import calibrate as measure
 

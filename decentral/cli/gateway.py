@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decentral.cli.output import JsonOption, note, say, say_json, say_now
+from decentral.cli.output import JsonOption, PluginOption, load_plugins, note, say, say_json, say_now
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def gateway(
     tunnel: Annotated[
         bool, typer.Option("--tunnel", help="Answer nothing: pass clients' sealed connections on to the nodes, unread.")
     ] = False,
+    plugins: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer HTTP requests with what the peers of a cluster compute and this client verifies.
@@ -39,8 +40,11 @@ def gateway(
     if tunnel:
         if certificate is not None or key is not None:
             raise UserError("--tunnel: TLS ends at the nodes; --certificate and --key are for answering")
+        if plugins:
+            raise UserError("--tunnel: it computes nothing; --plugin is for answering")
         _pass_on(directory, host, port, as_json)
         return
+    load_plugins(plugins)
     from decentral.launch.gateway import serve_gateway
 
     def told(listening: Listening) -> None:

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from decentral.cli.output import JsonOption, RecipeArgument, SetOption, load_plugins, note, say, say_json, say_now
+from decentral.cli.output import (
+    JsonOption,
+    PluginOption,
+    RecipeArgument,
+    SetOption,
+    load_plugins,
+    note,
+    say,
+    say_json,
+    say_now,
+)
 
 DirOption = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The run directory to make, or to go on with.")]
 ListenOption = Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen.")]
@@ -35,13 +45,14 @@ def host(
     token_hours: LifeOption = 24.0,
     stay: StayOption = False,
     overrides: SetOption = None,
+    plugins: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let peers join from machines of their own, each by one command.
 
     Prints that command, waits until every seat of the recipe is taken, hands everybody what it needs, and ends when all
     have started. Keys are made where they are used; this machine keeps the authority's alone. Ended and started again,
-    it goes on, and who has a seat keeps it.
+    it goes on, and who has a seat keeps it. No code is handed over: joiners say --plugin themselves.
     """
     from decentral.launch.ending import live
     from decentral.launch.hosting import Hosting, hosting
@@ -49,7 +60,7 @@ def host(
     from decentral.run.recipe import read_recipe
     from decentral.run.serving_recipe import any_recipe
 
-    load_plugins(())
+    load_plugins(plugins)
     document = read_recipe(recipe)
     resolved = any_recipe(document, overrides or (), prepared=is_prepared(directory))
 
@@ -74,6 +85,7 @@ def host(
             single_use=single_use,
             token_seconds=token_hours * 3600.0,
             stay=stay,
+            plugins=tuple(plugins or ()),
             listening=listening,
             say=note,
         )

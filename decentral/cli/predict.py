@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decentral.cli.evidence_words import evidence_lines, fault_lines
-from decentral.cli.output import JsonOption, SimulatedOption, ViaOption, note, say, say_json, say_table
+from decentral.cli.output import (
+    JsonOption,
+    PluginOption,
+    SimulatedOption,
+    ViaOption,
+    load_plugins,
+    note,
+    say,
+    say_json,
+    say_table,
+)
 from decentral.cli.proving import ProofProgress, plain_proof, proof_words
 from decentral.errors import UserError
 
@@ -54,6 +64,7 @@ def predict(
         typer.Option("--wait-proof", metavar="RECEIPT", help="Complete one that was taken so, instead of asking."),
     ] = None,
     via: ViaOption = None,
+    plugins: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model that peers serve; say what was verified, how, and who failed.
@@ -66,7 +77,8 @@ def predict(
     """
     if waiting is not None and (inputs or policy or require or simulated or later):
         raise UserError(
-            "--wait-proof: a receipt has its inputs and its policy; only DIR, --receipt, --via and --json go with it"
+            "--wait-proof: a receipt has its inputs and its policy; only DIR, --receipt, --via, --plugin and --json go "
+            "with it"
         )
     if waiting is None and not inputs:
         raise UserError("there is no INPUT to ask about")
@@ -77,6 +89,7 @@ def predict(
         raise UserError(f"--receipt {receipt}: there is no folder {receipt.parent}")
     if receipt is not None and receipt.exists() and not receipt.is_file():
         raise UserError(f"--receipt {receipt}: is no ordinary file, and is not replaced by one")
+    load_plugins(plugins)
     wanted = None if waiting is not None else _policy(directory, policy, require, simulated)
     if later and (wanted is None or not wanted.proved):
         raise UserError("--no-wait-proof: the policy wants no proofs; --require zk does")

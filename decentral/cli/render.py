@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from decentral.cli.output import JsonOption, RecipeArgument, SetOption, load_plugins, note, say, say_json
+from decentral.cli.output import JsonOption, PluginOption, RecipeArgument, SetOption, load_plugins, note, say, say_json
 
 ToOption = Annotated[str, typer.Option("--to", metavar="TARGET", help="compose, kubernetes, kuberay or slurm.")]
 OutOption = Annotated[
@@ -36,6 +36,7 @@ def render(
     to: ToOption,
     out: OutOption = "-",
     overrides: SetOption = None,
+    plugins: PluginOption = None,
     image: ImageOption = "decentral:latest",
     port: PortOption = 7000,
     memory: MemoryOption = "2Gi",
@@ -57,8 +58,9 @@ def render(
     from decentral.run.recipe import read_recipe
     from decentral.run.serving_recipe import any_recipe
 
-    load_plugins(())
-    target, setting = target_of(to), Setting(image, port, memory, gpu, confidential, renew, metrics)
+    load_plugins(plugins)
+    target = target_of(to)
+    setting = Setting(image, port, memory, gpu, confidential, renew, metrics, tuple(plugins or ()))
     document = read_recipe(recipe)
     resolved = any_recipe(document, overrides or ())
     with document.placing():

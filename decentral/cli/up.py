@@ -101,7 +101,10 @@ def serve(cluster: AnyDirectory, options: Options, as_json: bool) -> None:
     if isinstance(cluster, RunDirectory):
         count, ask = {"peers": cluster.recipe.peers}, f"generate {cluster.path}"
     else:
-        count, ask = {"nodes": len(cluster.recipe.nodes)}, f"predict {cluster.path} INPUT"
+        count, ask = (
+            {"nodes": len(cluster.recipe.nodes)},
+            " ".join([f"predict {cluster.path} INPUT", *(f"--plugin {file}" for file in options.plugins)]),
+        )
     if as_json:
         say_json({"dir": str(cluster.path), "launcher": launcher.pid, **count})
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decentral.cli.evidence_words import evidence_lines, fault_lines
-from decentral.cli.output import JsonOption, SimulatedOption, say, say_json, say_table
+from decentral.cli.output import JsonOption, PluginOption, SimulatedOption, load_plugins, say, say_json, say_table
 from decentral.errors import Unproven, UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def verify(
         Path | None,
         typer.Option("--model", metavar="DIR", help="The cluster's own folder, or its `stages`: to tell who lied."),
     ] = None,
+    plugins: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find out again whether an answer counts: for who trusts this file, and by your policy, not by its client's.
@@ -52,6 +53,9 @@ def verify(
 
     Exit code 0: valid; 1: not valid, with every reason; 2: the receipt, the trust file or the policy cannot be used.
     """
+    if plugins and model is None:
+        raise UserError("--plugin: registers the network of --model DIR, without which nothing is computed again")
+    load_plugins(plugins)
     from decentral.trust.anchors import Anchors
     from decentral.trust.policy import Policy
 

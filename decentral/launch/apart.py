@@ -43,6 +43,8 @@ from decentral.wire.identity import Identity
 from decentral.wire.limits import MAX_ADDRESS
 from decentral.wire.rpc import joined_address, split_address
 
+PLUGINS = "plugins"
+"""The folder of the plugins that nodes load, copied, since their machines have no others."""
 APART, WORLD = "apart", "hosts"
 """The folder of those for one machine each; the world of a run whose peers have one each."""
 PORT, AUTHORITY_PORT = 7000, 6999
@@ -105,20 +107,26 @@ def settle(
     *,
     apart: bool = False,
     authority: str = "",
+    plugins: Sequence[Path] = (),
     say: Callable[[str], None] = lambda words: None,
 ) -> AnyDirectory:
     """Makes the folder, or goes on with it; certificates that last less than a day are made anew. Blocking.
 
     `listening`: an address for each node. With `apart` every node's own folder is made too. `authority`: the address
     of one that runs beside the nodes (`decentral authority`), so that they renew their certificates; empty: none does.
-    Raises RecipeError that names the key alone, and UserError.
+    `plugins`: are copied into the folder, and into those of nodes. Raises RecipeError that names the key alone, and
+    UserError.
     """
     check_apart(recipe)
-    with opened(recipe, path, say) as directory, refusing(path):
+    copies = _copies(plugins)
+    with opened(recipe, path, say, plugins) as directory, refusing(path):
+        for name, data in copies.items():
+            (path / PLUGINS).mkdir(exist_ok=True)
+            write_atomic(path / name, data)
         issuer = Authority.open(directory.authority)
         named = enumerate(zip(names_of(recipe), listening, strict=True))
         members = tuple(_member(directory, index, *node) for index, node in named)
-        announce(directory, issuer, members, authority)
+        announce(directory, issuer, members, authority, tuple(copies))
         for member in members:
             certify(issuer, directory.node(member.name))
         if apart:
@@ -127,12 +135,30 @@ def settle(
     return directory
 
 
-def announce(directory: AnyDirectory, issuer: Authority, members: tuple[Member, ...], authority: str) -> None:
+def _copies(plugins: Sequence[Path]) -> dict[str, bytes]:
+    """The content of plugins by their names in the run directory. Raises UserError."""
+    copies: dict[str, bytes] = {}
+    for file in plugins:
+        if (name := f"{PLUGINS}/{file.name}") in copies:
+            raise UserError(f"--plugin {file}: another one has that name too, and they are copied into one folder")
+        with refusing(file):
+            copies[name] = file.read_bytes()
+    return copies
+
+
+def announce(
+    directory: AnyDirectory,
+    issuer: Authority,
+    members: tuple[Member, ...],
+    authority: str,
+    plugins: tuple[str, ...] = (),
+) -> None:
     """Writes down who takes part, what clients pin of them, and of a cluster that serves the keys of a client here.
 
-    `authority`: see `settle`. Blocking. Raises RunDirectoryError where others were told of other addresses.
+    `authority`: see `settle`; `plugins`: in the folder, none: those that it has. Blocking.
+    Raises RunDirectoryError where others were told of other addresses.
     """
-    _write_down(directory, members, authority)
+    _write_down(directory, members, authority, plugins)
     if isinstance(directory, ServingDirectory):
         pin(directory, issuer, members, parts_of(directory))
         Identity.open(directory.client / KEY)
@@ -141,10 +167,15 @@ def announce(directory: AnyDirectory, issuer: Authority, members: tuple[Member, 
         pin(directory, issuer, members, ())
 
 
-def opened(recipe: Recipe | ServingRecipe, path: Path, say: Callable[[str], None] = lambda words: None) -> AnyDirectory:
+def opened(
+    recipe: Recipe | ServingRecipe,
+    path: Path,
+    say: Callable[[str], None] = lambda words: None,
+    plugins: Sequence[Path] = (),
+) -> AnyDirectory:
     """The folder of nodes on machines of their own, made or gone on with, and held. Blocking. Raises UserError."""
     if isinstance(recipe, ServingRecipe):
-        return prepare(recipe, path, say=say).hold()
+        return prepare(recipe, path, plugins=plugins, say=say).hold()
     if not (path / ABOUT).exists():
         return RunDirectory.create(path, recipe, WORLD)
     directory = RunDirectory.resume(path, recipe)
@@ -158,16 +189,16 @@ def _member(directory: AnyDirectory, index: int, name: str, address: str) -> Mem
     return Member(index, name, Identity.open(directory.node(name) / KEY).id, address)
 
 
-def _write_down(directory: AnyDirectory, members: tuple[Member, ...], authority: str) -> None:
+def _write_down(directory: AnyDirectory, members: tuple[Member, ...], authority: str, plugins: tuple[str, ...]) -> None:
     """Who takes part. Raises RunDirectoryError where others were told of other addresses."""
     if not (directory.path / CLUSTER).exists():
-        return Cluster(members, time.time(), authority=authority).save(directory.path)
+        return Cluster(members, time.time(), plugins, authority).save(directory.path)
     known = Cluster.load(directory.path)
     for before, now in zip(known.members, members, strict=True):
         if before != now:
             where = f"{now.name} was to listen at {before.address}, not at {now.address}"
             raise RunDirectoryError(f"{directory.path}: was made for other hosts ({where}); choose another folder")
-    return replace(known, authority=authority).save(directory.path)
+    return replace(known, authority=authority, plugins=plugins or known.plugins).save(directory.path)
 
 
 def certify(authority: Authority, folder: Path) -> None:
@@ -228,7 +259,13 @@ def needed(cluster: AnyDirectory, index: int) -> list[str]:
         from decentral.serving.stages.model import file_of
 
         stages = (f"{STAGES}/{NETWORK}", str(file_of(Path(STAGES), cluster.recipe.nodes[index].stage)))
-    return [*stages, TRUST, RECIPE, CLUSTER, ABOUT]
+    plugins = (f"{PLUGINS}/{Path(file).name}" for file in Cluster.load(cluster.path).plugins if _is_copy(file))
+    return [*stages, *plugins, TRUST, RECIPE, CLUSTER, ABOUT]
+
+
+def _is_copy(plugin: str) -> bool:
+    """Whether a plugin lies in the run directory, and not anywhere on its machine."""
+    return Path(plugin).parent == Path(PLUGINS)
 
 
 def _lasts_longer(folder: Path, credentials: dict[str, bytes]) -> bool:

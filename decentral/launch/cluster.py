@@ -22,7 +22,8 @@ LOCK, COUNTER = "lock", "counter"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Members by index; `epoch` is the Unix time at which the run's clock stood at zero; `authority` is an address."""
+    """Members by index; `epoch` is the Unix time at which the run's clock stood at zero; `authority` is an address;
+    `plugins` are files of this machine, or in the run directory."""
 
     members: tuple[Member, ...]
     epoch: float

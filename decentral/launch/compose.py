@@ -19,13 +19,14 @@ from decentral.launch.render import (
     documents,
     label_of,
     metrics_arguments,
+    plugin_texts,
 )
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 
 NAME = "compose.yaml"
-RUN, RECIPE = "/runs/cluster", "/etc/decentral/recipe.yaml"
-"""In the containers: the folder with everything, and the recipe as it was rendered."""
+RUN, RECIPE, PLUGINS = "/runs/cluster", "/etc/decentral/recipe.yaml", "/etc/decentral/plugins"
+"""In the containers: the folder with everything, the recipe as it was rendered, and plugins, for who prepares."""
 PREPARE, AUTHORITY, NETWORK = "prepare", "authority", "peers"
 PREPARED = {PREPARE: {"condition": "service_completed_successfully"}}
 PROCESSES = 512
@@ -44,7 +45,7 @@ def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
             **{name: _node(recipe, setting, name) for name in names_of(recipe)},
             "client": _client(recipe, setting),
         },
-        "configs": {"recipe": {"content": recipe.to_yaml().replace("$", "$$")}},
+        "configs": {name: {"content": text.replace("$", "$$")} for name, _, text in _configs(recipe, setting)},
         "networks": {NETWORK: {"internal": True}},
         "volumes": {"runs": {}, "data": {}},
     }
@@ -106,13 +107,22 @@ def _own(folder: str, target: str) -> dict[str, Any]:
     return {"type": "volume", "source": "runs", "target": target, "volume": {"subpath": subpath}}
 
 
+def _configs(recipe: Recipe | ServingRecipe, setting: Setting) -> list[tuple[str, str, str]]:
+    """Name, place and content of what the service that prepares reads."""
+    plugins = enumerate(plugin_texts(setting).items())
+    more = [(f"plugin-{number}", f"{PLUGINS}/{name}", text) for number, (name, text) in plugins]
+    return [("recipe", RECIPE, recipe.to_yaml()), *more]
+
+
 def _prepare(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
     hosts = ",".join(names_of(recipe))
     command = ["prepare", RECIPE, "--out", RUN, "--hosts", hosts, "--port", str(setting.port), "--apart"]
+    configs = [{"source": name, "target": place} for name, place, _ in _configs(recipe, setting)]
+    command += [part for config in configs[1:] for part in ("--plugin", config["target"])]
     return {
         **_hardened(setting),
         "command": [*command, *(["--authority", AUTHORITY] if setting.renew else [])],
-        "configs": [{"source": "recipe", "target": RECIPE}],
+        "configs": configs,
         "volumes": _all_of_it(),
         "healthcheck": {"disable": True},
         "restart": "no",

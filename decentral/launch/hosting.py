@@ -15,7 +15,7 @@ import hmac
 import ipaddress
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -294,17 +294,19 @@ async def hosting(
     single_use: bool = False,
     token_seconds: float = 86400.0,
     stay: bool = False,
+    plugins: Sequence[Path] = (),
     listening: Callable[[Hosting], None] = lambda hosting: None,
     say: Callable[[str], None] = lambda words: None,
 ) -> None:
     """Lets a recipe's nodes join at `host:port` until they have started; with `stay` until it is cancelled.
 
     `advertise`: where joiners reach it; else where it listens, or the address by which this machine leads outside.
-    Raises RecipeError that names the key alone, and UserError.
+    `plugins`: of this machine alone, where a model is trained before it is served. Raises RecipeError that names the
+    key alone, and UserError.
     """
     check_apart(recipe)
     where = _advertised(listen, advertise)
-    with await asyncio.to_thread(opened, recipe, path, say) as directory:
+    with await asyncio.to_thread(opened, recipe, path, say, plugins) as directory:
         with refusing(path):
             authority = await asyncio.to_thread(Authority.open, directory.authority)
 

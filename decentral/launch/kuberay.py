@@ -11,7 +11,7 @@ from typing import Any
 from decentral.errors import UserError
 from decentral.launch.apart import names_of
 from decentral.launch.kubernetes import FILES, STORAGE, hardened, labels_of, object_of
-from decentral.launch.render import Setting, check_in_image, documents, label_of, needs_data
+from decentral.launch.render import Setting, check_in_image, documents, label_of, needs_data, plugin_texts
 from decentral.run.experiment import FILE as RECIPE
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
@@ -33,15 +33,27 @@ def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
     check_in_image(recipe)
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": STORAGE}}}
     return documents(
-        _comment(recipe),
-        object_of("v1", "ConfigMap", f"{label_of(recipe)}-recipe", recipe, data={RECIPE: recipe.to_yaml()}),
+        _comment(recipe, setting),
+        object_of(
+            "v1",
+            "ConfigMap",
+            f"{label_of(recipe)}-recipe",
+            recipe,
+            data={RECIPE: recipe.to_yaml(), **plugin_texts(setting)},
+        ),
         object_of("v1", "PersistentVolumeClaim", f"{label_of(recipe)}-runs", recipe, spec=claim),
         _policy(recipe),
         object_of("ray.io/v1", "RayJob", label_of(recipe), recipe, spec=_job(recipe, setting)),
     )
 
 
-def _comment(recipe: Recipe) -> list[str]:
+def _command(recipe: Recipe, setting: Setting) -> str:
+    """The launcher's."""
+    plugins = "".join(f" --plugin {FILES}/{file.name}" for file in setting.plugins)
+    return f"decentral run {FILES}/{RECIPE} --on ray --address auto --out /runs/{label_of(recipe)}{plugins}"
+
+
+def _comment(recipe: Recipe, setting: Setting) -> list[str]:
     label = label_of(recipe)
     lines = [
         f"A run of {recipe.name} (hash {recipe.hash[:16]}) as a RayJob of KubeRay: made by `decentral render`.",
@@ -51,7 +63,7 @@ def _comment(recipe: Recipe) -> list[str]:
         "",
         "The image has Ray: made from our Dockerfile with --build-arg EXTRAS=ray.",
         f"Results are in the volume {label}-runs, in /runs/{label}, which the head pod has. A run that was interrupted",
-        f"goes on by: decentral run {FILES}/{RECIPE} --on ray --address auto --out /runs/{label} --resume",
+        f"goes on by: {_command(recipe, setting)} --resume",
     ]
     if needs_data(recipe):
         lines += [f"Datasets are on a PersistentVolumeClaim {label}-data, which many pods can read: make it before."]
@@ -80,7 +92,7 @@ def _job(recipe: Recipe, setting: Setting) -> dict[str, Any]:
     submitter = _template(recipe, setting, small)
     submitter["spec"]["restartPolicy"] = "Never"
     return {
-        "entrypoint": f"decentral run {FILES}/{RECIPE} --on ray --address auto --out /runs/{label_of(recipe)}",
+        "entrypoint": _command(recipe, setting),
         "submissionMode": "K8sJobMode",
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from decentral.errors import UserError
-from decentral.launch.apart import AUTHORITY_PORT, CREDENTIALS, KEY, addresses, names_of, settle
+from decentral.launch.apart import AUTHORITY_PORT, CREDENTIALS, KEY, PLUGINS, addresses, names_of, settle
 from decentral.launch.cluster import FILE as CLUSTER
 from decentral.launch.granting import KEY as AUTHORITY_KEY
 from decentral.launch.render import (
@@ -24,6 +24,7 @@ from decentral.launch.render import (
     label_of,
     metrics_arguments,
     needs_data,
+    plugin_texts,
     reached_at,
 )
 from decentral.run.directory import ABOUT, STAGES, ServingDirectory
@@ -63,8 +64,9 @@ def identities(recipe: Recipe | ServingRecipe, folder: Path, setting: Setting) -
     """
     label, names = label_of(recipe), names_of(recipe)
     hosts = reached_at(recipe, lambda index, name: f"{label}-{index}.{label}")
-    directory = settle(recipe, folder, addresses(hosts, names, setting.port), authority=granting_at(recipe, setting))
-    public = {name: (directory.path / name).read_text() for name in (ABOUT, CLUSTER, TRUST)}
+    listening, granting = addresses(hosts, names, setting.port), granting_at(recipe, setting)
+    directory = settle(recipe, folder, listening, authority=granting, plugins=setting.plugins)
+    public = {name: (directory.path / name).read_text() for name in (ABOUT, CLUSTER, TRUST)} | plugin_texts(setting)
     stages, coming = {}, {name: text.encode() for name, text in public.items()}
     if isinstance(directory, ServingDirectory):
         stages = {file.name: file.read_bytes() for file in sorted(directory.stages.iterdir())}
@@ -226,7 +228,7 @@ def _set(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
 
 
 def _pod(recipe: Recipe | ServingRecipe, setting: Setting) -> dict[str, Any]:
-    pod = hardened(_container(recipe, setting), _volumes(recipe), setting)
+    pod = hardened(_container(recipe, setting), _volumes(recipe, setting), setting)
     if setting.gpu:
         pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     return pod
@@ -300,10 +302,11 @@ def _probe(period: int, failures: int) -> dict[str, Any]:
     }
 
 
-def _volumes(recipe: Recipe | ServingRecipe) -> list[dict[str, Any]]:
+def _volumes(recipe: Recipe | ServingRecipe, setting: Setting) -> list[dict[str, Any]]:
     """The projected folder is laid out as a run directory is; that of the keys has one folder for each pod."""
     label, names = label_of(recipe), names_of(recipe)
     files: list[dict[str, Any]] = [{"key": name, "path": name} for name in (ABOUT, CLUSTER, TRUST)]
+    files += [{"key": name, "path": f"{PLUGINS}/{name}"} for name in plugin_texts(setting)]
     if isinstance(recipe, ServingRecipe):
         places = [f"stage-{place}.safetensors" for place in range(len(recipe.parts))]
         files += [{"key": name, "path": f"{STAGES}/{name}"} for name in ("network.json", *places)]

@@ -142,7 +142,7 @@ async def entered(
         raise UserError(f"--index {index}: this run has the nodes 0 to {len(cluster.members) - 1}")
     load_entry_points()
     for plugin in cluster.plugins:
-        load_plugin(plugin)
+        load_plugin(path / plugin)
     member = cluster.members[index]
     folder = directory.node(member.name)
     clock = WallClock(elapsed=time.time() - cluster.epoch)

@@ -37,6 +37,8 @@ USER = 10001
 HEALTH = ("python", "-P", "-m", "decentral.launch.health", "/runs", "--at", "127.0.0.1")
 """The probe of a node in a container. Built-in gRPC probes show no certificate, and peers answer nobody without one."""
 MEMORY = re.compile(r"[1-9][0-9]{0,5}[MG]i")
+PLUGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.py")
+"""What objects of Kubernetes can name."""
 EMBEDDED = "digits"
 """The dataset that needs no files."""
 
@@ -46,7 +48,7 @@ class Setting:
     """Where nodes run, as far as a recipe does not say.
 
     `confidential`: a RuntimeClass of virtual machines; `renew`: an authority runs beside the nodes; `metrics`: the port
-    at which each node shows them, None: nowhere.
+    at which each node shows them, None: nowhere; `plugins`: what nodes load, told to containers with all else.
     """
 
     image: str = IMAGE
@@ -56,6 +58,7 @@ class Setting:
     confidential: str | None = None
     renew: bool = False
     metrics: int | None = None
+    plugins: tuple[Path, ...] = ()
 
 
 def target_of(name: str) -> Any:
@@ -87,6 +90,17 @@ def rendered(recipe: Recipe | ServingRecipe, name: str, setting: Setting) -> str
         raise UserError(f"--port {setting.port} is where an authority listens; choose another")
     text: str = target.rendered(on_device(recipe, setting), setting)
     return text
+
+
+def plugin_texts(setting: Setting) -> dict[str, str]:
+    """The content of plugins by their names in one folder. Raises UserError."""
+    texts: dict[str, str] = {}
+    for file in setting.plugins:
+        if file.name in texts or not PLUGIN.fullmatch(file.name):
+            raise UserError(f"--plugin {file}: must have a name of letters, digits, -, _ and . that no other one has")
+        with refusing(file):
+            texts[file.name] = file.read_text(encoding="utf-8")
+    return texts
 
 
 def on_device(recipe: Recipe | ServingRecipe, setting: Setting) -> Recipe | ServingRecipe:

@@ -5,6 +5,7 @@ The job's first machine makes everybody's keys there, once it knows on which mac
 
 from __future__ import annotations
 
+import shlex
 from string import Template
 
 from decentral.launch.apart import names_of
@@ -38,7 +39,7 @@ $content$end
 
 # The host of each task, in the order of the tasks.
 hosts=$$(srun --ntasks=$nodes bash -c 'echo "$$SLURM_PROCID $$(hostname)"' | sort -n | cut -d ' ' -f 2 | paste -sd ,)
-decentral prepare "$$run.yaml" --out "$$run" --hosts "$$hosts" --port $port
+decentral prepare "$$run.yaml" --out "$$run" --hosts "$$hosts" --port $port$plugins
 
 status=0
 srun --ntasks=$nodes --cpus-per-task=$threads $gpus--kill-on-bad-exit=0 \\
@@ -60,6 +61,7 @@ def rendered(recipe: Recipe | ServingRecipe, setting: Setting) -> str:
         nodes=len(names_of(recipe)),
         threads=recipe.threads,
         port=setting.port,
+        plugins="".join(f" --plugin {shlex.quote(str(file.resolve()))}" for file in setting.plugins),
         more="#SBATCH --gpus-per-task=1\n" if setting.gpu else "",
         gpus="--gpus-per-task=1 " if setting.gpu else "",
         content=content,

@@ -47,5 +47,11 @@ def test_one_simulated_part_of_several_is_enough_to_say_so() -> None:
 
 
 def test_who_failed_is_told_with_the_part_and_what_was_found() -> None:
-    fault = {"kind": "lied", "node": "stage-1-b", "id": "0" * 64, "part": "stage-1", "detail": "is not what it computes"}
+    fault = {
+        "kind": "lied",
+        "node": "stage-1-b",
+        "id": "0" * 64,
+        "part": "stage-1",
+        "detail": "is not what it computes",
+    }
     assert fault_lines([fault]) == ["lied: stage-1-b (stage-1): is not what it computes"]

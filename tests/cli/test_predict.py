@@ -25,9 +25,11 @@ class Lies(StageService):
         return {name: tensor + 1 for name, tensor in super().answer(inputs, client).items()}
 
 
-async def predict(cluster: Any, *arguments: str, noise: dict[str, Any] | None = None) -> tuple[int, str, str]:
+async def predict(
+    cluster: Any, *arguments: str, noise: dict[str, Any] | None = None, name: str = "mlp"
+) -> tuple[int, str, str]:
     network = Network(
-        "mlp", {"hidden": [16, 12, 16]}, (1, 8, 8), 10, ("2", "6"), True, "x", {"name": "digits"},
+        name, {"hidden": [16, 12, 16]}, (1, 8, 8), 10, ("2", "6"), True, "x", {"name": "digits"},
         tuple("0123456789"), (0.0,), (16.0,), 16, noise=noise,
     )  # fmt: skip
     (cluster.folder / "stages").mkdir(exist_ok=True)

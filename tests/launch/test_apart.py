@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,30 @@ def test_a_folder_that_lacks_a_file_is_named(made, tmp_path):
     (made / FILE).unlink()
     with pytest.raises(RunDirectoryError, match=str(made)):
         hand_over(made, made / "nodes" / "peer-0", tmp_path / "own")
+
+
+def test_plugins_are_copied_to_every_node_and_stay_when_it_is_made_again(recipe, tmp_path):
+    file = tmp_path / "network.py"
+    file.write_text("ONE = 1\n")
+    hosts = ("one:7000", "two:7000")
+    settle(recipe, tmp_path / "run", hosts, apart=True, plugins=[file]).close()
+    settle(recipe, tmp_path / "run", hosts, apart=True).close()
+    for folder in (tmp_path / "run", tmp_path / "run" / APART / "peer-1"):
+        assert Cluster.load(folder).plugins == ("plugins/network.py",)
+        assert (folder / "plugins" / "network.py").read_text() == "ONE = 1\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "network.py").write_text("")
+    with pytest.raises(UserError, match=r"--plugin .*other/network\.py: another one has that name"):
+        settle(recipe, tmp_path / "two", hosts, plugins=[file, tmp_path / "other" / "network.py"])
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("plugin", ["/elsewhere/network.py", "../network.py", "plugins/../../network.py"])
+def test_what_a_cluster_file_names_outside_the_folder_is_not_copied(made, tmp_path, plugin):
+    replace(Cluster.load(made), plugins=(plugin,)).save(made)
+    (tmp_path / "network.py").write_text("")
+    hand_over(made, made / "nodes" / "peer-0", tmp_path / "far" / "own")
+    assert list((tmp_path / "far").rglob("network.py")) == []
 
 
 def test_a_replica_is_handed_its_own_stage_and_a_client_gets_in(tmp_path):

@@ -19,6 +19,7 @@ RENDERED = [
     pytest.param(serving(), Setting(), id="serving"),
     pytest.param(training(), Setting(renew=True), id="renewing"),
     pytest.param(serving(), Setting(metrics=9300), id="with metrics"),
+    pytest.param(training(), Setting(plugins=(Path(__file__),)), id="with a plugin"),
 ]
 
 
@@ -112,3 +113,14 @@ def test_a_dollar_in_a_recipe_is_no_variable_of_compose():
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"options": {"of": "$HOME"}})})
     text = yaml.safe_load(rendered(recipe, "compose", Setting()))["configs"]["recipe"]["content"]
     assert "$$HOME" in text and "$HOME" not in text.replace("$$", "")
+
+
+def test_who_prepares_is_given_plugins_and_copies_them_for_the_nodes(tmp_path):
+    file = tmp_path / "network.py"
+    file.write_text('WORTH = "5 $"\n')
+    found = yaml.safe_load(rendered(training(), "compose", Setting(plugins=(file,))))
+    assert found["configs"]["plugin-0"]["content"] == 'WORTH = "5 $$"\n'  # which compose reads as one
+    prepare = found["services"]["prepare"]
+    (target,) = (each["target"] for each in prepare["configs"] if each["source"] == "plugin-0")
+    assert prepare["command"][prepare["command"].index("--plugin") + 1] == target == "/etc/decentral/plugins/network.py"
+    assert "configs" not in found["services"]["peer-0"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from decentral.errors import UserError
@@ -27,6 +29,7 @@ WORKERS = {
 SETTINGS = [
     pytest.param(training(), Setting(), id="plain"),
     pytest.param(training("data.name=cifar10", "threads=2"), Setting(gpu=True), id="on GPUs"),
+    pytest.param(training(), Setting(plugins=(Path(__file__),)), id="with a plugin"),
 ]
 
 
@@ -117,3 +120,11 @@ def test_what_is_run_is_the_recipe_of_the_file():
 def test_a_recipe_that_serves_is_refused():
     with pytest.raises(UserError, match="recipes that train"):
         rendered(serving(), "kuberay", Setting())
+
+
+def test_the_launcher_is_told_of_plugins_where_its_pod_has_them():
+    setting = Setting(plugins=(Path(__file__),))
+    found = objects(rendered(training(), "kuberay", setting))
+    assert found["ConfigMap"]["data"]["test_kuberay.py"] == Path(__file__).read_text()
+    assert job(training(), setting)["entrypoint"].endswith(" --plugin /etc/decentral/test_kuberay.py")
+    assert "--plugin" not in job(training())["entrypoint"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ RENDERED = [
     pytest.param(training(), Setting(confidential="kata-qemu-snp"), id="confidential"),
     pytest.param(serving(), Setting(), id="serving"),
     pytest.param(serving(), Setting(metrics=9300), id="with metrics"),
+    pytest.param(training(), Setting(plugins=(Path(__file__),)), id="with a plugin"),
 ]
 
 
@@ -187,6 +189,17 @@ def test_addresses_are_the_names_that_pods_have(tmp_path):
     found = objects(identities(training(), tmp_path / "cluster", Setting(port=7777)))
     assert "dimat-digits-1.dimat-digits:7777" in found["ConfigMap"]["data"]["cluster.json"]
     assert set(found["ConfigMap"]["data"]) == {"run.json", "cluster.json", "trust.toml"}
+
+
+def test_plugins_are_where_the_cluster_s_file_says(tmp_path):
+    setting = Setting(plugins=(Path(__file__),))
+    found = objects(identities(training(), tmp_path / "cluster", setting))["ConfigMap"]["data"]
+    valid(objects(identities(training(), tmp_path / "cluster", setting)))
+    (named,) = json.loads(found["cluster.json"])["plugins"]
+    assert found["test_kubernetes.py"] == Path(__file__).read_text()
+    files = {volume["name"]: volume for volume in pod(training(), setting)["volumes"]}["files"]["projected"]
+    items = {item["path"]: item["key"] for item in files["sources"][1]["configMap"]["items"]}
+    assert items[named] == "test_kubernetes.py"
 
 
 def test_the_authority_s_key_stays_where_it_was_made(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from decentral.errors import RecipeError, RunDirectoryError, UserError
 from decentral.launch import render
-from decentral.launch.render import TARGETS, Setting, documents, label_of, rendered, write
+from decentral.launch.render import TARGETS, Setting, documents, label_of, plugin_texts, rendered, write
 from decentral.run.recipe import load_recipe
 from tests.launch.rendered import EXAMPLES, RECIPE, example, serving, training
 
@@ -162,3 +162,13 @@ def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(RunDirectoryError, match="No space left"):
         write(tmp_path, {"a": ("one", False), "b": ("one", False)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("a b.py",), ("one/same.py", "two/same.py"), ("absent.py",)], ids=str)
+def test_plugins_that_no_folder_can_have_are_named(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name != "absent.py":
+            (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=names[-1]):
+        plugin_texts(Setting(plugins=tuple(tmp_path / name for name in names)))

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from decentral.launch.render import Setting, rendered
+from decentral.models.catalogue import MODELS
+from decentral.models.mlp import mlp
 from tests.launch.rendered import serving, training
 
 SRUN = """\
@@ -72,7 +74,12 @@ def test_outside_a_job_it_says_so_and_does_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_makes_keys_trains_and_gathers(tmp_path, monkeypatch):
-    """With real peers; srun is played, and all tasks find themselves on one machine."""
+    """With real peers of a plugin's network; srun is played, and all tasks find themselves on one machine."""
+    monkeypatch.setitem(MODELS._entries, "of-mine", mlp)
+    plugin = tmp_path / "of mine.py"
+    plugin.write_text(
+        "from decentral import register_model\nfrom decentral.models.mlp import mlp\nregister_model('of-mine')(mlp)\n"
+    )
     tools = tmp_path / "tools"
     tools.mkdir()
     programs = {
@@ -88,8 +95,8 @@ def test_a_job_makes_keys_trains_and_gathers(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    recipe = training("rounds=2", "model={name: mlp, hidden: [8]}")
-    (tmp_path / "job.sbatch").write_text(rendered(recipe, "slurm", Setting(port=min(port, 65000))))
+    recipe = training("rounds=2", "model={name: of-mine, hidden: [8]}")
+    (tmp_path / "job.sbatch").write_text(rendered(recipe, "slurm", Setting(port=min(port, 65000), plugins=(plugin,))))
     command = ["bash", "job.sbatch"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

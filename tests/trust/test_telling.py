@@ -23,9 +23,7 @@ def test_who_agreed_who_did_not_and_why() -> None:
         ("stage-2", 3, []),
     ]
     told = telling.faults(world.anchors, [*found.faults, *found.faults])
-    assert [(fault["node"], fault["part"], fault["kind"]) for fault in told] == [
-        (liar, "stage-1", "disagreed")
-    ]
+    assert [(fault["node"], fault["part"], fault["kind"]) for fault in told] == [(liar, "stage-1", "disagreed")]
 
 
 @pytest.mark.parametrize(

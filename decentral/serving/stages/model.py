@@ -23,8 +23,9 @@ from torch import nn
 from decentral.data.datasets import LabelledImages, load_dataset
 from decentral.errors import Untraceable, UserError
 from decentral.files import replacing, write_atomic
-from decentral.models.catalogue import build_model
+from decentral.models.catalogue import build_model, is_torchvision
 from decentral.models.stages import Stage, split
+from decentral.registry import load_entry_points
 from decentral.training.digest import model_digest
 
 FILE = "network.json"
@@ -56,7 +57,16 @@ class Network:
     noise: Mapping[str, Any] | None = None
 
     def build(self) -> nn.Module:
-        """With random parameters, which nothing depends on. Raises UserError."""
+        """With random parameters, which nothing depends on. Names of installed packages' plugins are known.
+
+        Raises UserError.
+        """
+        load_entry_points()
+        try:
+            is_torchvision(self.name)
+        except UserError as error:  # no code comes with a folder: who asks says which to run
+            words = "a network of one's own is registered by --plugin FILE, or in Python by importing its module"
+            raise UserError(f"{error}; {words}") from error
         with torch.random.fork_rng(devices=[]):
             return build_model(self.name, self.input, self.classes, **self.options).eval()
 

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from decentral.errors import UserError
+from decentral.models.catalogue import MODELS
+from decentral.models.mlp import mlp
 from decentral.serving.stages.model import FILE, Network, digest_of, file_of, load_stages, save_stages
 
 MLP = Network("mlp", {"hidden": [6, 5]}, (1, 2, 2), 3, ("2", "4"), True, "nowhere", class_names=("a", "b", "c"))
@@ -30,6 +32,27 @@ def test_loaded_stages_compute_what_the_network_computes_under_the_same_digests(
     for stage in loaded.values():
         tensors = stage.run(tensors)
     assert torch.equal(tensors["output"], model(x))
+
+
+def test_a_network_that_nobody_has_registered_says_how_it_would_be(tmp_path: Path) -> None:
+    cut = MLP.split(MLP.build())
+    save_stages(tmp_path, replace(MLP, name="of-mine"), cut)
+    with pytest.raises(UserError, match=r"unknown model 'of-mine'; .*registered by --plugin FILE"):
+        load_stages(tmp_path)
+
+
+def test_networks_of_installed_packages_are_known_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Installed:
+        def load(self) -> None:
+            MODELS._entries["of-mine"] = mlp
+
+    cut = MLP.split(MLP.build())
+    save_stages(tmp_path, replace(MLP, name="of-mine"), cut)
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda *, group: [Installed()])
+    assert [digest_of(stage) for stage in load_stages(tmp_path).values()] == [digest_of(stage) for stage in cut]
 
 
 def test_a_node_loads_its_stage_alone_and_needs_no_other_file(tmp_path: Path) -> None:
