@@ -1,11 +1,15 @@
-"""Children that do not outlive who started them, however it ends."""
+"""When a process ends: with who started it, however that ends, and when it is told to."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def die_with_parent(parent: int) -> None:
@@ -15,3 +19,23 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM cancels the task that calls this, as Ctrl-C does the one that `asyncio.run` runs."""
+    this = asyncio.current_task()
+    assert this is not None, "called by no task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, while the body runs. In another thread than the main one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

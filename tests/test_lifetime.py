@@ -1,12 +1,16 @@
-"""A child ends with who started it."""
+"""A child ends with who started it, and a task when its process is told to."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from decentral.lifetime import end_on_sigterm
 
 
 @pytest.mark.parametrize("parent", ["lives", "has been killed already"])
@@ -34,3 +38,23 @@ print("on", flush=True)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert (ended.stdout, ended.stderr) == (b"on\n" if parent == "lives" else b"", b"")
+
+
+async def test_sigterm_cancels_the_task_that_asked_for_it_and_no_other() -> None:
+    other = asyncio.create_task(asyncio.sleep(60))
+
+    async def told() -> None:
+        end_on_sigterm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(60)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(told())
+        assert not other.done()
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+        other.cancel()

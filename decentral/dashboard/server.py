@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Callable
 
 from decentral.dashboard.source import Source
 from decentral.errors import UserError
 from decentral.launch.gateway import listening, written
+from decentral.lifetime import end_on_sigterm
 
 ENDING = 2
 """Seconds for requests that are under way when it is told to end."""
@@ -31,9 +31,7 @@ async def serve_dashboard(
     from decentral.dashboard.hub import Hub
     from decentral.launch.answering import answering
 
-    this = asyncio.current_task()
-    assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    end_on_sigterm()
     with contextlib.closing(source), listening(host, port) as taken:
         hub = Hub(source)
         app = Page(hub, [host]).app()

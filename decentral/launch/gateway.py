@@ -5,9 +5,7 @@ It is a client of a standing cluster, and no node of it: it may run on any machi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 
 from decentral.errors import UserError
 from decentral.launch.answering import answering
+from decentral.lifetime import end_on_sigterm
 
 ENDING = 10
 """Seconds for requests that are under way when it is told to end."""
@@ -53,9 +52,7 @@ async def serve_gateway(
     from decentral.serving.gateway.https import TOKEN, open_chain, open_token
     from decentral.serving.stages.model import FILE, Network
 
-    this = asyncio.current_task()
-    assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    end_on_sigterm()
     folder = directory / CLIENT
     async with Client.connect(directory) as client:
         token, chain = open_token(folder), open_chain(folder, host, certificate, key)
@@ -74,9 +71,7 @@ async def serve_tunnel(directory: Path, told: Callable[[str], None], *, host: st
     from decentral.serving.gateway.tunnel import Tunnels
     from decentral.trust.anchors import FILE, Anchors
 
-    this = asyncio.current_task()
-    assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    end_on_sigterm()
     if not Anchors.load(directory / FILE).peers:
         raise UserError(f"{directory / FILE}: names no nodes to lead to")
     with listening(host, port) as taken:

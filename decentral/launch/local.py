@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
@@ -23,6 +22,7 @@ from decentral.launch.nodes import introduced, open_nodes
 from decentral.launch.observing.endpoint import At
 from decentral.launch.plan import Plan, make_plan
 from decentral.launch.quoting import quoting_for
+from decentral.lifetime import end_on_sigterm
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal, Observer, Tail, journals, read
 from decentral.run.recipe import Recipe
@@ -79,9 +79,7 @@ class LocalRun:
 
         Raises UserError if a peer could not use what it was given, and DecentralError if none finished.
         """
-        this = asyncio.current_task()
-        assert this is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        end_on_sigterm()
         epoch = time.time() - last_time(self.directory.path)
         journal = self.directory.journal_file("launcher")
         with Journal(journal, None, lambda: time.time() - epoch) as self._journal:

@@ -8,7 +8,6 @@ pause; its clients go on with the others meanwhile. Nodes of experts come and go
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ from decentral.launch.local import last_time
 from decentral.launch.nodes import Nodes, Part, introduced, open_nodes
 from decentral.launch.observing.endpoint import At
 from decentral.launch.quoting import quoting_for
+from decentral.lifetime import end_on_sigterm
 from decentral.run.directory import AnyDirectory, RunDirectory, ServingDirectory, peer_name
 from decentral.run.journal import Journal, Observer, Tail
 from decentral.trust.anchors import FILE, Anchors
@@ -66,9 +66,7 @@ class ServingRun:
 
         Raises UserError if a node could not use what it was given, and DecentralError when none is left.
         """
-        this = asyncio.current_task()
-        assert this is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        end_on_sigterm()
         epoch = time.time() - last_time(self.directory.path)
         names = [part.node for part in self.parts]
         for name in names:

@@ -35,14 +35,17 @@ def test_a_run_that_breaks_is_reported_as_far_as_it_came(tmp_path):
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 
 
-def test_ctrl_c_is_answered_with_the_way_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_who_interrupts_a_run_is_told_the_way_to_go_on(tmp_path, number):
     def observe(event):
         if event["event"] == "trained":
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     with pytest.raises(KeyboardInterrupt) as stopped:
         execute(load_recipe("dimat-digits", SMALL), "sim", Options(out=tmp_path / "run", observe=observe))
     assert "--resume" in stopped.value.__notes__[0] and str(tmp_path / "run") in stopped.value.__notes__[0]
+    assert (tmp_path / "run" / "summary.json").is_file()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_resumed_run_goes_on_from_the_newest_round_that_all_have_undamaged(tmp_path):
