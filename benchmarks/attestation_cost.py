@@ -171,7 +171,7 @@ async def connected(credentials: Credentials, place: Place, *, attested: bool) -
         async with open_session(links, node) as session:
             if attested:
                 channel = (await challenged(session, place)).sealed()
-                await session.seal(channel.hello, channel)
+                await session.seal(channel.hello, channel, PATIENCE)
             yield session
     finally:
         await links.close()

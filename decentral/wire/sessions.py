@@ -146,10 +146,13 @@ class Session:
         except TimeoutError:
             raise Unreachable(f"{self.to}: showed no evidence within {deadline:g} s") from None
 
-    async def seal(self, keys: bytes, cipher: Cipher) -> None:
+    async def seal(self, keys: bytes, cipher: Cipher, deadline: float) -> None:
         """All that is said from now on is for the machine that was shown alone. Raises Unreachable."""
         try:
-            await self._stream.say_last(SESSION, Keys(keys), cipher)
+            async with asyncio.timeout(deadline):
+                await self._stream.say_last(SESSION, Keys(keys), cipher)
+        except TimeoutError:
+            raise Unreachable(f"{self.to}: took no keys within {deadline:g} s") from None
         except BROKEN as error:
             raise self._broken or Unreachable(f"{self.to}: the connection broke") from error
 
@@ -169,8 +172,6 @@ class Session:
                 self._stream.mention(number, Over(), LINGER)
 
     async def write(self, number: int, said: Said) -> None:
-        if self._broken is not None:
-            raise self._broken
         try:
             await self._stream.say(number, said)
         except BROKEN as error:
@@ -293,8 +294,7 @@ class Client:
 
 
 Serve = Callable[[Task, Client], Awaitable[None]]
-"""Answers one task, with an output or a proof at the end where one is wanted. The client is told what it raises as
-Malformed."""
+"""Answers one task, with an output or a proof at the end if one is wanted; whoever asked is told of its Malformed."""
 
 
 class Service:

@@ -55,6 +55,8 @@ class Stream:
 
     async def say_last(self, conversation: int, said: Said, cipher: Cipher) -> None:
         """The last that can be read by others: all after it is sealed. Raises what the stream broke with."""
+        if self._broken is not None:  # nobody writes any more, so that it would wait for ever
+            raise self._broken
         left = asyncio.get_running_loop().create_future()
         for frame in frames(conversation, said):
             self._size += len(frame)

@@ -70,7 +70,7 @@ async def test_a_client_is_shown_evidence_for_its_nonce_and_seals_all_that_follo
     transport, session = await serving(double, attest=shows(agree=agree))
     assert await session.challenge(NONCE, 20.0) == b"quote" + NONCE
     own = Marked(b"key")
-    await session.seal(b"key", own)
+    await session.seal(b"key", own, 20.0)
     large = 1 << 19  # two frames of 1 MiB
     answers = await asyncio.gather(session.ask(task(), 20.0), session.ask(task(large), 20.0))
     assert [answer.tensors["y"].sum().item() for answer in answers] == [8.0, 2.0 * large]
@@ -119,7 +119,7 @@ async def test_keys_that_are_not_for_this_machine_end_the_session(serving: Any) 
 
     _, session = await serving(double, attest=shows(agree=agree))
     await session.challenge(NONCE, 20.0)
-    await session.seal(b"key", Marked(b"key"))
+    await session.seal(b"key", Marked(b"key"), 20.0)
     with pytest.raises((Refused, Unreachable)):
         await session.ask(task(), 20.0)
 
@@ -127,7 +127,7 @@ async def test_keys_that_are_not_for_this_machine_end_the_session(serving: Any) 
 async def test_whoever_has_other_keys_is_not_understood(serving: Any) -> None:
     _, session = await serving(double, attest=shows())
     await session.challenge(NONCE, 20.0)
-    await session.seal(b"key", Marked(b"another"))
+    await session.seal(b"key", Marked(b"another"), 20.0)
     with pytest.raises((Refused, Unreachable)):
         await session.ask(task(), 20.0)
 
@@ -135,7 +135,7 @@ async def test_whoever_has_other_keys_is_not_understood(serving: Any) -> None:
 async def test_what_is_not_sealed_in_a_sealed_session_ends_it(serving: Any) -> None:
     _, session = await serving(double, attest=shows())
     await session.challenge(NONCE, 20.0)
-    await session.seal(b"key", Marked(b"key"))
+    await session.seal(b"key", Marked(b"key"), 20.0)
     session._stream.cipher = None
     with pytest.raises((Refused, Unreachable)):
         await session.ask(task(), 20.0)
@@ -149,6 +149,26 @@ async def test_one_that_says_nothing_is_waited_for_until_the_deadline(serving: A
     _, session = await serving(double, attest=attest)
     with pytest.raises(Unreachable, match="no evidence within"):
         await session.challenge(NONCE, 0.05)
+
+
+async def test_a_connection_that_breaks_before_the_keys_are_given_is_told_at_once(serving: Any) -> None:
+    _, session = await serving(double, attest=shows())
+    await session.challenge(NONCE, 20.0)
+    session.end(Unreachable("the connection broke"))
+    async with asyncio.timeout(5):
+        with pytest.raises(Unreachable, match="the connection broke"):
+            await session.seal(b"key", Marked(b"key"), 20.0)
+
+
+async def test_keys_that_do_not_leave_are_waited_for_until_the_deadline(serving: Any) -> None:
+    async def stuck(message: bytes) -> None:
+        await asyncio.Event().wait()
+
+    _, session = await serving(double, attest=shows())
+    await session.challenge(NONCE, 20.0)
+    session._stream._write = stuck
+    with pytest.raises(Unreachable, match=r"took no keys within 0\.05 s"):
+        await session.seal(b"key", Marked(b"key"), 0.05)
 
 
 async def test_evidence_is_made_for_a_client_once_at_a_time_even_if_it_hangs_up(

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import torch
 
-from decentral.wire.conversation import Commitment, Fetch, Output, Over
+from decentral.wire.conversation import Commitment, Fetch, Keys, Output, Over
 from decentral.wire.framing import MOST_FRAMES, frames, parse
 from decentral.wire.limits import CHUNK_BYTES, Limits
 from decentral.wire.stream import TOGETHER, Stream
@@ -33,6 +33,16 @@ class Wire:
     def numbers(self) -> list[list[int]]:
         """Of the conversations, by message."""
         return [[frame.conversation for frame in parse(message)] for message in self.messages]
+
+
+class Unused:
+    """A cipher that nothing comes to."""
+
+    def seal(self, message: bytes) -> bytes:
+        raise AssertionError
+
+    def open(self, message: bytes) -> bytes:
+        raise AssertionError
 
 
 @asynccontextmanager
@@ -167,6 +177,25 @@ async def test_ended_from_outside_it_raises_why_and_writes_no_more() -> None:
             await waiting
         await writing
     assert wire.numbers() == [[1]]
+
+
+@pytest.mark.parametrize("when", ["before", "while it waits"])
+async def test_the_last_word_that_others_can_read_does_not_wait_for_who_has_gone(when: str) -> None:
+    stream = Stream(Wire().write, Limits())
+    writing = asyncio.ensure_future(stream.writing())
+    await asyncio.sleep(0.01)
+    if when == "before":
+        stream.end(ConnectionError("over"))
+    last = asyncio.ensure_future(stream.say_last(0, Keys(b"key"), Unused()))
+    await asyncio.sleep(0.01)
+    if when != "before":
+        assert not last.done()
+        stream.end(ConnectionError("over"))
+    async with asyncio.timeout(5):
+        with pytest.raises(ConnectionError, match="over"):
+            await last
+    assert stream.cipher is None
+    writing.cancel()
 
 
 async def test_messages_come_together_from_frames_that_alternate() -> None:

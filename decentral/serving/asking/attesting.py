@@ -84,7 +84,7 @@ class Attesting:
             channel = seen.sealed()
         except Malformed as error:
             raise Distrusted(f"its machine does not count: {error.detail}") from error
-        await session.seal(channel.hello, channel)
+        await session.seal(channel.hello, channel, deadline)
         return seen
 
     def _subject(self, session: Session) -> Subject:

@@ -63,7 +63,7 @@ async def test_a_sealed_session_answers_as_any_other(world: World) -> None:
     seen = await challenge(session)
     assert seen.verify([TDX.root], NOW).simulated
     channel = seen.sealed()
-    await session.seal(channel.hello, channel)
+    await session.seal(channel.hello, channel, 20.0)
     for _ in range(3):
         assert (await session.ask(TASK, 20.0)).tensors["y"].sum() == 2 << 19
 
@@ -79,6 +79,6 @@ async def test_evidence_of_one_node_is_not_anothers(world: World) -> None:
         seen.verify([TDX.root], NOW)
     channel = seen.sealed()
     await liar.challenge(nonce, 20.0)
-    await liar.seal(channel.hello, channel)
+    await liar.seal(channel.hello, channel, 20.0)
     with pytest.raises((Refused, Unreachable)):
         await liar.ask(TASK, 20.0)

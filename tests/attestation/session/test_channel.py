@@ -139,7 +139,7 @@ async def test_a_session_of_the_wire_is_for_who_has_the_key_alone(
         links.introduce(transport.id, transport.address)
         session = await stack.enter_async_context(open_session(links, transport.id))
         client = ClientChannel(await session.challenge(CONTEXT[:32], 20.0), CONTEXT[:32])
-        await session.seal(client.hello, client)
+        await session.seal(client.hello, client, 20.0)
         for size in (1, 2**19, 3):  # one of them in several messages
             asked = session.ask(Task("double", bytes(32), {"x": torch.ones(size)}), 20.0)
             if genuine:
