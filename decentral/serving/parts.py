@@ -1,9 +1,15 @@
-"""What all parts of models have in common at the nodes that serve them: whom they answer, and where they compute."""
+"""What all parts of models have in common at the nodes that serve them.
+
+Whom they answer, how much they take at once, and where they compute.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
+
+import torch
 
 from decentral.errors import Malformed, Refusal
 from decentral.wire.clock import Clock
@@ -13,6 +19,8 @@ T = TypeVar("T")
 
 MOST_BYTES = 64 << 20
 """Of one task, and of its answer."""
+MOST_SAMPLES = 1024
+"""Of one task: what is computed of them on the way may be many times their own bytes."""
 
 
 class Work(Protocol):
@@ -34,3 +42,20 @@ def check_address(task: Task, part: str, digest: str) -> None:
     """Raises Malformed unless the task is for this part, with this digest in hexadecimal."""
     if task.part != part or task.digest.hex() != digest:
         raise Malformed(Refusal.MODEL, f"this is {part} with the digest {digest}")
+
+
+def check_batch(samples: int, most: int = MOST_SAMPLES) -> None:
+    """Raises Malformed for a batch that is too large to be computed at once."""
+    if samples > most:
+        raise Malformed(Refusal.TOO_LARGE, f"{samples} samples; {most} at most")
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Raises Malformed where memory runs out in the body: there may be enough later, or at somebody else's."""
+    try:
+        yield
+    except RuntimeError as error:  # on a CPU torch has no class of its own for it
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise Malformed(Refusal.BUSY, "there is no memory for that now") from error
+        raise

@@ -1,13 +1,15 @@
 """Sampling with experts that are peers: the loop of `denoising`, with answers that come over the network.
 
-Every batch has a task of its own, so that one is with the experts while another is with the router. An expert that
-does not answer in time is dropped from the whole sampling, unless another peer serves the same expert: then that one is
-asked, and the images are the same. Of an expert that is dropped, weights go to the others. The result says so.
+Every batch has a task of its own, so that one is with the experts while another is with the router. Two are with an
+expert at a time: to wait here costs none of the time that it has to answer. An expert that does not answer in time is
+dropped from the whole sampling, unless another peer serves the same expert: then that one is asked, and the images are
+the same. Of an expert that is dropped, weights go to the others. The result says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +22,7 @@ from torch import Tensor
 from decentral.errors import Refusal, Refused, TransportError, leading
 from decentral.serving.access import Access
 from decentral.serving.experts.denoising import Answer, Denoising, Evaluation, Gone, fault
-from decentral.serving.parts import MOST_BYTES
+from decentral.serving.parts import MOST_BYTES, MOST_SAMPLES
 from decentral.trust.anchors import Anchor
 from decentral.wire.conversation import Task
 from decentral.wire.limits import Limits
@@ -31,8 +33,15 @@ OPENING = 10.0
 """Seconds to open a session with an expert."""
 ANSWERING = 60.0
 """Seconds that an expert has for one batch."""
+AT_ONCE = 2
+"""Batches that an expert is sent at a time: one is on its way while another is computed."""
 BUSY_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds before an expert that is busy is asked again, doubled each time, for as long as it may take to answer."""
+
+
+def most_together(shape: tuple[int, ...]) -> int:
+    """Samples of that shape, each with its label, that an expert takes in one task."""
+    return min(MOST_SAMPLES, (MOST_BYTES - 8) // (4 * math.prod(shape) + 8))  # 8: the time, and a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +86,14 @@ class RemoteExpert:
     """Of those who can still be asked, the first is the one that is."""
     lost: list[str] = field(default_factory=list)
     """Who was asked before, or could not be reached at the beginning, and why it is no more."""
+    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def evaluate(self, evaluation: Evaluation, answering: float = ANSWERING) -> Answer:
         """Velocities, or why nobody gives any."""
+        async with self._free:
+            return await self._evaluate(evaluation, answering)
+
+    async def _evaluate(self, evaluation: Evaluation, answering: float) -> Answer:
         while self.replicas:
             first = self.replicas[0]
             answer = await first.evaluate(evaluation, answering)

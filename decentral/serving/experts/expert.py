@@ -1,7 +1,7 @@
 """One expert at the service of clients: tasks of noisy samples become velocities.
 
-What comes is checked against the model before it is computed with; computing is off the event loop, one task after
-another, so that a client who asks for much waits for others and not they for it alone.
+What comes is checked against the model before it is computed with. Computing is off the event loop, one task after
+another, clients in turn, so that nobody waits for all that another has asked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from decentral.errors import Malformed, Refusal
 from decentral.models.experts import classes, config, image_size, velocity
-from decentral.serving.parts import Work, check_address
+from decentral.serving.parts import Work, check_address, check_batch, within_memory
+from decentral.serving.turns import Turns
 from decentral.training.digest import described, model_digest
 from decentral.wire.conversation import Output, Task
 from decentral.wire.sessions import Client
@@ -28,20 +29,23 @@ class ExpertService:
 
     def __init__(self, model: nn.Module, part: str, work: Work) -> None:
         self.part, self.digest = part, digest_of(model)
-        self._model, self._work = model, work
+        self._model, self._work, self._turns = model, work, Turns()
         self._shape = (int(config(model)["in_channels"]), *image_size(model))
         self._classes = classes(model)
 
     async def __call__(self, task: Task, client: Client) -> None:
-        """Raises Malformed for a task that is not for this model."""
+        """Raises Malformed for a task that is not for this model, or is too much for it."""
         check_address(task, self.part, self.digest)
         x, t, labels = self._inputs(dict(task.tensors))
 
         @torch.no_grad()
         def compute() -> Tensor:
-            return velocity(self._model, x, t, labels)
+            with within_memory():
+                return velocity(self._model, x, t, labels)
 
-        await client.say(Output({"v": await self._work(compute)}))
+        async with self._turns.of(client.sender):
+            v = await self._work(compute)
+        await client.say(Output({"v": v}))
 
     def _inputs(self, given: dict[str, Tensor]) -> tuple[Tensor, float, Tensor | None]:
         """x float32 (n, c, h, w), t float64 (), and labels int64 (n,) if there are any."""
@@ -50,6 +54,7 @@ class ExpertService:
             raise Malformed(Refusal.SCHEMA, "the inputs are x, t and, where there are classes, labels")
         if x.dtype != torch.float32 or x.ndim != 4 or not len(x) or tuple(x.shape[1:]) != self._shape:
             raise Malformed(Refusal.SCHEMA, f"x is {x.dtype} {tuple(x.shape)}, not float32 (n, *{self._shape})")
+        check_batch(len(x))
         if t.dtype != torch.float64 or t.ndim or not 0 <= t.item() <= 1:
             raise Malformed(Refusal.SCHEMA, "t is a float64 number in [0, 1]")
         if not x.isfinite().all():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from decentral.errors import Unreachable, UserError
 from decentral.serving.access import PIPELINE, Access, access
-from decentral.serving.experts.ensemble import denoise_remotely, remote_experts
+from decentral.serving.experts.ensemble import denoise_remotely, most_together, remote_experts
 from decentral.serving.experts.expert import digest_of
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.trust.anchors import FILE
@@ -41,7 +41,8 @@ class Wish:
     labels: Sequence[int]
     seed: int
     micro_batch: int | None = None
-    """Images that go through the steps together; None: half of them, so that experts and router work at once."""
+    """Images that go through the steps together; None: half of them, so that experts and router work at once, or as
+    many as experts take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +81,15 @@ async def generate(
             raise Unreachable(f"{directory}: no expert answers{f' ({reasons})' if reasons else ''}; is the cluster up?")
         classes = list(wish.labels) or list(range(pipeline.config.num_classes))
         labels = [classes[place % len(classes)] for place in range(wish.number)] if classes else None
+        guidance = wish.guidance if labels else 1.0
         sampling = pipeline.start(
             num_images=wish.number,
             num_inference_steps=wish.steps,
             class_labels=labels,
-            guidance_scale=wish.guidance if labels else 1.0,
+            guidance_scale=guidance,
             experts=wish.experts,
             generator=torch.Generator().manual_seed(wish.seed),
-            micro_batch=wish.micro_batch or math.ceil(wish.number / 2),
+            micro_batch=_micro_batch(wish, most_together(pipeline.sample_shape) // (2 if guidance > 1 else 1)),
             present=experts,
         )
         for number, why in unreachable.items():
@@ -105,6 +107,15 @@ async def generate(
         received=received,
         seconds=time.monotonic() - began,
     )
+
+
+def _micro_batch(wish: Wish, most: int) -> int:
+    """`most`: images whose samples an expert takes in one task. Raises UserError where more are wished for."""
+    if wish.micro_batch is None:
+        return min(math.ceil(wish.number / 2), most)
+    if wish.micro_batch > most:
+        raise UserError(f"micro_batch: {wish.micro_batch} images are more than experts take at once, which is {most}")
+    return wish.micro_batch
 
 
 @asynccontextmanager

@@ -143,6 +143,11 @@ class DecentralizedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
                     check_part(folder, name)
         return cast(DecentralizedDiffusionPipeline, super().from_pretrained(pretrained_model_name_or_path, **kwargs))
 
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what experts see."""
+        return int(config(self._model())["in_channels"]), *image_size(self._model())
+
     @torch.no_grad()
     def __call__(
         self,
@@ -312,7 +317,7 @@ class DecentralizedDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         self, number: int, generator: torch.Generator | list[torch.Generator] | None, latents: Tensor | None
     ) -> Tensor:
         """float32, whatever the experts compute in."""
-        shape = (number, int(config(self._model())["in_channels"]), *image_size(self._model()))
+        shape = (number, *self.sample_shape)
         if latents is not None:
             if latents.shape != shape:
                 raise UserError(f"latents have the shape {tuple(latents.shape)}, not {shape}")

@@ -16,8 +16,8 @@ from typing import Any
 from decentral.errors import Malformed, Refusal, Unproven
 from decentral.serving.parts import check_address
 from decentral.serving.stages.stage import StageService
-from decentral.serving.stages.turns import Turns
 from decentral.serving.stages.twin import Twin
+from decentral.serving.turns import Turns
 from decentral.trust.evidence import Question, tensors_digest
 from decentral.trust.proofs import MOST_SAMPLES, MOST_SRS, Integers, Proofs, samples, sign_proof
 from decentral.wire.conversation import Proof, Task

@@ -21,8 +21,8 @@ from torch import Tensor
 from decentral.core.agreement import finite
 from decentral.errors import Malformed, Refusal
 from decentral.models.stages import Port, Stage
-from decentral.serving.parts import MOST_BYTES, Work, check_address
-from decentral.serving.stages.turns import Turns
+from decentral.serving.parts import MOST_BYTES, MOST_SAMPLES, Work, check_address, check_batch, within_memory
+from decentral.serving.turns import Turns
 from decentral.trust.evidence import SALT_BYTES, Claim, Question, Sealed, commit, tensors_digest
 from decentral.wire.conversation import Commitment, Fetch, Open, Output, Task, Terms
 from decentral.wire.identity import Identity
@@ -32,8 +32,6 @@ from decentral.wire.sessions import Client
 
 T = TypeVar("T")
 
-MOST_SAMPLES = 1024
-"""Of one task."""
 QUICK = 0.001
 """Seconds: what takes less is done on the event loop, since a thread of its own costs as much."""
 
@@ -139,9 +137,8 @@ class StageService:
         # In memory that torch has aligned: how products are rounded depends on it, and equal bits are compared at once.
         inputs = {name: tensor.to(self.device, copy=True) for name, tensor in task.tensors.items()}
         try:
-            outputs = self.answer(inputs, client)
-        except torch.OutOfMemoryError as error:
-            raise Malformed(Refusal.BUSY, "there is no memory for that now") from error
+            with within_memory():
+                outputs = self.answer(inputs, client)
         except (RuntimeError, IndexError, ValueError) as error:  # sizes that do not go together, indices out of range
             raise Malformed(Refusal.SCHEMA, f"{self.part} cannot compute with these inputs") from error
         return {name: tensor.to("cpu").contiguous() for name, tensor in outputs.items()}
@@ -165,8 +162,8 @@ class StageService:
             wanted = f"{port.dtype} {('n', *port.shape[1:]) if port.shape else ()}".replace("'", "")
             given = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise Malformed(Refusal.SCHEMA, f"{port.name} is {given}, not {wanted}")
-        if tensor.ndim and len(tensor) > self._most:
-            raise Malformed(Refusal.TOO_LARGE, f"{len(tensor)} samples; {self._most} at most")
+        if tensor.ndim:
+            check_batch(len(tensor), self._most)
 
 
 class _Nearby:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from decentral.errors import Malformed, Refusal
 from decentral.models.denoisers import unet
 from decentral.models.experts import load_denoiser, velocity
 from decentral.serving.experts.expert import ExpertService, digest_of
+from decentral.serving.parts import MOST_SAMPLES
 from decentral.wire.conversation import Output, Said, Task
 from decentral.wire.identity import Identity
 from decentral.wire.sessions import Client
@@ -34,14 +36,16 @@ async def inline(fn: Any) -> Tensor:
 
 
 async def answer(
-    service: ExpertService, tensors: dict[str, Tensor], *, part: str = "expert-0", digest: str = ""
+    service: ExpertService, tensors: dict[str, Tensor], *, part: str = "expert-0", digest: str = "", sender: Any = None
 ) -> Said:
     said: list[Said] = []
 
     async def say(message: Said) -> None:
         said.append(message)
 
-    await service(Task(part, bytes.fromhex(digest or service.digest), tensors), Client(Identity.generate().id, say))
+    await service(
+        Task(part, bytes.fromhex(digest or service.digest), tensors), Client(sender or Identity.generate().id, say)
+    )
     return said[0]
 
 
@@ -61,6 +65,7 @@ async def test_it_answers_with_the_models_velocities(model):
         ({"x": X.double(), "t": T}, Refusal.SCHEMA),
         ({"x": X[:, :, :4], "t": T}, Refusal.SCHEMA),
         ({"x": X[:0], "t": T}, Refusal.SCHEMA),
+        ({"x": torch.zeros(MOST_SAMPLES + 1, 1, 8, 8), "t": T}, Refusal.TOO_LARGE),
         ({"x": X[0], "t": T}, Refusal.SCHEMA),
         ({"x": X, "t": T.float()}, Refusal.SCHEMA),
         ({"x": X, "t": T + 1}, Refusal.SCHEMA),
@@ -71,12 +76,56 @@ async def test_it_answers_with_the_models_velocities(model):
         ({"x": X, "t": T, "labels": LABELS - 1}, Refusal.SCHEMA),
         ({"x": X, "t": T, "labels": LABELS.float()}, Refusal.SCHEMA),
     ],
-    ids=str,
-)
+    ids=[
+        "no t", "no x", "another tensor", "doubles", "another width", "no samples", "too many samples",
+        "one sample alone", "t as float", "t above 1", "t is NaN", "x is NaN", "too few labels", "label too high",
+        "label too low", "labels as float",
+    ],
+)  # fmt: skip
 async def test_what_the_model_cannot_take_is_refused_before_it_is_computed(model, tensors, reason):
     with pytest.raises(Malformed) as refused:
         await answer(ExpertService(model, "expert-0", inline), tensors)
     assert refused.value.reason is reason
+
+
+async def test_as_many_samples_as_are_taken_at_once_are_answered(model):
+    x = torch.zeros(MOST_SAMPLES, 1, 8, 8)
+    output = await answer(
+        ExpertService(model, "expert-0", inline), {"x": x, "t": T, "labels": torch.zeros(len(x)).long()}
+    )
+    assert isinstance(output, Output) and output.tensors["v"].shape == x.shape
+
+
+async def test_where_memory_runs_out_one_is_told_to_come_back(model, monkeypatch):
+    def too_much(*inputs: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("decentral.serving.experts.expert.velocity", too_much)
+    with pytest.raises(Malformed, match="no memory") as refused:
+        await answer(ExpertService(model, "expert-0", inline), {"x": X, "t": T})
+    assert refused.value.reason is Refusal.BUSY
+
+
+async def test_clients_take_turns(model):
+    """Nobody waits for all that another has asked."""
+    many, one = Identity.generate().id, Identity.generate().id
+    done: list[str] = []
+
+    async def slowly(fn: Any) -> Tensor:
+        await asyncio.sleep(0.001)
+        return await inline(fn)
+
+    service = ExpertService(model, "expert-0", slowly)
+
+    async def ask(sender: Any) -> None:
+        await answer(service, {"x": X, "t": T, "labels": LABELS}, sender=sender)
+        done.append(sender)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as asking:
+        for _ in range(10):
+            asking.create_task(ask(many))
+        asking.create_task(ask(one))
+    assert done.index(one) <= 2 and len(done) == 11
 
 
 async def test_another_part_and_another_digest_are_refused(model):

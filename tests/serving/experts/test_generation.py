@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from PIL import Image
 from decentral.errors import Unreachable, UserError
 from decentral.launch.gateway import serve_tunnel
 from decentral.serving.access import PIPELINE
+from decentral.serving.experts.ensemble import AT_ONCE, most_together
 from decentral.serving.experts.generation import GAP, TILE, Wish, generate, grid
-from tests.serving.experts.test_ensemble import honest, served
+from decentral.serving.parts import MOST_BYTES, MOST_SAMPLES
+from decentral.wire.conversation import Task
+from decentral.wire.sessions import Client
+from tests.serving.experts.test_ensemble import COUNT, honest, served
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 17])
@@ -34,6 +39,45 @@ def test_images_that_are_large_enough_keep_their_pixels_in_rows_as_long_as_asked
 async def test_a_folder_without_an_ensemble_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no ensemble"):
         await generate(tmp_path, Wish(1, 1, "full", 1.0, (), 0))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+async def test_experts_are_sent_no_more_at_once_than_they_take(
+    tmp_path: Path, pipeline: Any, monkeypatch: pytest.MonkeyPatch, guidance: float
+) -> None:
+    """More images go there in more batches, which are those of one process with that `micro_batch`."""
+    most, together = 4, 4 if guidance == 1 else 2
+    monkeypatch.setattr("decentral.serving.experts.ensemble.MOST_SAMPLES", most)
+    pipeline.save_pretrained(tmp_path / PIPELINE)
+    sizes, at_once, running = list[int](), 0, dict[str, int]()
+
+    def watched(service: Any) -> Any:
+        async def serve(task: Task, client: Client) -> None:
+            nonlocal at_once
+            sizes.append(len(task.tensors["x"]))
+            running[task.part] = running.get(task.part, 0) + 1
+            at_once = max(at_once, *running.values())
+            await service(task, client)
+            running[task.part] -= 1
+
+        return serve
+
+    services = [(watched(service), digest) for service, digest in honest(pipeline)[:COUNT]]
+    wish = Wish(9, 2, "full", guidance, (), 0)
+    async with asyncio.timeout(60), served(tmp_path, services):
+        made = await generate(tmp_path, wish)
+        assert max(sizes) == most and at_once <= AT_ONCE
+        given = await generate(tmp_path, replace(wish, micro_batch=together))
+        with pytest.raises(UserError, match=f"micro_batch: {together + 1} images .* which is {together}"):
+            await generate(tmp_path, replace(wish, micro_batch=together + 1))
+    assert [image.tobytes() for image in made.images] == [image.tobytes() for image in given.images]
+
+
+def test_how_many_samples_go_together_depends_on_their_size() -> None:
+    assert most_together((1, 8, 8)) == MOST_SAMPLES
+    large = 3, 256, 256
+    assert (most_together(large) * (4 * 3 * 256 * 256 + 8)) + 8 <= MOST_BYTES
+    assert most_together(large) == 85
 
 
 async def test_images_that_come_through_a_gateway_are_those_that_come_directly(tmp_path: Path, pipeline: Any) -> None:

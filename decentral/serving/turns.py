@@ -37,7 +37,17 @@ class Turns:
         except asyncio.CancelledError:
             if mine.done() and not mine.cancelled():  # it was given its turn, and will not take it
                 self._pass_on()
+            else:
+                self._leave(client, mine)
             raise
+
+    def _leave(self, client: PeerId, mine: asyncio.Future[None]) -> None:
+        """At once: what goes before it may take minutes, and a client can call off any number of tasks meanwhile."""
+        those = self._waiting.get(client)
+        if those is not None and mine in those:
+            those.remove(mine)
+            if not those:
+                del self._waiting[client]
 
     def _pass_on(self) -> None:
         """To the next client that still waits; the turn stays taken until it has it."""

@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decentral.serving.stages.turns import Turns
+from decentral.serving.turns import Turns
 from decentral.wire.messages import PeerId
 
 MANY, ONE = PeerId("m" * 52), PeerId("o" * 52)
@@ -79,3 +79,31 @@ async def test_who_is_given_a_turn_and_leaves_at_once_passes_it_on() -> None:
     async with asyncio.timeout(5):
         await asyncio.gather(leaves, stays, return_exceptions=True)
     assert said == [(ONE, 2)]
+
+
+async def test_what_is_called_off_leaves_nothing_behind_however_long_the_turn_before_it_lasts() -> None:
+    turns, said = Turns(), list[tuple[PeerId, int]]()
+    async with turns.of(ONE):
+        stays = asyncio.create_task(log(turns, MANY, 0, said))
+        for number in range(1, 100):
+            leaves = asyncio.create_task(log(turns, PeerId("s" * 52) if number % 2 else MANY, number, said))
+            await asyncio.sleep(0)
+            leaves.cancel()
+            await asyncio.gather(leaves, return_exceptions=True)
+        assert {client: len(those) for client, those in turns._waiting.items()} == {MANY: 1}
+    async with asyncio.timeout(5):
+        await stays
+    assert said == [(MANY, 0)]
+
+
+async def test_a_turn_is_not_lost_to_who_leaves_just_before_it_comes() -> None:
+    turns, said = Turns(), list[tuple[PeerId, int]]()
+    async with turns.of(ONE):
+        leaves = asyncio.create_task(log(turns, MANY, 1, said))
+        stays = asyncio.create_task(log(turns, ONE, 2, said))
+        await asyncio.sleep(0)
+        leaves.cancel()  # and the turn is passed on before it has run again
+    async with asyncio.timeout(5):
+        await asyncio.gather(leaves, stays, return_exceptions=True)
+    assert said == [(ONE, 2)]
+    assert not turns._waiting
