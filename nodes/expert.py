@@ -9,7 +9,6 @@ serves the same model. Every launcher starts this file.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 
 from decentral.launch.changes import parted
 from decentral.launch.draining import drained
-from decentral.launch.ending import Told, live
+from decentral.launch.ending import Told, first_of, live
 from decentral.launch.life import entered, node_arguments
 from decentral.launch.serving import EXPERT, parts_of
 from decentral.models.experts import load_denoiser
@@ -35,15 +34,10 @@ async def serve(path: Path, index: int, listen: str | None, metrics: str | None,
         service = ExpertService(model, parts_of(node.directory)[index].name, served_by(node.clock))
         async with node.listening(Limits(model_bytes=MOST_BYTES), serve=service) as transport:
             node.journal.record("serving", part=service.part, digest=service.digest)
-            ways = (
-                asyncio.ensure_future(parted(node.directory, node.member.name, lambda: transport.sessions)),
-                asyncio.ensure_future(drained(transport, node.folder, node.journal, told, sessions=True)),
+            await first_of(
+                parted(node.directory, node.member.name, lambda: transport.sessions),
+                drained(transport, node.folder, node.journal, told, sessions=True),
             )
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
 
 
 def main() -> int:

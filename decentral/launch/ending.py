@@ -22,6 +22,19 @@ Work = Coroutine[Any, Any, None]
 """A node's life."""
 
 
+async def first_of(*ways: Work) -> None:
+    """Returns once one of the ways on which a node may end has ended; raises what that failed with."""
+    running = [asyncio.ensure_future(way) for way in ways]
+    try:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for way in done:
+            way.result()
+    finally:
+        for way in running:
+            way.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
 class Told:
     """What a node that drains is told: set by the first signal once it heeds that, which it does when it serves."""
 

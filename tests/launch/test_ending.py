@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from decentral.launch.ending import first_of
 
 NODE = """
 import asyncio, sys
@@ -109,3 +112,34 @@ def test_a_node_that_does_not_serve_yet_has_nothing_to_drain() -> None:
         node.send_signal(signal.SIGTERM)
         assert node.stdout.readlines() == ["goodbye\n"]
     assert node.returncode == 143
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["in order", "by an error"])
+async def test_a_node_ends_on_the_first_of_several_ways_and_says_if_that_failed(fails: bool) -> None:
+    ended = list[str]()
+
+    async def first() -> None:
+        if fails:
+            raise OSError("the folder is gone")
+
+    async def other() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("other")
+
+    async with asyncio.timeout(5):
+        if fails:
+            with pytest.raises(OSError, match="the folder is gone"):
+                await first_of(other(), first())
+        else:
+            await first_of(other(), first())
+    assert ended == ["other"]
+
+
+async def test_who_waits_for_a_way_to_end_may_be_told_to_stop() -> None:
+    waiting = asyncio.ensure_future(first_of(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
