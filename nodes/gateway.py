@@ -32,14 +32,23 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8443, help="0: any that is free")
     parser.add_argument("--certificate", type=Path, help="for TLS, in PEM, with --key; otherwise one is made")
     parser.add_argument("--key", type=Path, help="of the certificate, in PEM")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for an answer; proofs take minutes")
     parser.add_argument("--tunnel", action="store_true", help="pass connections on, unread, instead of answering")
     given = parser.parse_args()
     if given.tunnel:
-        if given.certificate is not None or given.key is not None:
-            parser.error("--tunnel: TLS ends at the nodes; --certificate and --key are for answering")
+        if given.certificate is not None or given.key is not None or given.timeout is not None:
+            parser.error("--tunnel: TLS ends at the nodes; --certificate, --key and --timeout are for answering")
         return live(serve_tunnel(given.dir, said, host=given.host, port=given.port))
+    if given.timeout is not None and not given.timeout >= 1:
+        parser.error("--timeout: an answer takes a second at least")
     serving = serve_gateway(
-        given.dir, told, host=given.host, port=given.port, certificate=given.certificate, key=given.key
+        given.dir,
+        told,
+        host=given.host,
+        port=given.port,
+        certificate=given.certificate,
+        key=given.key,
+        timeout=given.timeout,
     )
     return live(serving)
 

@@ -23,6 +23,12 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8443,
     certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="For TLS, in PEM. [default: made]")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="Of the certificate, in PEM.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1, metavar="SECONDS", help="For an answer; proofs take minutes. [default: 120]", show_default=False
+        ),
+    ] = None,
     tunnel: Annotated[
         bool, typer.Option("--tunnel", help="Answer nothing: pass clients' sealed connections on to the nodes, unread.")
     ] = False,
@@ -38,8 +44,9 @@ def gateway(
     another. /openapi.json describes the interface.
     """
     if tunnel:
-        if certificate is not None or key is not None:
-            raise UserError("--tunnel: TLS ends at the nodes; --certificate and --key are for answering")
+        if certificate is not None or key is not None or timeout is not None:
+            problem = "TLS ends at the nodes; --certificate, --key and --timeout are for answering"
+            raise UserError(f"--tunnel: {problem}")
         if plugins:
             raise UserError("--tunnel: it computes nothing; --plugin is for answering")
         _pass_on(directory, host, port, as_json)
@@ -68,7 +75,9 @@ def gateway(
         note("Ctrl-C ends it")
 
     try:
-        asyncio.run(serve_gateway(directory, told, host=host, port=port, certificate=certificate, key=key))
+        asyncio.run(
+            serve_gateway(directory, told, host=host, port=port, certificate=certificate, key=key, timeout=timeout)
+        )
     except asyncio.CancelledError:  # SIGTERM
         return
 

@@ -36,15 +36,18 @@ async def serve_gateway(
     port: int = 0,
     certificate: Path | None = None,
     key: Path | None = None,
+    timeout: float | None = None,
 ) -> None:
     """Answers HTTP until it is cancelled, or SIGTERM comes; `told` is called once it listens. Port 0: any that is free.
+
+    `timeout`: seconds for an answer; None: `Bounds.answering`.
 
     Raises UserError for what cannot be used, and TransportError if the cluster is gone.
     """
     try:
         import uvicorn  # noqa: F401  that it is there
 
-        from decentral.serving.gateway.app import Gateway
+        from decentral.serving.gateway.app import Bounds, Gateway
     except ImportError as error:
         raise UserError(f"the gateway needs {error.name}: pip install 'decentral[gateway]'") from error
     from decentral.serving.access import CLIENT
@@ -58,7 +61,8 @@ async def serve_gateway(
         token, chain = open_token(folder), open_chain(folder, host, certificate, key)
         network = Network.load(directory / STAGES) if (directory / STAGES / FILE).exists() else None
         with listening(host, port) as taken:
-            app, at = Gateway(client, token, network=network).app(), taken.getsockname()
+            bounds = Bounds() if timeout is None else Bounds(answering=timeout)
+            app, at = Gateway(client, token, network=network, bounds=bounds).app(), taken.getsockname()
             told(Listening(f"https://{written(host)}:{at[1]}", folder / TOKEN, chain.shown))
             await answering(app, taken, ending=ENDING, ssl_certfile=chain.certificate, ssl_keyfile=chain.key)
 

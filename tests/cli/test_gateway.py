@@ -86,7 +86,9 @@ def test_what_it_cannot_use_is_named(tmp_path: Path) -> None:
         ([str(tmp_path)], "trust.toml"),
         ([str(tmp_path), "--port", "70000"], "65535"),
         ([str(tmp_path), "--tunnel"], "trust.toml"),
-        ([str(tmp_path), "--tunnel", "--key", "key.pem"], "--certificate and --key"),
+        ([str(tmp_path), "--tunnel", "--key", "key.pem"], "--certificate, --key and --timeout"),
+        ([str(tmp_path), "--tunnel", "--timeout", "600"], "--certificate, --key and --timeout"),
+        ([str(tmp_path), "--timeout", "0"], "--timeout"),
     ):
         result = CliRunner().invoke(app, ["gateway", *arguments])
         assert result.exit_code == 2

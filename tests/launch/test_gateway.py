@@ -68,6 +68,23 @@ async def test_requests_under_way_are_answered_before_it_ends(cluster: Any) -> N
         socket.create_connection(("127.0.0.1", int(where.url.rpartition(":")[2])), timeout=5)
 
 
+async def test_an_answer_has_the_time_that_it_is_told(cluster: Any) -> None:
+    class Waits(StageService):
+        async def commit(self, *args: Any) -> None:
+            await asyncio.Event().wait()
+
+    made = await cluster(liars={f"stage-1-{letter}": Waits for letter in "abc"})
+    told: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve_gateway(made.folder, told.set_result, timeout=1.5))
+    async with asyncio.timeout(DEADLINE):
+        async with caller(made.folder, (await told).url, timeout=DEADLINE) as http:
+            late = await http.post("/v1/predict", json={"inputs": X.tolist()})
+        assert late.status_code == 504
+        assert "within 1.5 s" in late.json()["detail"]
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
 def test_a_port_that_is_taken_or_a_host_that_is_elsewhere_is_named() -> None:
     with listening("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

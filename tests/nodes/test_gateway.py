@@ -75,12 +75,17 @@ async def test_it_passes_connections_on_and_ends_when_it_is_told_to(cluster: Any
 
 
 @pytest.mark.slow
-async def test_what_it_cannot_use_ends_it_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [([], b"trust.toml"), (["--timeout", "nan"], b"--timeout"), (["--tunnel", "--timeout", "600"], b"--timeout")],
+    ids=["no cluster", "no time", "a tunnel with a time"],
+)
+async def test_what_it_cannot_use_ends_it_with_the_reason(tmp_path: Path, arguments: list[str], why: bytes) -> None:
     script = locate.folder("nodes") / "gateway.py"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), "--dir", str(tmp_path), stderr=asyncio.subprocess.PIPE
+        sys.executable, str(script), "--dir", str(tmp_path), *arguments, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(DEADLINE):
         _, error = await process.communicate()
     assert process.returncode == CANNOT
-    assert b"trust.toml" in error
+    assert why in error

@@ -51,6 +51,7 @@ class Bounds:
     reading: float = 30.0
     """For the body of a request to come."""
     answering: float = 120.0
+    """For all of an answer, proofs included."""
     receipts: int = 256
     receipt_bytes: int = 64 << 20
     """Of all receipts that are kept, the newest; they are gone when the gateway ends."""
@@ -76,15 +77,13 @@ class Receipts:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def keep(self, receipt: bytes) -> str:
-        name = hashlib.sha256(receipt).hexdigest()
+    def keep(self, name: str, receipt: bytes) -> None:
         if name not in self._kept:
             self._kept[name] = receipt
             self._bytes += len(receipt)
         while len(self._kept) > self._most or self._bytes > self._most_bytes:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= len(oldest)
-        return name
 
     def get(self, name: str) -> bytes | None:
         return self._kept.get(name)
@@ -165,7 +164,7 @@ class Gateway:
             except UserError as error:
                 raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None
             prediction = await self._ask(body, policy)
-            receipt = self._kept(prediction.receipt, body.receipt)
+            receipt = await self._kept(prediction.receipt, body.receipt)
             return await asyncio.to_thread(self._told, prediction, receipt)
 
     @contextmanager
@@ -228,7 +227,7 @@ class Gateway:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         except Unverified as refused:
             faults = telling.faults(self._client.anchors, refused.faults)
-            kept = self._kept(refused.receipt, body.receipt)
+            kept = await self._kept(refused.receipt, body.receipt)
             detail = f"no answer that the policy accepts: {'; '.join(refused.reasons)}"
             raise Problem(HTTPStatus.BAD_GATEWAY, detail, faults=faults, receipt=kept) from None
         except TransportError as error:
@@ -236,7 +235,8 @@ class Gateway:
         except Unproven as error:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"proofs cannot be verified here ({error})") from None
         except TimeoutError:
-            detail = f"the cluster did not answer within {self.bounds.answering:g} s"
+            within = f"{self.bounds.answering:g} s, which the gateway's --timeout allows"
+            detail = f"the cluster did not answer within {within}; proofs may take minutes for each sample"
             raise Problem(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
 
     # ---- telling --------------------------------------------------------------------------------------------------
@@ -255,13 +255,20 @@ class Gateway:
         }
         return JSONResponse(content)
 
-    def _kept(self, receipt: Receipt, way: str) -> dict[str, Any]:
+    async def _kept(self, receipt: Receipt, way: str) -> dict[str, Any]:
         try:
-            data = receipt.encode()
+            data, told = await asyncio.to_thread(_written, receipt, way)
         except UserError as error:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
-        told: dict[str, Any] = {"id": self._receipts.keep(data), "bytes": len(data)}
-        return {**told, "base64": base64.b64encode(data).decode()} if way == BASE64 else told
+        self._receipts.keep(told["id"], data)
+        return told
+
+
+def _written(receipt: Receipt, way: str) -> tuple[bytes, dict[str, Any]]:
+    """And what the caller is told of it. Blocking: with proofs it has megabytes. Raises UserError."""
+    data = receipt.encode()
+    told: dict[str, Any] = {"id": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    return data, {**told, "base64": base64.b64encode(data).decode()} if way == BASE64 else told
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

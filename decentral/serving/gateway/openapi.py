@@ -101,7 +101,7 @@ PROBLEMS = {
     "429": "Too much is under way: come back after Retry-After seconds.",
     "502": "There is no answer that the policy accepts, or the cluster does not answer.",
     "503": "Proofs cannot be verified here.",
-    "504": "The cluster did not answer in time.",
+    "504": "The cluster did not answer in time, of which the gateway's --timeout gives more.",
 }
 
 

@@ -7,12 +7,14 @@ import base64
 import hashlib
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save
 
@@ -23,7 +25,7 @@ from decentral.serving.gateway.app import PROBLEM, Bounds, Gateway, Receipts
 from decentral.serving.gateway.bodies import JSON, NPY, SAFETENSORS
 from decentral.serving.stages.model import Network
 from decentral.serving.stages.stage import StageService
-from decentral.trust.receipt import verify
+from decentral.trust.receipt import Receipt, verify
 
 X = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 TOKEN = "t" * 40
@@ -250,7 +252,8 @@ async def test_who_does_not_send_or_does_not_answer_in_time_is_told(cluster: Any
             await asyncio.Event().wait()
 
         client.predict = silent  # type: ignore[method-assign]
-        problem(await http.post("/v1/predict", json={"inputs": X.tolist()}), 504)
+        late = await http.post("/v1/predict", json={"inputs": X.tolist()})
+        assert "within 0.05 s, which the gateway's --timeout allows" in problem(late, 504)["detail"]
 
         async def gone(*args: Any) -> Any:
             raise Unreachable("nobody")
@@ -291,8 +294,33 @@ async def test_a_mistake_of_ours_is_told_to_the_log_alone(cluster: Any) -> None:
         assert "secret" not in json.dumps(problem(found, 500))
 
 
+async def test_a_receipt_is_written_where_it_keeps_nobody_waiting(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With proofs it has megabytes."""
+    made, where, encode = await cluster(liars={"stage-1-a": Lies}), list[bool](), Receipt.encode
+    strict = {"replicas": 3, "quorum": 3, "faulty": 0}
+
+    def watched(receipt: Receipt) -> bytes:
+        where.append(threading.current_thread() is threading.main_thread())
+        return encode(receipt)
+
+    monkeypatch.setattr(Receipt, "encode", watched)
+    async with gateway(made) as (http, _):
+        assert (await http.post("/v1/predict", json={"inputs": X.tolist()})).status_code == 200
+        refused = await http.post("/v1/predict", json={"inputs": X.tolist(), "policy": strict})
+        assert problem(refused, 502)["receipt"]["bytes"] > 0
+    assert where == [False, False]
+
+
+def kept_as(kept: Receipts, receipt: bytes) -> str:
+    name = hashlib.sha256(receipt).hexdigest()
+    kept.keep(name, receipt)
+    return name
+
+
 def written(kept: Receipts, sizes: Iterator[int]) -> list[str]:
-    return [kept.keep(bytes([place]) * size) for place, size in enumerate(sizes)]
+    return [kept_as(kept, bytes([place]) * size) for place, size in enumerate(sizes)]
 
 
 def test_only_the_newest_receipts_are_kept() -> None:
@@ -300,6 +328,7 @@ def test_only_the_newest_receipts_are_kept() -> None:
     assert [kept.get(name) is not None for name in names] == [False, True, True, True]
     names = written(kept := Receipts(9, 100), iter([40, 40, 40]))
     assert [kept.get(name) is not None for name in names] == [False, True, True]
-    assert kept.keep(bytes([2]) * 40) == names[2]
+    assert kept_as(kept, bytes([2]) * 40) == names[2]
     assert kept.get(names[1]) is not None, "one that is there already takes no room"
-    assert Receipts(9, 10).get(Receipts(9, 10).keep(b"x" * 11)) is None
+    small = Receipts(9, 10)
+    assert small.get(kept_as(small, b"x" * 11)) is None
