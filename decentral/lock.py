@@ -6,6 +6,7 @@ lock for an instant, so taking one is tried for a while.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import struct
@@ -17,6 +18,8 @@ _FLOCK = struct.Struct("@hhqqi0q")
 _OWNED = hasattr(fcntl, "F_OFD_SETLK")
 TRYING = 0.5
 """Seconds, where a look may be in the way."""
+WAIT = 0.1
+"""Seconds between two tries of who waits."""
 
 
 def take(path: Path) -> int | None:
@@ -42,6 +45,17 @@ def take(path: Path) -> int | None:
             raise
         else:
             return descriptor
+
+
+async def taken(path: Path, seconds: float) -> int:
+    """The same, once whoever holds it lets go of it. Raises TimeoutError where nobody does within `seconds`, OSError.
+
+    One that waits in a thread instead could not be told to end.
+    """
+    async with asyncio.timeout(seconds):
+        while (held := take(path)) is None:  # noqa: ASYNC110  who holds it is another process
+            await asyncio.sleep(WAIT)
+        return held
 
 
 def is_held(path: Path) -> bool:

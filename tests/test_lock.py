@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -76,3 +77,27 @@ def test_looking_all_the_time_never_keeps_anybody_from_taking_it(tmp_path: Path)
         for looker in lookers:
             looker.join()
     assert min(looks) >= 50
+
+
+@pytest.mark.usefixtures("kind")
+async def test_who_waits_for_a_lock_has_it_when_it_is_free_and_waits_no_longer_than_told(tmp_path: Path) -> None:
+    held = taken(tmp_path / "lock")
+    with pytest.raises(TimeoutError):
+        await lock.taken(tmp_path / "lock", 0.05)
+    waiting = asyncio.create_task(lock.taken(tmp_path / "lock", 30))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    os.close(held)
+    os.close(await waiting)
+
+
+async def test_who_waits_for_a_lock_can_be_told_to_stop(tmp_path: Path) -> None:
+    held = taken(tmp_path / "lock")
+    waiting = asyncio.create_task(lock.taken(tmp_path / "lock", 30))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert waiting.cancelled()
+    os.close(held)
+    assert not lock.is_held(tmp_path / "lock"), "who waited holds nothing"

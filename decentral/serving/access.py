@@ -7,14 +7,16 @@ nobody else.
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import logging
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from decentral import lock
 from decentral.errors import Malformed, UserError
 from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire.certificate import TLS, Credentials
@@ -31,8 +33,12 @@ PIPELINE = "pipeline"
 """The folder of an ensemble of experts, in that of the cluster."""
 CLIENT = "client"
 """The folder of this client's keys, in that of the cluster."""
+LOCK, WAITING = ".lock", 180.0
+"""The file there whose lock is held by who makes them, and seconds to wait for that: an authority may take 90 s."""
 LOOK = 1.0
 """Seconds between looks at what a client trusts, and at its own certificate."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Closing(Protocol):
@@ -68,17 +74,18 @@ class Access:
 @asynccontextmanager
 async def _alone(folder: Path) -> AsyncIterator[None]:
     """Of several processes that come at once, one makes the keys and uses up the invitation. Raises UserError."""
-    with _lock(folder) as lock:
-        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        yield
-
-
-def _lock(folder: Path) -> TextIO:
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return (folder / ".lock").open("w")
+        await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
+        held = await lock.taken(folder / LOCK, WAITING)
+    except TimeoutError:
+        problem = f"another process has been at this client's keys for {WAITING:g} s; wait for it, or end it"
+        raise UserError(f"{folder}: {problem}") from None
     except OSError as error:
         raise UserError(f"{folder}: is this client's own folder, and cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 @asynccontextmanager
@@ -129,22 +136,26 @@ def _notice(anchors: Anchors, sequence: int) -> Notice:
 
 async def _follow(directory: Path, links: Links, shown: Credentials, admitted: Admitted) -> None:
     trust, own = directory / FILE, directory / CLIENT / TLS
-    seen = _stamps(trust, own)
+    seen, failed = list[tuple[int, int]](), 0
     while True:
-        await asyncio.sleep(LOOK)
-        if (now := _stamps(trust, own)) == seen:
-            continue
         try:
-            anchors = Anchors.load(trust)
-            credentials = _trusting(Credentials.load(own.parent), anchors)
-        except (UserError, Malformed):
-            continue  # of two files that belong together one may come later
-        seen = now
-        admitted.take(_notice(anchors, admitted.sequence + 1))
-        if credentials != shown:
-            links.rotate(credentials)
-            shown = credentials
-        links.enforce()
+            if (now := _stamps(trust, own)) != seen:
+                anchors = Anchors.load(trust)
+                credentials = _trusting(Credentials.load(own.parent), anchors)
+                admitted.take(_notice(anchors, admitted.sequence + 1))
+                if credentials != shown:
+                    links.rotate(credentials)
+                    shown = credentials
+                links.enforce()
+                seen = now
+            failed = 0
+        except Exception as error:  # noqa: BLE001  one that looks no more would never hear of a revocation
+            failed += 1
+            if failed == 2:  # of two files that belong together one may come later
+                ours = not isinstance(error, UserError | Malformed | OSError)
+                problem = "cannot be followed, so that who is revoked there from now on is still called"
+                _LOG.warning("%s: %s (%s)", trust, problem, error, exc_info=error if ours else None)
+        await asyncio.sleep(LOOK)
 
 
 def _stamps(*files: Path) -> list[tuple[int, int]]:

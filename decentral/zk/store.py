@@ -25,8 +25,6 @@ from decentral.zk.worker import FULL, DiskFull, Limits
 PLACE = "DECENTRAL_ZK"
 """Environment variable with the store's folder."""
 MANIFEST = "manifest.json"
-WAIT = 0.1
-"""Seconds between two tries to take a lock."""
 SMALL = 1 << 24
 """Bytes up to which a file's digest is compared when it is used; of larger ones the size."""
 
@@ -112,10 +110,7 @@ class Store:
 
 async def _taken(path: Path, seconds: float) -> int:
     try:
-        async with asyncio.timeout(seconds):
-            while (held := lock.take(path)) is None:  # noqa: ASYNC110  who holds it is another process
-                await asyncio.sleep(WAIT)
-            return held
+        return await lock.taken(path, seconds)
     except TimeoutError:
         raise Unproven(f"{path}: another process was at this for {seconds:g} s; wait for it, or end it") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from decentral import lock
 from decentral.errors import TransportError, UserError
-from decentral.serving.access import CLIENT, Access, access
+from decentral.serving import access as access_module
+from decentral.serving.access import CLIENT, LOCK, Access, access
 from decentral.trust.anchors import FILE, Anchor, Anchors, Revoked
 from decentral.wire import rpc
 from decentral.wire.authority import Authority
@@ -84,6 +87,63 @@ async def test_a_folder_that_cannot_be_the_clients_own_is_named(tmp_path: Path) 
     with pytest.raises(UserError, match=f"{CLIENT}: is this client's own folder, and cannot be written"):
         async with access(tmp_path):
             raise AssertionError("keys were kept in a file")
+
+
+async def test_keys_that_another_process_is_at_are_waited_for_until_a_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decentral.serving.access.WAITING", 0.05)
+    Anchors(Authority.create(tmp_path / "authority").pem, ()).save(tmp_path / FILE)
+    (tmp_path / CLIENT).mkdir(mode=0o700)
+    held = lock.take(tmp_path / CLIENT / LOCK)
+    assert held is not None
+    with pytest.raises(UserError, match=f"{CLIENT}: another process has been at this client's keys for 0.05 s"):
+        async with access(tmp_path):
+            raise AssertionError("two are at the keys")
+    os.close(held)
+
+
+@pytest.mark.parametrize("error", [OSError("the disk does not answer"), RuntimeError("a mistake of ours")], ids=repr)
+async def test_a_client_that_cannot_follow_the_trust_file_says_so_and_goes_on_trying(
+    tmp_path: Path,
+    authority: Authority,
+    certify: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    failing, stamps = True, access_module._stamps
+
+    def looked(*files: Path) -> list[tuple[int, int]]:
+        if failing:
+            raise error
+        return stamps(*files)
+
+    monkeypatch.setattr(access_module, "LOOK", 0.01)
+    monkeypatch.setattr(access_module, "_stamps", looked)
+    one = anchor("a", "expert-0")
+    pinned = Anchors(authority.pem, (one,))
+    pinned.save(tmp_path / FILE)
+    (tmp_path / CLIENT).mkdir(mode=0o700)
+    certify(authority, Identity.open(tmp_path / CLIENT / "identity.key")).save(tmp_path / CLIENT)
+    async with asyncio.timeout(20), access(tmp_path) as cluster:
+        replace(pinned, revoked=(Revoked(one.id, 1),)).save(tmp_path / FILE)
+        while not caplog.records:  # noqa: ASYNC110  it fails in a task of its own
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert str(tmp_path / FILE) in said and str(error) in said
+        failing = False
+        while True:
+            with pytest.raises(TransportError) as refused:
+                await cluster.links.call(one.id, unheard, 0.05)
+            if "revoked" in str(refused.value):
+                break
+
+
+async def unheard(channel: Any, patience: Any) -> None:
+    """A call that nobody takes."""
+    await channel.unary_unary(f"/{rpc.HEALTH}/Check", None, None)(b"")
 
 
 async def test_a_client_that_is_connected_keeps_to_what_the_trust_file_becomes(
