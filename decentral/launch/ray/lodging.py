@@ -46,9 +46,11 @@ def room(name: str) -> Iterator[Path]:
     rooms.mkdir(mode=0o700, exist_ok=True)
     sweep(rooms)
     path = rooms / f"{name}-{secrets.token_hex(6)}"
-    path.mkdir(mode=0o700)
-    held = lock.take(path / LOCK)
+    begun = path.with_name(f".{path.name}")
+    begun.mkdir(mode=0o700)
+    held = lock.take(begun / LOCK)
     assert held is not None, "nobody else knows its name"
+    begun.rename(path)  # from here on others may find it, and it is held
     try:
         yield path
     finally:
@@ -57,7 +59,7 @@ def room(name: str) -> Iterator[Path]:
 
 
 def sweep(rooms: Path) -> None:
-    """Removes the folders that nobody holds."""
+    """Removes the folders that nobody holds; of those that are about to be made the names begin with a dot."""
     for path in rooms.iterdir():
-        if (path / LOCK).exists() and not lock.is_held(path / LOCK):
+        if not path.name.startswith(".") and (path / LOCK).exists() and not lock.is_held(path / LOCK):
             shutil.rmtree(path, ignore_errors=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from decentral import lock
 from decentral.errors import UserError
+from decentral.launch.cluster import LOCK
 from decentral.launch.ray import lodging
 
 
@@ -33,6 +35,22 @@ def test_rooms_of_nodes_that_were_killed_are_swept_up_and_those_of_others_are_no
         with lodging.room("peer-2") as other:
             assert mine.is_dir() and other.is_dir()
             assert not left.exists()
+
+
+def test_a_room_is_not_swept_up_before_it_is_held(monkeypatch):
+    """Nodes that start together sweep while others make their rooms."""
+    take = lock.take
+
+    def slow(path):
+        path.touch()
+        lodging.sweep(path.parent.parent)
+        return take(path)
+
+    monkeypatch.setattr(lock, "take", slow)
+    with lodging.room("peer-0") as path:
+        lodging.sweep(path.parent)
+        assert (path / LOCK).exists()
+        assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
 def test_what_nodes_share_stays():
