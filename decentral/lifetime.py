@@ -29,12 +29,17 @@ def end_on_sigterm() -> None:
 
 
 @contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does, while the body runs. In another thread than the main one nothing changes."""
+def ended_by_sigterm() -> Iterator[None]:
+    """The same, while the body runs, for a loop of virtual time, which hears of no signals itself.
+
+    In another thread than the main one nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    this, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert this is not None, "called by no task"
+    before = signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(this.cancel))
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from decentral.launch.churn import Change, Schedule, schedule
 from decentral.launch.cluster import COUNTER
 from decentral.launch.plan import PlannedPeer, make_plan
 from decentral.launch.pool.pool import Pool
-from decentral.lifetime import sigterm_as_ctrl_c
+from decentral.lifetime import ended_by_sigterm
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Event, GatheredJournal, Journal, Observer
 from decentral.run.recipe import Recipe
@@ -83,7 +83,7 @@ class SimulatedRun:
     async def _simulate(self) -> None:
         world = asyncio.ensure_future(self._play())
         try:
-            with sigterm_as_ctrl_c():
+            with ended_by_sigterm():
                 await asyncio.wait([world])
         except asyncio.CancelledError:
             self._pool.stop()  # who is cancelled waits for its work; nobody wants it now

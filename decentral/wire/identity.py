@@ -113,9 +113,9 @@ _D = -121665 * pow(121666, -1, _P)
 def _of_small_order(public_key: bytes) -> bool:
     """Whether a key is one of the curve's eight points whose multiple by eight is neutral, in any of their encodings.
 
-    A signature of zeros holds under such a key for at least one content in eight, and OpenSSL takes it. On the curve
-    -x^2 + y^2 = 1 + d x^2 y^2 (RFC 8032, 5.1) these are the points with y = 0 or y = +-1, and those whose double has
-    y = 0: there x^2 = -y^2.
+    A signature that needs no secret (R neutral, S = 0) holds under such a key for one content in eight at least, and
+    OpenSSL takes it. On the curve -x^2 + y^2 = 1 + d x^2 y^2 (RFC 8032, 5.1) these are the points with y = 0 or
+    y = +-1, and those whose double has y = 0: there x^2 = -y^2.
     """
     y = int.from_bytes(public_key, "little") % 2**255
     return y * (y * y - 1) * (_D * y**4 + 2 * y * y - 1) % _P == 0

@@ -35,14 +35,26 @@ def test_a_run_that_breaks_is_reported_as_far_as_it_came(tmp_path):
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
-def test_who_interrupts_a_run_is_told_the_way_to_go_on(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "ctrl_c"),
+    [
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_IGN),
+    ],
+    ids=["ctrl-c", "sigterm", "sigterm in the background of a script, which hears of no ctrl-c"],
+)
+def test_who_interrupts_a_run_is_told_the_way_to_go_on(tmp_path, number, ctrl_c):
     def observe(event):
         if event["event"] == "trained":
             signal.raise_signal(number)
 
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        execute(load_recipe("dimat-digits", SMALL), "sim", Options(out=tmp_path / "run", observe=observe))
+    before = signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            execute(load_recipe("dimat-digits", SMALL), "sim", Options(out=tmp_path / "run", observe=observe))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "--resume" in stopped.value.__notes__[0] and str(tmp_path / "run") in stopped.value.__notes__[0]
     assert (tmp_path / "run" / "summary.json").is_file()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
