@@ -1,11 +1,12 @@
 """What it costs that experts are peers: sampling over gRPC beside one process, and the best of K beside one model.
 
-    python -m benchmarks.diffusion_serving [--run DIR] [--num 256] [--steps 20] [--repeat 3] [--json FILE]
+    python -m benchmarks.diffusion_serving [--run DIR] [--num 256] [--steps 20] [--repeat 9] [--json FILE]
 
 Networks are those of recipes/diffusion-digits.yaml with random weights, since only time is measured: four experts,
 each a process of its own behind mutual TLS, and the pipeline with the same experts in this process, one torch thread
 each. `one core` holds client and peers on a single core, which is what the floor has; `all cores` lets them spread.
-Images must be the same bits. Then the best expert of eight (`top-1`, router included) beside one dense model of an
+A ratio is the median of turns, each of them a sampling in one process and one with the peers right after it. Images
+must be the same bits. Then the best expert of eight (`top-1`, router included) beside one dense model of an
 expert's size, by images per expert, in seconds of one core: the least of several turns, each taken after the other's
 (`--sparse`: this alone). With `--run DIR`, a finished run of diffusion-digits, an expert is killed half-way
 and the images are compared with those of a sampling that lost nobody.
@@ -99,16 +100,6 @@ def up(run: RunDirectory, cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def median_seconds(repeat: int, sample: Callable[[], Any]) -> tuple[float, Any]:
-    """After one sampling that does not count; and what the last one gave."""
-    seconds, made = [], sample()
-    for _ in range(repeat):
-        began = time.perf_counter()
-        made = sample()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), made
-
-
 def started(pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, experts: str, size: int) -> Any:
     return pipeline.start(
         num_images=number,
@@ -125,15 +116,27 @@ def sampled(pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, e
     return denoise(started(pipeline, number, steps, experts, size).batches, pipeline.evaluate)
 
 
-async def remote_seconds(folder: Path, repeat: int, sample: Callable[[], Any]) -> tuple[float, torch.Tensor]:
+async def in_turn(
+    folder: Path, cores: set[int], repeat: int, alone: Callable[[], torch.Tensor], start: Callable[[], Any]
+) -> tuple[list[float], list[float], bool]:
+    """Seconds in this process, on one core, and with the peers, each after the other's, and if all gave the same bits.
+
+    The machine is not equally fast at all times, so that only what was measured side by side can be compared. The first
+    turn does not count.
+    """
+    floors, seconds, same = [], [], True
     async with access(folder) as cluster, remote_experts(cluster) as remote:
-        seconds = []
-        for turn in range(repeat + 1):
+        for _ in range(repeat + 1):
+            os.sched_setaffinity(0, {min(cores)})
             began = time.perf_counter()
-            latents = await denoise_remotely(sample().batches, remote.experts)
-            if turn:
-                seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), latents
+            expected = alone()
+            floors.append(time.perf_counter() - began)
+            os.sched_setaffinity(0, cores)
+            began = time.perf_counter()
+            latents = await denoise_remotely(start().batches, remote.experts)
+            seconds.append(time.perf_counter() - began)
+            same = same and bool(torch.equal(latents, expected))
+    return floors[1:], seconds[1:], same
 
 
 def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> list[dict[str, Any]]:
@@ -142,22 +145,22 @@ def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> li
     with tempfile.TemporaryDirectory() as folder:
         run = untrained_run(Path(folder) / "run", recipe, pipeline)
         for choice in ("top-1", "full"):
-            before = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {min(before)})
-            floor, expected = median_seconds(repeat, partial(sampled, pipeline, number, steps, choice, size))
-            os.sched_setaffinity(0, before)
-            for name, cores in {"one core": {min(before)}, "all cores": before}.items():
+            asked = pipeline, number, steps, choice, size
+            everywhere = os.sched_getaffinity(0)
+            for name, cores in {"one core": {min(everywhere)}, "all cores": everywhere}.items():
                 with up(run, cores):
-                    sample = partial(started, pipeline, number, steps, choice, size)
-                    seconds, latents = asyncio.run(remote_seconds(run.path, repeat, sample))
+                    turns = in_turn(run.path, cores, repeat, partial(sampled, *asked), partial(started, *asked))
+                    floors, seconds, same = asyncio.run(turns)
+                ratios = sorted(one / floor for one, floor in zip(seconds, floors, strict=True))
                 rows.append(
                     {
                         "experts": choice,
                         "cores": name,
-                        "floor": floor,
-                        "seconds": seconds,
-                        "ratio": seconds / floor,
-                        "same bits": bool(torch.equal(latents, expected)),
+                        "floor": statistics.median(floors),
+                        "seconds": statistics.median(seconds),
+                        "ratio": statistics.median(ratios),
+                        "ratios": ratios,
+                        "same bits": same,
                     }
                 )
     return rows
@@ -261,7 +264,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, metavar="DIR", help="a finished run of diffusion-digits: kill one there")
     parser.add_argument("--num", type=int, default=256, help="images")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=9, help="turns, each in one process and with peers")
     parser.add_argument("--sparse", action="store_true", help="only the best of eight experts beside one dense model")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
@@ -271,10 +274,11 @@ def main() -> int:
         return 0 if lean(show_sparse(recipe, arguments.steps, arguments.repeat)) else 1
     print(f"networks of diffusion-digits; {arguments.num} images, {arguments.steps} steps; busy cores: {busy():.1f}")
     network_rows = over_the_network(recipe, arguments.num, arguments.steps, arguments.repeat)
-    print(f"\n{'':<28}{'one process s':>14}{'peers s':>10}{'ratio':>8}  same bits")
+    print(f"\n{'':<28}{'one process s':>14}{'peers s':>10}{'ratio':>8}  least to most  same bits")
     for row in network_rows:
         name = f"{row['experts']}, {row['cores']}"
-        print(f"{name:<28}{row['floor']:>14.2f}{row['seconds']:>10.2f}{row['ratio']:>8.2f}  {row['same bits']}")
+        spread, same = f"{row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f}", row["same bits"]
+        print(f"{name:<28}{row['floor']:>14.2f}{row['seconds']:>10.2f}{row['ratio']:>8.2f}  {spread}   {same}")
     print(f"on one core at most {REMOTE} wanted")
     sparse = show_sparse(recipe, arguments.steps, arguments.repeat)
     figures: dict[str, Any] = {"network": network_rows, "sparse": sparse}

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from decentral.algorithms.base import Peer, Publisher, evaluate, finish, local_model, train
-from decentral.algorithms.packing import finite
+from decentral.core.finite import finite
 from decentral.errors import DecentralError
 
 EXPERT = "expert"
@@ -52,7 +52,9 @@ class Experts:
         """
         began, round = peer.clock.now(), peer.schedule.rounds
         models = await peer.session.collect(peer.session.partners, EXPERT, returning=True)
-        checked = await peer.clock.work(lambda: {who: finite(model.tensors) for who, model in models.items()}, 0.0)
+        checked = await peer.clock.work(
+            lambda: {who: all(map(finite, model.tensors.values())) for who, model in models.items()}, 0.0
+        )
         for who in [who for who, good in checked.items() if not good]:
             peer.journal.record("rejected", round=round, other=who, reason="not finite")
         experts = {who: models[who].tensors for who, good in checked.items() if good}

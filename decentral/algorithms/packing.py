@@ -17,6 +17,7 @@ from torch import Tensor
 
 from decentral.core.compression import Unsound, compensated, heavy, left_out, unpack
 from decentral.core.encodings import Encoding
+from decentral.core.finite import finite
 from decentral.core.seeds import derive_seed
 from decentral.training.learner import State
 from decentral.wire.messages import Model
@@ -136,13 +137,4 @@ def read(model: Model, base: State) -> Model | str:
         state = unpack(model.tensors, base)
     except Unsound as problem:
         return str(problem)
-    return replace(model, tensors=state) if finite(state) else "not finite"
-
-
-def finite(state: Mapping[str, Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinity. One cheap pass; a sum that overflows is looked at again."""
-    return all(
-        bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
-        for tensor in state.values()
-        if tensor.is_floating_point() or tensor.is_complex()
-    )
+    return replace(model, tensors=state) if all(map(finite, state.values())) else "not finite"

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from decentral.core.finite import finite
+
 SMALLEST = 2.0**-10
 """Of the scale of a whole tensor: a sample of smaller numbers is compared on this scale, where rounding is left."""
 
@@ -52,13 +54,6 @@ def distances(answers: Sequence[Tensors]) -> Float[np.ndarray, "n n"]:
     place = {id(answer): i for i, answer in enumerate(own)}
     rows = [place[id(answer)] for answer in answers]
     return found[np.ix_(rows, rows)]
-
-
-def finite(tensor: Tensor) -> bool:
-    """Whether all numbers are. A sum of what is not finite is not, and takes one pass; others may be too large only."""
-    if not tensor.is_floating_point():
-        return True
-    return math.isfinite(tensor.detach().sum().item()) or bool(tensor.isfinite().all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,8 +28,8 @@ ROUTER, DIGEST = "router", "digest"
 """In the ensemble's folder the router's, and there the digest of that model."""
 CHANGING = ".changing"
 """The lock, among the nodes' folders, of who adds or takes away."""
-LOOK = 0.2
-"""Seconds between looks at what was added or marked."""
+LOOK, NODE_LOOK = 0.2, 1.0
+"""Seconds between looks at what was added or marked: of the launcher, and of a node, which wakes up from its work."""
 LATECOMERS, PARTING = 5.0, 600.0
 """Seconds for which a node that leaves waits for clients who were just told of it, and for all of them at most."""
 
@@ -91,4 +91,4 @@ async def parted(run: RunDirectory, node: str, sessions: Callable[[], int]) -> N
 
 async def _until(true: Callable[[], bool]) -> None:
     while not true():  # noqa: ASYNC110  another process changes it
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(NODE_LOOK)

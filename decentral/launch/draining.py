@@ -17,8 +17,8 @@ from decentral.run.journal import Journal
 
 MARK = "drain"
 """The file in a node's folder."""
-LOOK = 0.2
-"""Seconds between looks at it."""
+LOOK = 1.0
+"""Seconds between looks at it: each wakes a node up from its work."""
 PATIENCE = 20.0
 """Seconds for what has begun; container engines give 30 as a rule, and the launcher of a cluster that ends fewer."""
 

@@ -28,8 +28,6 @@ EXPERT = "expert"
 """A node's folder of the expert that it has trained; the file `DIGEST` there names that model."""
 PART = "part"
 """The file in the folder of a node that was added, with the name of what it serves."""
-POLL = 0.05
-"""Seconds between looks at the journals."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 """Seconds before a crashed node is started again, doubled each time."""
 SETTLED = 300.0
@@ -89,14 +87,12 @@ class ServingRun:
                     if quotes is not None:
                         await quotes.wait()
                     async with asyncio.TaskGroup() as tasks:
-                        following = tasks.create_task(self._follow())
                         async with asyncio.TaskGroup() as lives:
                             for index, part in enumerate(self.parts):
                                 if part.script:
                                     lives.create_task(self._keep(nodes, index, part))
-                            changing = tasks.create_task(self._change(nodes, lives))
-                        following.cancel()
-                        changing.cancel()
+                            looking = tasks.create_task(self._look(nodes, lives))
+                        looking.cancel()
             except BaseExceptionGroup as group:
                 raise leading(group) or group from None
         raise DecentralError(f"no node is left; their logs are under {self.directory.nodes}")
@@ -127,25 +123,30 @@ class ServingRun:
                 return  # nobody would talk to it
             crashes = 1 if time.monotonic() - began > SETTLED else crashes + 1
 
-    async def _change(self, nodes: Nodes, lives: asyncio.TaskGroup) -> None:
-        """Takes in experts' nodes that are added, once they serve, and lets go of those that leave."""
-        while isinstance(run := self.directory, RunDirectory):
+    async def _look(self, nodes: Nodes, lives: asyncio.TaskGroup) -> None:
+        """At all that changes, in one go: on an idle machine to wake up costs more than to look."""
+        while True:
             await asyncio.sleep(LOOK)
             self._drain()
-            for index, part in enumerate(parts_of(run)):
-                if index == len(self.parts):
-                    nodes.admit(part.node, None if self._port is None else self._port + index)
-                    self.parts.append(part)
-                    if part.script:
-                        self._newcomers.add(index)
-                        lives.create_task(self._keep(nodes, index, part))
-                elif self.parts[index].script and not part.script:
-                    await self._let_go(nodes, run, index)
-            for index in self._newcomers & self._serving:
-                await asyncio.to_thread(adopt, run, self.parts[index].node)
-                self._newcomers.remove(index)
-                nodes.pin(self._settled)
-                self._journal.record("joined", other=index)
+            if isinstance(self.directory, RunDirectory):
+                await self._change(nodes, lives, self.directory)
+
+    async def _change(self, nodes: Nodes, lives: asyncio.TaskGroup, run: RunDirectory) -> None:
+        """Takes in experts' nodes that are added, once they serve, and lets go of those that leave."""
+        for index, part in enumerate(parts_of(run)):
+            if index == len(self.parts):
+                nodes.admit(part.node, None if self._port is None else self._port + index)
+                self.parts.append(part)
+                if part.script:
+                    self._newcomers.add(index)
+                    lives.create_task(self._keep(nodes, index, part))
+            elif self.parts[index].script and not part.script:
+                await self._let_go(nodes, run, index)
+        for index in self._newcomers & self._serving:
+            await asyncio.to_thread(adopt, run, self.parts[index].node)
+            self._newcomers.remove(index)
+            nodes.pin(self._settled)
+            self._journal.record("joined", other=index)
 
     @property
     def _settled(self) -> list[Part]:
@@ -170,11 +171,6 @@ class ServingRun:
         self.parts[index] = Part(node)
         self._newcomers.remove(index)
         self._journal.record("left", other=index, problem=problem)
-
-    async def _follow(self) -> None:
-        while True:
-            self._drain()
-            await asyncio.sleep(POLL)
 
     def _drain(self) -> None:
         for event in self._tail.poll():

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from decentral.core.finite import finite
 from decentral.core.seeds import derive_seed
 from decentral.data.datasets import LabelledImages, load_dataset
 from decentral.errors import RecipeError, UserError
@@ -96,7 +97,7 @@ def estimated_gains(stages: list[Stage], inputs: Float[Tensor, "n ..."], seed: i
     for place, stage in enumerate(stages):
         with torch.no_grad():
             tensors = stage.run(tensors)
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        if not all(map(finite, tensors.values())):
             raise UserError(f"the outputs of stage {place} are not finite")
     generator = torch.Generator().manual_seed(derive_seed(seed, "gain"))
     return gains(stages, given, [PUSHED] * len(stages), generator)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from decentral.core.finite import finite
 from decentral.errors import UserError
 from decentral.models.autoencoder_folder import CONFIG, WEIGHTS, autoencoder_digest
 
@@ -56,7 +57,7 @@ def load_autoencoder(folder: Path, digest: str | None = None) -> AutoencoderKL:
             raise UserError(f"{folder / WEIGHTS} {problem} {names[0]}: it is not of this {CONFIG}")
     model.eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
+        if not finite(parameter):
             raise UserError(f"{folder / WEIGHTS} is damaged: {name} is not finite")
         parameter.data = parameter.data.clone()  # where it lies in a file would decide the last bits
     return model

@@ -136,7 +136,9 @@ def merge(directory: os.PathLike[str]) -> list[Event]:
 
 def journals(directory: Path) -> list[Path]:
     """The journals of a run directory, by the name of their node."""
-    return sorted((directory / NODES).glob(f"*/{FILE}"))
+    nodes = directory / NODES
+    places = sorted(nodes.iterdir()) if nodes.is_dir() else []  # a glob takes twice as long, and this is polled
+    return [file for place in places if (file := place / FILE).is_file()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,11 @@ class Tail:
         """The same, and where they lie."""
         fresh: list[Line] = []
         for path in self._journals():
+            offset = self._read.get(path, 0)
+            if path.stat().st_size == offset:  # as most polls find it: to look is ten times cheaper than to open
+                continue
             with path.open("rb") as file:
-                offset = min(self._read.get(path, 0), os.fstat(file.fileno()).st_size)  # it may have been rewound
+                offset = min(offset, os.fstat(file.fileno()).st_size)  # it may have been rewound
                 file.seek(offset)
                 whole = _whole(file.read())
             self._read[path] = offset + len(whole)

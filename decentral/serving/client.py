@@ -14,7 +14,6 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from torch import Tensor
 
 from decentral.core.agreement import certified, end_to_end
+from decentral.core.finite import finite
 from decentral.errors import UserError
 from decentral.models.stages import Stage
 from decentral.serving.access import CLIENT, Access, Connecting, access, held_in
@@ -50,6 +50,7 @@ from decentral.trust.policy import FILE as POLICY
 from decentral.trust.policy import Policy
 from decentral.trust.proofs import MOST_SAMPLES
 from decentral.trust.receipt import Receipt
+from decentral.wire.clock import worker
 from decentral.wire.messages import PeerId
 
 STAGES = "stages"
@@ -81,7 +82,7 @@ class Client:
         self.anchors, self.policy = cluster.anchors, policy
         self.model, self.circuits = model, circuits
         self._cluster, self._noise, self._measured, self._stack = cluster, noise, measured, AsyncExitStack()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="client")  # one computation at a time
+        self._worker = worker("client")  # one computation at a time
         self.reputations = Reputations(ledger)
         self._router = Router(self.reputations, time.monotonic, learned=Experience(ledger))
         self._replicas = Replicas(cluster.links, self._router, patience, LIMITS, attesting)
@@ -298,7 +299,7 @@ class Client:
         for name, tensor in tensors.items():
             if not tensor.ndim or not len(tensor):
                 raise UserError(f"the input {name!r} is empty: a batch has samples along its first axis")
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if not finite(tensor):
                 raise UserError(f"the input {name!r} is not finite")
         stages = [self.model[part.name] for part in self.anchors.parts if part.at == "client"]
         if stages:

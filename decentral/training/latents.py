@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from decentral.core.finite import finite
 from decentral.data.datasets import Indices, LabelledImages, Labels, Pixels
 from decentral.errors import UserError
 from decentral.models.autoencoders import encoded, latent_shape
@@ -65,7 +66,7 @@ class EncodedImages(LabelledImages):
         for start in range(0, len(indices), PART):
             pixels = torch.from_numpy(read(indices[start : start + PART])).to(self._device)
             found = encoded(self.autoencoder, normalise(pixels, (middle,) * channels, (half,) * channels))
-            if not found.isfinite().all():
+            if not finite(found):
                 raise UserError("vae.folder: the autoencoder makes what is not finite of these images")
             latents[start : start + PART] = found.cpu().numpy()
         return latents

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from decentral.core.finite import finite
 from decentral.core.leakage import no_peek
 from decentral.core.seeds import derive_seed
 from decentral.data.datasets import Indices, LabelledImages
@@ -343,7 +344,7 @@ def incoming(tensors: Tensors, ports: Sequence[Port], count: int, device: torch.
         tensor, shape = tensors[port.name], (count, *port.shape[1:])
         if tuple(tensor.shape) != shape or tensor.dtype != port.dtype or not count:
             raise ValueError(f"{port.name}: {tensor.dtype} {list(tensor.shape)}, not {port.dtype} {list(shape)}")
-        if not bool(tensor.isfinite().all()):
+        if not finite(tensor):
             raise ValueError(f"{port.name}: not finite")
         found[port.name] = tensor.detach().to(device).requires_grad_(port.dtype.is_floating_point)
     return found

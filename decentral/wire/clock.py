@@ -13,7 +13,18 @@ from concurrent.futures import CancelledError as Dropped
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+import torch
+
 T = TypeVar("T")
+
+
+def worker(name: str) -> ThreadPoolExecutor:
+    """A thread that computes, one job after another, with as many threads as torch was told to use.
+
+    A new thread's matrix products take all that OpenMP has, whatever `torch.set_num_threads` was told, until torch
+    counts its threads there.
+    """
+    return ThreadPoolExecutor(1, name, torch.get_num_threads)
 
 
 class Clock(Protocol):
@@ -37,7 +48,7 @@ class WallClock:
     def __init__(self, elapsed: float = 0.0) -> None:
         """`elapsed`: seconds that the run has already taken."""
         self._started = asyncio.get_running_loop().time() - elapsed
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work")
+        self._worker = worker("work")
 
     def now(self) -> float:
         return asyncio.get_running_loop().time() - self._started

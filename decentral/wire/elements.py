@@ -69,8 +69,8 @@ def _schema_digest(headers: Sequence[pb.TensorHeader]) -> str:
 
 def _memory(tensor: Tensor) -> memoryview:
     """The elements of a tensor as bytes: its own memory if it is contiguous and on the CPU."""
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+    known = tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor  # numpy has no bfloat16
+    return np.ascontiguousarray(known.numpy(force=True)).reshape(-1).view(np.uint8).data
 
 
 class Elements:
@@ -168,9 +168,10 @@ def _check_tensor(tensor: pb.TensorHeader, limits: Limits) -> int:
         raise Malformed(
             Refusal.TOO_LARGE, f"a name longer than {limits.name_length} bytes or more than {limits.rank} dimensions"
         )
-    if math.prod(max(length, 1) for length in tensor.shape) > limits.model_bytes:
+    elements = math.prod(tensor.shape)
+    if (elements or math.prod(length for length in tensor.shape if length)) > limits.model_bytes:
         raise Malformed(Refusal.TOO_LARGE, "a tensor with more elements than the limit")
-    return math.prod(tensor.shape) * _DTYPE_OF[tensor.dtype].itemsize
+    return elements * _DTYPE_OF[tensor.dtype].itemsize
 
 
 _spare: deque[mmap.mmap] = deque(maxlen=SPARES)

@@ -17,7 +17,6 @@ from decentral.algorithms.base import Pace, Schedule, renormalise, train
 from decentral.algorithms.dpsgd import DPSGD
 from decentral.algorithms.fedavg import FedAvg
 from decentral.algorithms.gossip import Gossip
-from decentral.algorithms.packing import finite
 from decentral.core.rules import Krum, Median, NormClipping
 from decentral.wire.clock import WallClock
 
@@ -32,26 +31,6 @@ def test_a_renormalised_row_sums_to_one_keeps_proportions_and_goes_by_index(row,
     assert math.isclose(math.fsum(weights.values()), 1.0)
     assert list(weights) == sorted(weights)
     assert all(math.isclose(weights[i] * row[0], weights[0] * row[i]) for i in weights)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_state_is_finite_unless_any_number_is_not(value):
-    state = {"weight": torch.zeros(3, 3), "steps": torch.tensor(2**62)}
-    assert finite(state)
-    state["weight"][1, 2] = value
-    assert not finite(state)
-
-
-@pytest.mark.parametrize("value", [complex(math.nan, 0), complex(0, math.inf)])
-def test_complex_numbers_are_finite_if_both_parts_are(value):
-    state = {"weight": torch.zeros(3, dtype=torch.complex64)}
-    assert finite(state)
-    state["weight"][1] = value
-    assert not finite(state)
-
-
-def test_a_sum_that_overflows_is_not_taken_for_infinity():
-    assert finite({"weight": torch.full((4,), 3e38)})
 
 
 @given(rounds=st.integers(1, 40), every=st.integers(1, 50))

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import async_solipsism
 import pytest
 
 from decentral.wire.clock import VirtualClock, WallClock
+
+COUNTED = """
+import os, sys, threading, torch
+from decentral.wire.clock import worker
+torch.set_num_threads(1)
+tasks = lambda: len(os.listdir("/proc/self/task"))
+with worker("one") as one:
+    before = one.submit(tasks).result()
+    one.submit(lambda: torch.randn(512, 256) @ torch.randn(256, 256)).result()
+    print(tasks() - before)
+"""
+"""How many threads a product on a worker starts."""
 
 
 def test_virtual_work_ends_at_start_plus_modelled_time_however_long_its_thread_took() -> None:
@@ -123,3 +139,16 @@ def test_work_that_nobody_will_do_any_more_holds_nobody_up_and_is_no_failure(giv
 
     with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
         runner.run(scenario())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by the kernel")
+def test_a_worker_s_products_take_as_many_threads_as_torch_was_told() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}
+    bare = COUNTED.replace("worker(", "ThreadPoolExecutor(").replace('("one")', "(1)")
+    bare = bare.replace("decentral.wire.clock import worker", "concurrent.futures import ThreadPoolExecutor")
+    started = [
+        int(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout)
+        for code in (COUNTED, bare)
+    ]
+    assert started[0] == 0
+    assert started[1] > 0  # what it is for: without it the test could not fail

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from decentral.core.finite import finite
 from decentral.core.gating import Gate
 from decentral.core.routing import combine, group_by_expert, posterior
 from decentral.errors import Unreachable
@@ -213,7 +214,7 @@ def fault(evaluation: Evaluation, answer: Tensor) -> str:
     """Why velocities cannot be used; empty if they can."""
     if answer.shape != evaluation.sample.shape:
         return f"answered {tuple(answer.shape)} to {tuple(evaluation.sample.shape)}"
-    return "" if answer.isfinite().all() else "its velocities are not finite"
+    return "" if finite(answer) else "its velocities are not finite"
 
 
 def batches(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -24,6 +23,7 @@ from decentral.serving.access import Access
 from decentral.serving.experts.denoising import Answer, Denoising, Evaluation, Gone, fault
 from decentral.serving.parts import MOST_BYTES, MOST_SAMPLES
 from decentral.trust.anchors import Anchor
+from decentral.wire.clock import worker
 from decentral.wire.conversation import Task
 from decentral.wire.limits import Limits
 from decentral.wire.sessions import Session, open_session
@@ -151,18 +151,23 @@ async def denoise_remotely(
     Raises Unreachable when no expert is left.
     """
     loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(1, thread_name_prefix="router") as worker:  # one torch computation at a time
+    with worker("router") as router:  # one torch computation at a time
 
         async def answer(evaluation: Evaluation) -> Answer:
             expert = experts.get(evaluation.expert)
             return Gone("is not connected") if expert is None else await expert.evaluate(evaluation)
 
+        def go_on(part: Denoising, answers: Sequence[Answer]) -> list[Evaluation]:
+            part.take(answers)
+            return part.work()
+
         async def take(batch: int, part: Denoising) -> None:
-            while work := await loop.run_in_executor(worker, part.work):
+            work = await loop.run_in_executor(router, part.work)
+            while work:
                 async with asyncio.TaskGroup() as asked:
                     answers = [asked.create_task(answer(evaluation)) for evaluation in work]
                 before = part.step
-                await loop.run_in_executor(worker, part.take, [one.result() for one in answers])
+                work = await loop.run_in_executor(router, go_on, part, [one.result() for one in answers])
                 if part.step > before:
                     after_step(batch, part.step)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from decentral.core.finite import finite
 from decentral.errors import Malformed, Refusal
 from decentral.models.experts import classes, config, image_size, velocity
 from decentral.serving.parts import Work, check_address, check_batch, within_memory
@@ -38,9 +39,8 @@ class ExpertService:
         check_address(task, self.part, self.digest)
         x, t, labels = self._inputs(dict(task.tensors))
 
-        @torch.no_grad()
         def compute() -> Tensor:
-            with within_memory():
+            with torch.no_grad(), within_memory():
                 return velocity(self._model, x, t, labels)
 
         async with self._turns.of(client.sender):
@@ -57,11 +57,11 @@ class ExpertService:
         check_batch(len(x))
         if t.dtype != torch.float64 or t.ndim or not 0 <= t.item() <= 1:
             raise Malformed(Refusal.SCHEMA, "t is a float64 number in [0, 1]")
-        if not x.isfinite().all():
+        if not finite(x):
             raise Malformed(Refusal.MALFORMED, "x is not finite")
         if labels is not None:
             if not self._classes or labels.dtype != torch.int64 or labels.shape != x.shape[:1]:
                 raise Malformed(Refusal.SCHEMA, "labels are int64, one for each sample of a model that knows classes")
-            if bool((labels < 0).any()) or bool((labels > self._classes).any()):
+            if labels.min() < 0 or labels.max() > self._classes:
                 raise Malformed(Refusal.SCHEMA, f"labels are at least 0 and at most {self._classes}, no class")
         return x, float(t.item()), labels

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from decentral.core.agreement import finite
+from decentral.core.finite import finite
 from decentral.errors import Malformed, Refusal
 from decentral.models.stages import Port, Stage
 from decentral.serving.parts import MOST_BYTES, MOST_SAMPLES, Work, check_address, check_batch, within_memory
