@@ -13,18 +13,19 @@ from concurrent.futures import CancelledError as Dropped
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-import torch
-
 T = TypeVar("T")
 
 
 def worker(name: str) -> ThreadPoolExecutor:
-    """A thread that computes, one job after another, with as many threads as torch was told to use.
+    """A thread that computes, one job after another, with as many threads as torch was told to use."""
+    return ThreadPoolExecutor(1, name, _as_told)
 
-    A new thread's matrix products take all that OpenMP has, whatever `torch.set_num_threads` was told, until torch
-    counts its threads there.
-    """
-    return ThreadPoolExecutor(1, name, torch.get_num_threads)
+
+def _as_told() -> None:
+    """Products in a new thread take all that OpenMP has, whatever torch was told, until it counts its threads there."""
+    import torch
+
+    torch.get_num_threads()
 
 
 class Clock(Protocol):

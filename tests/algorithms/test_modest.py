@@ -179,6 +179,7 @@ def total_steps(crowd):
     return len(undisturbed(crowd).taken)
 
 
+@pytest.mark.slow
 def test_a_peer_may_crash_at_any_step(crowd):
     """Every message that anybody sends, and every piece of work, in turn: enumerated, not sampled."""
     for at in range(total_steps(crowd)):

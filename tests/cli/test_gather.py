@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from decentral.launch.apart import settle
 from decentral.run.recipe import load_recipe
 
@@ -16,6 +18,7 @@ def gather(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_it_says_what_came_of_it_and_where_it_is(tmp_path):
     settle(load_recipe("dimat-digits", ["peers=2"]), tmp_path / "run", ("one:7000", "two:7000"), apart=True).close()
     done = gather("run", folder=tmp_path)

@@ -67,6 +67,7 @@ def test_where_nothing_is_computed_a_plugin_is_refused_and_not_run(
     assert "of-mine" not in MODELS.names()
 
 
+@pytest.mark.slow
 async def test_a_served_network_of_one_s_own_is_asked_with_its_file_and_not_by_what_the_folder_names(
     cluster, plugin: Path
 ) -> None:

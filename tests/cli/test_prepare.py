@@ -15,6 +15,7 @@ def prepare(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_every_node_is_told_where_it_listens(tmp_path):
     done = prepare("--out", "run", "--hosts", "one, two:7005", "--port", "7001", "--apart", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr

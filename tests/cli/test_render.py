@@ -24,6 +24,7 @@ def test_it_prints_one_file_and_says_where_the_keys_are(tmp_path):
     assert "identities.yaml" in done.stderr and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_written_stays_unless_it_is_forced(tmp_path):
     assert render(*SMALL, "--to", "compose", "--out", "here", folder=tmp_path).returncode == 0
     before = (tmp_path / "here" / "compose.yaml").read_text()
@@ -34,6 +35,7 @@ def test_what_is_written_stays_unless_it_is_forced(tmp_path):
     assert forced.returncode == 0 and "7777" in (tmp_path / "here" / "compose.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_pods_have_the_same_keys_when_they_are_rendered_again(tmp_path):
     done = render(*SMALL, "--to", "kubernetes", "--out", "here", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr

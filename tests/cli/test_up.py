@@ -47,6 +47,7 @@ def test_a_folder_without_a_run_is_named(tmp_path, command):
     assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_cluster_that_cannot_start_says_why_and_leaves_no_process(tmp_path):
     missing = ("--set", "data.name=cifar10", "--set", f"data.root={tmp_path}/none")
     done = decentral("up", "dimat-digits", "--dir", "here", *LONG, *missing, folder=tmp_path)

@@ -152,6 +152,7 @@ def overrides(*values: str) -> list[str]:
     return [part for value in values for part in ("--set", value)]
 
 
+@pytest.mark.slow
 def test_a_killed_peer_is_named_as_crashed_and_as_rejoined_when_it_is_started_again(tmp_path):
     run = Launched(tmp_path / "run", *overrides(*SMALL, *SLOW_ROUNDS, "rounds=10"))
     run.wait_for("round", peer=1, round=2)
