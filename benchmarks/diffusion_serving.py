@@ -117,17 +117,17 @@ def sampled(pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, e
 
 
 async def in_turn(
-    folder: Path, cores: set[int], repeat: int, alone: Callable[[], torch.Tensor], start: Callable[[], Any]
+    folder: Path, cores: set[int], apart: int, repeat: int, alone: Callable[[], torch.Tensor], start: Callable[[], Any]
 ) -> tuple[list[float], list[float], bool]:
-    """Seconds in this process, on one core, and with the peers, each after the other's, and if all gave the same bits.
+    """Seconds in this process, on the core `apart`, and with the peers, in turn, and if all gave the same bits.
 
-    The machine is not equally fast at all times, so that only what was measured side by side can be compared. The first
-    turn does not count.
+    The machine is not equally fast at all times, so that only what was measured side by side can be compared; peers
+    that wait take a little of a core, and none of that one where there are two. The first turn does not count.
     """
     floors, seconds, same = [], [], True
     async with access(folder) as cluster, remote_experts(cluster) as remote:
         for _ in range(repeat + 1):
-            os.sched_setaffinity(0, {min(cores)})
+            os.sched_setaffinity(0, {apart})
             began = time.perf_counter()
             expected = alone()
             floors.append(time.perf_counter() - began)
@@ -149,7 +149,8 @@ def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> li
             everywhere = os.sched_getaffinity(0)
             for name, cores in {"one core": {min(everywhere)}, "all cores": everywhere}.items():
                 with up(run, cores):
-                    turns = in_turn(run.path, cores, repeat, partial(sampled, *asked), partial(started, *asked))
+                    both = partial(sampled, *asked), partial(started, *asked)
+                    turns = in_turn(run.path, cores, max(everywhere), repeat, *both)
                     floors, seconds, same = asyncio.run(turns)
                 ratios = sorted(one / floor for one, floor in zip(seconds, floors, strict=True))
                 rows.append(

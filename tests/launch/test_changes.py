@@ -79,7 +79,7 @@ def test_one_change_at_a_time(run):
 
 
 async def test_a_node_parts_when_its_last_client_has_gone(run, monkeypatch):
-    for name in ("LOOK", "LATECOMERS"):
+    for name in ("NODE_LOOK", "LATECOMERS"):
         monkeypatch.setattr(changes, name, 0.001)
     sessions = 2
     parting = asyncio.create_task(parted(run, "peer-0", lambda: sessions))
