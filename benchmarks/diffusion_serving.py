@@ -1,21 +1,24 @@
 """What it costs that experts are peers: sampling over gRPC beside one process, and the best of K beside one model.
 
-    python -m benchmarks.diffusion_serving [--run DIR] [--num 256] [--steps 20] [--repeat 9] [--json FILE]
+    python -m benchmarks.diffusion_serving [--run DIR] [--num 256] [--steps 20] [--repeat 7] [--json FILE]
 
 Networks are those of recipes/diffusion-digits.yaml with random weights, since only time is measured: four experts,
 each a process of its own behind mutual TLS, and the pipeline with the same experts in this process, one torch thread
 each. `one core` holds client and peers on a single core, which is what the floor has; `all cores` lets them spread.
-A ratio is the median of turns, each of them a sampling in one process and one with the peers right after it. Images
-must be the same bits. Then the best expert of eight (`top-1`, router included) beside one dense model of an
-expert's size, by images per expert, in seconds of one core: the least of several turns, each taken after the other's
-(`--sparse`: this alone). With `--run DIR`, a finished run of diffusion-digits, an expert is killed half-way
-and the images are compared with those of a sampling that lost nobody.
+Images go through the steps together, as `generate` has them where peers are on the client's machine, or in two halves,
+as where they are elsewhere. A ratio is the median of turns, each of them a sampling in one process and one with the
+peers right after it, of the same plan. Images must be the same bits. Then both plans where every answer takes longer
+(`--far`: this alone): the network is simulated, by waiting. Then the best expert of eight (`top-1`, router included)
+beside one dense model of an expert's size, by images per expert, in seconds of one core: the least of several turns,
+each taken after the other's (`--sparse`: this alone). With `--run DIR`, a finished run of diffusion-digits, an expert
+is killed half-way and the images are compared with those of a sampling that lost nobody.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import math
 import os
@@ -26,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -44,8 +48,8 @@ from decentral.models.experts import Router
 from decentral.run.directory import RunDirectory, peer_name
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.serving.access import PIPELINE, access
-from decentral.serving.experts.denoising import Plan, Roster, batches, denoise
-from decentral.serving.experts.ensemble import denoise_remotely, remote_experts
+from decentral.serving.experts.denoising import Answer, Evaluation, Plan, Roster, batches, denoise
+from decentral.serving.experts.ensemble import RemoteExpert, denoise_remotely, remote_experts
 from decentral.serving.experts.expert import digest_of
 from decentral.serving.experts.generation import Wish, generate
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
@@ -55,6 +59,10 @@ EXPERTS, MANY = 4, 8
 SHAPE, CLASSES = (1, 8, 8), 10
 REMOTE, SPARSE = 1.15, 1.15
 """At most: sampling through peers to the same in one process; the best of eight experts to one dense model."""
+NEAR, FAR = "together", "halves"
+"""The plans of `generate` where all experts are on the client's machine, and where they are not."""
+DISTANCES = (0, 5, 10, 20, 50)
+"""Milliseconds by which an answer takes longer."""
 FULL = 64
 """Images per expert from which the second holds."""
 
@@ -139,15 +147,19 @@ async def in_turn(
     return floors[1:], seconds[1:], same
 
 
+def plans(number: int) -> dict[str, int]:
+    """Images that go through the steps together."""
+    return {NEAR: number, FAR: math.ceil(number / 2)}
+
+
 def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> list[dict[str, Any]]:
-    pipeline, rows = ensemble(recipe, EXPERTS), []
-    size = -(-number // 2)
+    pipeline, rows, everywhere = ensemble(recipe, EXPERTS), [], os.sched_getaffinity(0)
+    places = {"one core": {min(everywhere)}, "all cores": everywhere}
     with tempfile.TemporaryDirectory() as folder:
         run = untrained_run(Path(folder) / "run", recipe, pipeline)
-        for choice in ("top-1", "full"):
-            asked = pipeline, number, steps, choice, size
-            everywhere = os.sched_getaffinity(0)
-            for name, cores in {"one core": {min(everywhere)}, "all cores": everywhere}.items():
+        for choice, (name, cores) in itertools.product(("top-1", "full"), places.items()):
+            for plan, size in plans(number).items():
+                asked = pipeline, number, steps, choice, size
                 with up(run, cores):
                     both = partial(sampled, *asked), partial(started, *asked)
                     turns = in_turn(run.path, cores, max(everywhere), repeat, *both)
@@ -157,6 +169,7 @@ def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> li
                     {
                         "experts": choice,
                         "cores": name,
+                        "plan": plan,
                         "floor": statistics.median(floors),
                         "seconds": statistics.median(seconds),
                         "ratio": statistics.median(ratios),
@@ -164,6 +177,53 @@ def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> li
                         "same bits": same,
                     }
                 )
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Distant:
+    """An expert as it would be farther away: every answer takes so many seconds longer."""
+
+    expert: RemoteExpert
+    seconds: float
+
+    async def evaluate(self, evaluation: Evaluation) -> Answer:
+        await asyncio.sleep(self.seconds / 2)
+        answer = await self.expert.evaluate(evaluation)
+        await asyncio.sleep(self.seconds / 2)
+        return answer
+
+
+async def by_distance(
+    folder: Path, pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, choice: str, repeat: int
+) -> list[dict[str, Any]]:
+    """Seconds of both plans in turn, for each distance; the first turn does not count."""
+    rows = []
+    async with access(folder) as cluster, remote_experts(cluster) as remote:
+        for distance in DISTANCES:
+            experts: Any = {n: Distant(expert, distance / 1000) for n, expert in remote.experts.items()}
+            seconds: dict[str, list[float]] = {plan: [] for plan in plans(number)}
+            for _ in range(repeat + 1):
+                for plan, size in plans(number).items():
+                    parts = started(pipeline, number, steps, choice, size).batches
+                    began = time.perf_counter()
+                    await denoise_remotely(parts, experts)
+                    seconds[plan].append(time.perf_counter() - began)
+            medians = {plan: statistics.median(turns[1:]) for plan, turns in seconds.items()}
+            rows.append({"experts": choice, "milliseconds": distance, **medians})
+    return rows
+
+
+def show_far(recipe: Recipe, number: int, steps: int, repeat: int) -> list[dict[str, Any]]:
+    pipeline, rows = ensemble(recipe, EXPERTS), []
+    with tempfile.TemporaryDirectory() as folder:
+        run = untrained_run(Path(folder) / "run", recipe, pipeline)
+        with up(run, os.sched_getaffinity(0)):
+            for choice in ("top-1", "full"):
+                rows += asyncio.run(by_distance(run.path, pipeline, number, steps, choice, repeat))
+    print(f"\n{'answers later by (simulated)':<28}{NEAR + ' s':>14}{FAR + ' s':>12}")
+    for row in rows:
+        print(f"{row['experts'] + ', ' + str(row['milliseconds']) + ' ms':<28}{row[NEAR]:>14.2f}{row[FAR]:>12.2f}")
     return rows
 
 
@@ -265,30 +325,36 @@ def main() -> int:
     parser.add_argument("--run", type=Path, metavar="DIR", help="a finished run of diffusion-digits: kill one there")
     parser.add_argument("--num", type=int, default=256, help="images")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--repeat", type=int, default=9, help="turns, each in one process and with peers")
+    parser.add_argument("--repeat", type=int, default=7, help="turns, each in one process and with peers")
     parser.add_argument("--sparse", action="store_true", help="only the best of eight experts beside one dense model")
+    parser.add_argument("--far", action="store_true", help="only both plans, by how long an answer takes")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     recipe = load_recipe("diffusion-digits")
     if arguments.sparse:
         return 0 if lean(show_sparse(recipe, arguments.steps, arguments.repeat)) else 1
+    if arguments.far:
+        show_far(recipe, arguments.num, arguments.steps, arguments.repeat)
+        return 0
     print(f"networks of diffusion-digits; {arguments.num} images, {arguments.steps} steps; busy cores: {busy():.1f}")
     network_rows = over_the_network(recipe, arguments.num, arguments.steps, arguments.repeat)
     print(f"\n{'':<28}{'one process s':>14}{'peers s':>10}{'ratio':>8}  least to most  same bits")
     for row in network_rows:
-        name = f"{row['experts']}, {row['cores']}"
+        name = f"{row['experts']}, {row['cores']}, {row['plan']}"
         spread, same = f"{row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f}", row["same bits"]
         print(f"{name:<28}{row['floor']:>14.2f}{row['seconds']:>10.2f}{row['ratio']:>8.2f}  {spread}   {same}")
-    print(f"on one core at most {REMOTE} wanted")
+    print(f"on one core, {NEAR}: at most {REMOTE} wanted")
+    far = show_far(recipe, arguments.num, arguments.steps, min(arguments.repeat, 3))
     sparse = show_sparse(recipe, arguments.steps, arguments.repeat)
-    figures: dict[str, Any] = {"network": network_rows, "sparse": sparse}
+    figures: dict[str, Any] = {"network": network_rows, "far": far, "sparse": sparse}
     if arguments.run is not None:
         figures["killed"] = one_is_killed(arguments.run, arguments.num, arguments.steps)
         print("\n" + "\n".join(f"{name:<28}{value}" for name, value in figures["killed"].items()))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-    fast = all(row["ratio"] <= REMOTE and row["same bits"] for row in network_rows if row["cores"] == "one core")
+    on_one_core = [row for row in network_rows if row["cores"] == "one core" and row["plan"] == NEAR]
+    fast = all(row["ratio"] <= REMOTE for row in on_one_core) and all(row["same bits"] for row in network_rows)
     return 0 if fast and lean(sparse) else 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from decentral.cli.output import JsonOption, SimulatedOption, note, say, say_json, say_now
 from decentral.errors import UserError
+from decentral.wire.addresses import is_loopback
 
 if TYPE_CHECKING:
     from decentral.dashboard.source import Source
@@ -52,7 +52,7 @@ def dashboard(
         else:
             say(url)
             note("Ctrl-C ends it")
-        if not loopback(host):
+        if not is_loopback(host):
             note(f"warning: whoever reaches {host} sees it all; it is plain HTTP and asks nobody for a password")
         say_now()
         if show:
@@ -78,11 +78,3 @@ def _source(what: list[str], receipts: Path | None, simulated: bool) -> Source:
     if receipts is not None:
         raise UserError("--receipts: what they are verified by lies in the directory of the cluster; give that")
     return AddressSource(what)
-
-
-def loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -29,7 +29,15 @@ def generate(
     label: Annotated[
         list[int] | None, typer.Option(help="Of which class. Repeatable, in turn. [default: all]", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images that go through the steps together. [default: all, or half of them where peers are elsewhere]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and --micro-batch give the same images.")] = 0,
     via: ViaOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +56,7 @@ def generate(
     from decentral.serving.experts.generation import generate as sample
 
     logging.disable_progress_bar()  # of loading, which takes a moment; the steps are told below
-    wish = Wish(num, steps, experts, guidance, label or (), seed)
+    wish = Wish(num, steps, experts, guidance, label or (), seed, micro_batch)
     told = time.monotonic()
 
     def after_step(batch: int, step: int) -> None:
@@ -70,6 +78,7 @@ def generate(
                 "steps": steps,
                 "experts": experts,
                 "seed": seed,
+                "micro_batch": made.micro_batch,
                 "labels": made.labels,
                 "evaluations": {f"expert-{number}": count for number, count in made.evaluations.items()},
                 "absent": {f"expert-{number}": why for number, why in made.absent.items()},

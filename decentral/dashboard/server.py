@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from decentral.dashboard.source import Source
 from decentral.errors import UserError
-from decentral.launch.gateway import listening, written
+from decentral.launch.gateway import listening
 from decentral.lifetime import end_on_sigterm
+from decentral.wire.addresses import joined_address
 
 ENDING = 2
 """Seconds for requests that are under way when it is told to end."""
@@ -37,5 +38,5 @@ async def serve_dashboard(
         app = Page(hub, [host]).app()
         async with asyncio.TaskGroup() as tasks:  # a page that follows nothing any more is not shown
             tasks.create_task(hub.run())
-            told(f"http://{written(host)}:{taken.getsockname()[1]}/")
+            told(f"http://{joined_address(host, taken.getsockname()[1])}/")
             await answering(app, taken, ending=ENDING, end=hub.close)

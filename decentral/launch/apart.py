@@ -36,12 +36,12 @@ from decentral.run.journal import NODES
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE as TRUST
+from decentral.wire.addresses import joined_address, split_address
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
 from decentral.wire.enrolment import RENEW_BEFORE, grant
 from decentral.wire.identity import Identity
 from decentral.wire.limits import MAX_ADDRESS
-from decentral.wire.rpc import joined_address, split_address
 
 PLUGINS = "plugins"
 """The folder of the plugins that nodes load, copied, since their machines have no others."""

@@ -47,6 +47,7 @@ from decentral.run.serving_recipe import ServingRecipe, any_recipe
 from decentral.run.source import read_file
 from decentral.trust.anchors import FILE as TRUST
 from decentral.trust.anchors import Anchors
+from decentral.wire.addresses import joined_address, split_address
 from decentral.wire.authority import JoinToken
 from decentral.wire.certificate import TLS, Credentials, new_key, pem_of, private_pem, request_certificate
 from decentral.wire.enrolment import leave_invitation
@@ -56,7 +57,6 @@ from decentral.wire.limits import CHUNK_BYTES
 from decentral.wire.meeting import MAX_VERSION, SILENCE, Talk, look_at, meeting
 from decentral.wire.messages import PROTOCOL_VERSION, PeerId
 from decentral.wire.reachability import PATIENCE, answering
-from decentral.wire.rpc import joined_address, split_address
 from decentral.wire.v1 import meeting_pb2 as pb
 
 JOINING, TOLD, KNOWN = "joining", "told", "port"

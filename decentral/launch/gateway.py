@@ -14,6 +14,7 @@ from pathlib import Path
 from decentral.errors import UserError
 from decentral.launch.answering import answering
 from decentral.lifetime import end_on_sigterm
+from decentral.wire.addresses import joined_address
 
 ENDING = 10
 """Seconds for requests that are under way when it is told to end."""
@@ -63,7 +64,7 @@ async def serve_gateway(
         with listening(host, port) as taken:
             bounds = Bounds() if timeout is None else Bounds(answering=timeout)
             app, at = Gateway(client, token, network=network, bounds=bounds).app(), taken.getsockname()
-            told(Listening(f"https://{written(host)}:{at[1]}", folder / TOKEN, chain.shown))
+            told(Listening(f"https://{joined_address(host, at[1])}", folder / TOKEN, chain.shown))
             await answering(app, taken, ending=ENDING, ssl_certfile=chain.certificate, ssl_keyfile=chain.key)
 
 
@@ -79,7 +80,7 @@ async def serve_tunnel(directory: Path, told: Callable[[str], None], *, host: st
     if not Anchors.load(directory / FILE).peers:
         raise UserError(f"{directory / FILE}: names no nodes to lead to")
     with listening(host, port) as taken:
-        told(f"{written(host)}:{taken.getsockname()[1]}")
+        told(joined_address(host, taken.getsockname()[1]))
         await Tunnels(directory / FILE).serve(taken)
 
 
@@ -99,8 +100,3 @@ def listening(host: str, port: int, *, option: str = "--port") -> Iterator[socke
         except (OSError, OverflowError) as error:
             raise UserError(f"port {port} of {host} cannot be taken ({error}); choose another with {option}") from error
         yield taken
-
-
-def written(host: str) -> str:
-    """As URLs have it."""
-    return f"[{host}]" if ":" in host else host

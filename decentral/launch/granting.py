@@ -12,8 +12,8 @@ from pathlib import Path
 
 from decentral.files import write_atomic
 from decentral.run.directory import refusing
+from decentral.wire.addresses import split_address
 from decentral.wire.authority import Authority
-from decentral.wire.rpc import split_address
 
 FOLDER, KEY, TOKENS = "authority", "authority.pem", "tokens.json"
 """In a run directory, and there."""

@@ -21,6 +21,7 @@ from decentral.errors import DecentralError, Unreachable
 from decentral.launch.alone import member_of
 from decentral.run.directory import open_cluster
 from decentral.wire import rpc
+from decentral.wire.addresses import joined_address, split_address
 from decentral.wire.certificate import Credentials
 from decentral.wire.links import Links
 
@@ -30,9 +31,9 @@ DEADLINE = 5.0
 
 async def check(path: Path, member: Member, host: str | None = None, deadline: float = DEADLINE) -> None:
     """`host`: where to ask instead of at the node's address, at the same port. Raises DecentralError if it is ill."""
-    own, port = rpc.split_address(member.address)
+    own, port = split_address(member.address)
     links = Links(Credentials.load(open_cluster(path).node(member.name)))
-    links.introduce(member.id, rpc.joined_address(host or own, port))
+    links.introduce(member.id, joined_address(host or own, port))
     request = health_pb2.HealthCheckRequest().SerializeToString()
 
     async def ask(channel: grpc.aio.Channel, patience: asyncio.Timeout) -> bytes:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import ipaddress
 import json
 import socket
 from collections.abc import Callable, Sequence
@@ -28,12 +27,12 @@ from decentral.run.directory import STAGES, AnyDirectory, refusing
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE as TRUST
+from decentral.wire.addresses import is_loopback, joined_address, split_address
 from decentral.wire.authority import Authority
 from decentral.wire.limits import CHUNK_BYTES
 from decentral.wire.meeting import FIRST_WORD, HEARTBEAT, SILENCE, Talk, handlers, knocked
 from decentral.wire.messages import PeerId
 from decentral.wire.reachability import reach
-from decentral.wire.rpc import joined_address, split_address
 from decentral.wire.v1 import meeting_pb2 as pb
 
 SEATS = "seats.json"
@@ -183,7 +182,7 @@ class Host:
             host, number = split_address(advertised if said else joined_address(origin, int(port)))
         except (UserError, ValueError) as error:
             raise Malformed(Refusal.ADDRESS, "what you advertised is no address of the form host:port") from error
-        if not said and _is_loopback(origin) and not _is_loopback(split_address(self._address)[0]):
+        if not said and is_loopback(origin) and not is_loopback(split_address(self._address)[0]):
             words = f"you came from {origin}, which leads nowhere from other machines; say --advertise HOST"
             raise Malformed(Refusal.ADDRESS, words)
         return joined_address(host, number)
@@ -266,13 +265,6 @@ def _described(file: Path) -> tuple[int, bytes]:
     """Bytes of a file, and their SHA-256."""
     with file.open("rb") as opened:
         return file.stat().st_size, hashlib.file_digest(opened, "sha256").digest()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from decentral.launch.watching import Watch, check_own, known_at_start
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.journal import Event, Journal, Observer
+from decentral.wire.addresses import joined_address, split_address
 from decentral.wire.certificate import Credentials
 from decentral.wire.clock import WallClock
 from decentral.wire.enrolment import Show, credentials_for
@@ -37,7 +38,6 @@ from decentral.wire.identity import Identity
 from decentral.wire.limits import Limits
 from decentral.wire.messages import PeerId
 from decentral.wire.notice import Admitted
-from decentral.wire.rpc import joined_address, split_address
 from decentral.wire.sealed import Attest
 from decentral.wire.sessions import Serve
 from decentral.wire.tracing import UNTRACED, Tracing

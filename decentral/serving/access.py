@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from decentral import lock
 from decentral.errors import Malformed, UserError
 from decentral.trust.anchors import FILE, Anchor, Anchors
+from decentral.wire.addresses import split_address
 from decentral.wire.certificate import TLS, Credentials
 from decentral.wire.enrolment import credentials_for
 from decentral.wire.identity import Identity
 from decentral.wire.links import Links
 from decentral.wire.notice import Admitted, Notice, Ruling
-from decentral.wire.rpc import split_address
 
 if TYPE_CHECKING:
     from decentral.models.stages import Stage

@@ -21,6 +21,7 @@ import grpc.aio
 
 from decentral.errors import Malformed, Silent, Unreachable, UserError
 from decentral.wire import rpc
+from decentral.wire.addresses import split_address
 from decentral.wire.certificate import Credentials, host_name, show
 from decentral.wire.messages import PeerId
 from decentral.wire.notice import Admitted
@@ -203,7 +204,7 @@ class Links:
     async def _certificate(self, to: PeerId, address: str) -> bytes:
         """The certificate (DER) that a peer shows to whom it lets in. Raises OSError and Unreachable."""
         if self._via is None:
-            host, port = rpc.split_address(address)
+            host, port = split_address(address)
             _, writer = await asyncio.open_connection(host, port, ssl=self._tls, server_hostname=host_name(to))
         else:
             _, writer = await open_tunnel(self._via, address)

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from decentral.errors import Malformed, Refusal, TransportError, Unreachable, UserError
 from decentral.wire import rpc
+from decentral.wire.addresses import split_address
 from decentral.wire.authority import AUTHORITY_NAME, MAX_DOCUMENT, SECRET_BYTES
 from decentral.wire.certificate import CLOCK_SKEW
 from decentral.wire.limits import CHUNK_BYTES, MAX_ADDRESS
@@ -158,7 +159,7 @@ async def look_at(address: str, authority: bytes) -> None:
 
     A token that is whole and a clock that is right are all that this needs; it says nothing of the token's secret.
     """
-    host, port = rpc.split_address(address)
+    host, port = split_address(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=authority.decode())
     context.set_alpn_protocols(["h2"])

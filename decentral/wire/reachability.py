@@ -19,10 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from decentral.errors import Malformed, Refusal, UserError
+from decentral.wire.addresses import split_address
 from decentral.wire.certificate import new_key, pem_of, private_pem, show, subject
 from decentral.wire.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, verify
 from decentral.wire.messages import PeerId
-from decentral.wire.rpc import split_address
 
 PURPOSE = "reachable"
 NONCE_BYTES = 32

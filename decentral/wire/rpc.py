@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from decentral.errors import Refusal, Refused, Silent, TransportError, Unreachable, UserError
+from decentral.wire.addresses import split_address
 from decentral.wire.limits import MAX_LETTER, MAX_SEALED
 from decentral.wire.messages import Join, Leave, Membership, Message, Ping, Progress, Resend
 from decentral.wire.refusals import refused_in, refused_out
@@ -84,20 +85,6 @@ def failure(error: grpc.aio.AioRpcError, peer: str) -> TransportError:
 async def has_go_ahead(call: grpc.aio.StreamUnaryCall[Any, Any] | grpc.aio.StreamStreamCall[Any, Any]) -> bool:
     """Whether the receiver goes on with a stream; if not, the call ends with its refusal."""
     return any(key == GO_AHEAD for key, _ in await call.initial_metadata())
-
-
-def split_address(address: str, option: str = "") -> tuple[str, int]:
-    """`host:port` or `[v6]:port`; `option` is what said it. Raises UserError."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        said = f"{option} {address}:" if option else repr(address)
-        raise UserError(f"{said} is not an address of the form host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def joined_address(host: str, port: int) -> str:
-    """`host:port` or `[v6]:port`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def take_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import re
 
 from decentral.errors import Barred, Unreachable
-from decentral.wire import rpc
+from decentral.wire.addresses import split_address
 
 MOST_HEAD = 8 << 10
 """Bytes of what a gateway says first."""
@@ -36,7 +36,7 @@ async def open_tunnel(via: str, address: str) -> tuple[asyncio.StreamReader, asy
     Has no deadline of its own.
     """
     try:
-        reader, writer = await asyncio.open_connection(*rpc.split_address(via), limit=MOST_HEAD)
+        reader, writer = await asyncio.open_connection(*split_address(via), limit=MOST_HEAD)
     except OSError as error:
         raise Barred(f"the gateway at {via}: {error}") from error
     try:

@@ -13,7 +13,6 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
-from decentral.cli.dashboard import loopback
 from decentral.cli.main import BAD_INPUT, INTERRUPTED, app
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import Recipe
@@ -42,13 +41,6 @@ def test_what_can_be_neither_read_nor_asked_is_named(what: list[str], problem: s
     result = CliRunner().invoke(app, ["dashboard", *what])
     assert result.exit_code == BAD_INPUT
     assert problem in result.output
-
-
-@pytest.mark.parametrize(
-    ("host", "alone"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("lab", False)]
-)
-def test_it_knows_which_addresses_others_reach(host: str, alone: bool) -> None:
-    assert loopback(host) is alone
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ import pytest
 
 from decentral.errors import Silent, Unreachable
 from decentral.wire import links
+from decentral.wire.addresses import split_address
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import Credentials
 from decentral.wire.grpc_transport import GrpcTransport
 from decentral.wire.identity import Identity
 from decentral.wire.messages import Ping, Pong
-from decentral.wire.rpc import split_address
 
 ALICE, BOB = Identity.from_seed(b"alice"), Identity.from_seed(b"bob")
 

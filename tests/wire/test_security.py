@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2
 
 from decentral.errors import Refusal, Refused, Unreachable
 from decentral.wire import codec, rpc
+from decentral.wire.addresses import split_address
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import BINDING_OID, Credentials, bind, host_name, new_key, private_pem
 from decentral.wire.grpc_transport import GrpcTransport
@@ -350,7 +351,7 @@ async def test_a_burst_of_connections_does_not_bring_a_peer_down(
 ) -> None:
     """gRPC has a race where a certificate is replaced: done at every connection, it crashed the process."""
     stranger = ssl.create_default_context(cadata=authority.pem.decode())
-    host, port = rpc.split_address(bob.address)
+    host, port = split_address(bob.address)
     burst = asyncio.Semaphore(32)
 
     async def knock(number: int) -> None:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from decentral.errors import RunDirectoryError, UserError
 from decentral.launch.answering import answering
-from decentral.launch.gateway import listening, written
+from decentral.launch.gateway import listening
 from decentral.run.directory import AnyDirectory
+from decentral.wire.addresses import joined_address
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -60,7 +61,7 @@ class At:
 
     @property
     def url(self) -> str:
-        return f"http://{written(self.host)}:{self.port}"
+        return f"http://{joined_address(self.host, self.port)}"
 
 
 @contextmanager

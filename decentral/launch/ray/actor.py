@@ -30,7 +30,7 @@ from decentral.launch.ray.mirror import Known, News, Teller
 from decentral.launch.ray.parcel import Parcel, meet, unpack
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import Recipe
-from decentral.wire.rpc import joined_address
+from decentral.wire.addresses import joined_address
 
 _LOG = logging.getLogger("decentral")
 

@@ -23,7 +23,7 @@ from decentral.launch.ray.placement import Resources
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Observer
 from decentral.run.recipe import Recipe
-from decentral.wire.rpc import split_address
+from decentral.wire.addresses import split_address
 
 KNOCKING = 5.0
 """Seconds for a cluster's head to answer."""

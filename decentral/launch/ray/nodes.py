@@ -34,9 +34,9 @@ from decentral.launch.ray.parcel import pack
 from decentral.launch.ray.placement import Resources, reserved
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal
+from decentral.wire.addresses import joined_address
 from decentral.wire.authority import Authority
 from decentral.wire.identity import Identity
-from decentral.wire.rpc import joined_address
 
 _LOG = logging.getLogger(__name__)
 

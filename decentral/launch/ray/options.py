@@ -10,7 +10,7 @@ from typing import Any
 from decentral.errors import RecipeError, UserError
 from decentral.run.recipe import Recipe
 from decentral.run.source import read_file
-from decentral.wire.rpc import split_address
+from decentral.wire.addresses import split_address
 
 AUTO, CLIENT = "auto", "ray://"
 """The cluster that this machine is part of; the addresses of Ray's client, from outside."""

@@ -15,10 +15,11 @@ from PIL import Image
 
 from decentral.errors import Unreachable, UserError
 from decentral.serving.access import PIPELINE, Access, access
-from decentral.serving.experts.ensemble import denoise_remotely, most_together, remote_experts
+from decentral.serving.experts.ensemble import KIND, denoise_remotely, most_together, remote_experts
 from decentral.serving.experts.expert import digest_of
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.trust.anchors import FILE
+from decentral.wire.addresses import is_loopback, split_address
 
 TILE = 64
 """Pixels that an image of a grid is enlarged to, by a whole factor, if it has fewer."""
@@ -41,20 +42,22 @@ class Wish:
     labels: Sequence[int]
     seed: int
     micro_batch: int | None = None
-    """Images that go through the steps together; None: half of them, so that experts and router work at once, or as
-    many as experts take."""
+    """Images that go through the steps together; None: all of them where experts are on this machine, and half of them
+    elsewhere, so that one half is on its way while the other is computed; no more than experts take at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
     """Images, and what they took.
 
-    `evaluations`: samples by expert; `absent`: why an expert had no part, or no more; `replaced`: where another peer
-    that serves the same expert answered, or went on, who it was, and instead of whom.
+    `micro_batch`: images that went through the steps together; `evaluations`: samples by expert; `absent`: why an
+    expert had no part, or no more; `replaced`: where another peer that serves the same expert answered, or went on, who
+    it was, and instead of whom.
     """
 
     images: list[Image.Image]
     labels: list[int] | None
+    micro_batch: int
     evaluations: dict[int, int]
     absent: dict[int, str]
     replaced: dict[int, str]
@@ -82,6 +85,8 @@ async def generate(
         classes = list(wish.labels) or list(range(pipeline.config.num_classes))
         labels = [classes[place % len(classes)] for place in range(wish.number)] if classes else None
         guidance = wish.guidance if labels else 1.0
+        together = most_together(pipeline.sample_shape) // (2 if guidance > 1 else 1)
+        micro_batch = _micro_batch(wish, together, _near(cluster))
         sampling = pipeline.start(
             num_images=wish.number,
             num_inference_steps=wish.steps,
@@ -89,7 +94,7 @@ async def generate(
             guidance_scale=guidance,
             experts=wish.experts,
             generator=torch.Generator().manual_seed(wish.seed),
-            micro_batch=_micro_batch(wish, most_together(pipeline.sample_shape) // (2 if guidance > 1 else 1)),
+            micro_batch=micro_batch,
             present=experts,
         )
         for number, why in unreachable.items():
@@ -100,6 +105,7 @@ async def generate(
     return Generated(
         images=pipeline.decode(latents),
         labels=labels,
+        micro_batch=micro_batch,
         evaluations=dict(sorted(sampling.roster.evaluated.items())),
         absent=dict(sorted(sampling.roster.absent.items())),
         replaced={number: who for number, expert in sorted(experts.items()) if (who := expert.replaced)},
@@ -109,10 +115,17 @@ async def generate(
     )
 
 
-def _micro_batch(wish: Wish, most: int) -> int:
+def _near(cluster: Access) -> bool:
+    """Whether all experts are on one machine: then there is next to no network time to hide behind computing."""
+    return all(
+        is_loopback(split_address(peer.address)[0]) for peers in cluster.serving(KIND).values() for peer in peers
+    )
+
+
+def _micro_batch(wish: Wish, most: int, near: bool) -> int:
     """`most`: images whose samples an expert takes in one task. Raises UserError where more are wished for."""
     if wish.micro_batch is None:
-        return min(math.ceil(wish.number / 2), most)
+        return min(wish.number if near else math.ceil(wish.number / 2), most)
     if wish.micro_batch > most:
         raise UserError(f"micro_batch: {wish.micro_batch} images are more than experts take at once, which is {most}")
     return wish.micro_batch

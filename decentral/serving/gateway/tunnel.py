@@ -18,7 +18,7 @@ from pathlib import Path
 
 from decentral.errors import UserError
 from decentral.trust.anchors import Anchors
-from decentral.wire import rpc
+from decentral.wire.addresses import joined_address, split_address
 
 CHUNK = 64 << 10
 """Bytes that are passed on at once; also the most that may come before it is said where to."""
@@ -123,7 +123,7 @@ class Tunnels:
         except UserError:  # its words are for whoever runs the gateway
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "who the nodes are cannot be read just now") from None
         if target not in known:
-            raise Refusal(HTTPStatus.FORBIDDEN, f"{rpc.joined_address(*target)} is no node of this cluster")
+            raise Refusal(HTTPStatus.FORBIDDEN, f"{joined_address(*target)} is no node of this cluster")
         return target
 
     @contextmanager
@@ -143,10 +143,10 @@ class Tunnels:
             async with asyncio.timeout(self.bounds.dialling):
                 node = await asyncio.open_connection(host, port, limit=CHUNK)
         except TimeoutError:
-            detail = f"{rpc.joined_address(host, port)} does not answer within {self.bounds.dialling:g} s"
+            detail = f"{joined_address(host, port)} does not answer within {self.bounds.dialling:g} s"
             raise Refusal(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
         except OSError as error:
-            detail = f"{rpc.joined_address(host, port)} does not answer ({error.strerror or error})"
+            detail = f"{joined_address(host, port)} does not answer ({error.strerror or error})"
             raise Refusal(HTTPStatus.BAD_GATEWAY, detail) from None
         try:
             caller[1].write(ESTABLISHED)
@@ -212,5 +212,5 @@ def _addresses(trust: Path) -> frozenset[Address]:
 
 
 def _normal(address: str) -> Address:
-    host, port = rpc.split_address(address)
+    host, port = split_address(address)
     return host.lower(), port

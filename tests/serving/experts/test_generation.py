@@ -73,6 +73,20 @@ async def test_experts_are_sent_no_more_at_once_than_they_take(
     assert [image.tobytes() for image in made.images] == [image.tobytes() for image in given.images]
 
 
+@pytest.mark.parametrize("near", [True, False])
+async def test_images_go_together_where_experts_are_near_and_in_halves_where_they_are_not(
+    tmp_path: Path, pipeline: Any, monkeypatch: pytest.MonkeyPatch, near: bool
+) -> None:
+    monkeypatch.setattr("decentral.serving.experts.generation.is_loopback", lambda host: near and host == "127.0.0.1")
+    pipeline.save_pretrained(tmp_path / PIPELINE)
+    batches, wish = set[int](), Wish(5, 2, "full", 1.0, (), 0)
+    async with asyncio.timeout(60), served(tmp_path, honest(pipeline)):
+        made = await generate(tmp_path, wish, lambda batch, step: batches.add(batch))
+        given = await generate(tmp_path, replace(wish, micro_batch=made.micro_batch))
+    assert (made.micro_batch, batches) == ((5, {0}) if near else (3, {0, 1}))
+    assert [image.tobytes() for image in made.images] == [image.tobytes() for image in given.images]
+
+
 def test_how_many_samples_go_together_depends_on_their_size() -> None:
     assert most_together((1, 8, 8)) == MOST_SAMPLES
     large = 3, 256, 256
