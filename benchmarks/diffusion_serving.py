@@ -5,13 +5,14 @@
 Networks are those of recipes/diffusion-digits.yaml with random weights, since only time is measured: four experts,
 each a process of its own behind mutual TLS, and the pipeline with the same experts in this process, one torch thread
 each. `one core` holds client and peers on a single core, which is what the floor has; `all cores` lets them spread.
-Images go through the steps together, as `generate` has them where peers are on the client's machine, or in two halves,
-as where they are elsewhere. A ratio is the median of turns, each of them a sampling in one process and one with the
-peers right after it, of the same plan. Images must be the same bits. Then both plans where every answer takes longer
-(`--far`: this alone): the network is simulated, by waiting. Then the best expert of eight (`top-1`, router included)
-beside one dense model of an expert's size, by images per expert, in seconds of one core: the least of several turns,
-each taken after the other's (`--sparse`: this alone). With `--run DIR`, a finished run of diffusion-digits, an expert
-is killed half-way and the images are compared with those of a sampling that lost nobody.
+Images go through the steps together, as `generate` has them where peers are on the client's machine, with no more of
+them at work than there are cores; or in two halves, as where peers are elsewhere. The process alone keeps what it frees
+as nodes do (`KEEP_MEMORY`), without which it takes longer. A ratio is the median of turns, each of them a sampling in
+one process and one with the peers right after it, of the same plan. Images must be the same bits. Then both plans where
+every answer takes longer (`--far`: this alone): the network is simulated, by waiting. Then the best expert of eight
+(`top-1`, router included) beside one dense model of an expert's size, by images per expert, in seconds of one core: the
+least of several turns, each taken after the other's (`--sparse`: this alone). With `--run DIR`, a finished run of
+diffusion-digits, an expert is killed half-way and the images are compared with those of a sampling that lost nobody.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from decentral.core.gating import gate
 from decentral.launch.background import start_serving, stop
 from decentral.launch.changes import DIGEST
 from decentral.launch.cluster import LOCK
+from decentral.launch.nodes import KEEP_MEMORY
 from decentral.launch.serving import EXPERT
 from decentral.models.catalogue import build_model
 from decentral.models.experts import Router
@@ -125,14 +127,20 @@ def sampled(pipeline: DecentralizedDiffusionPipeline, number: int, steps: int, e
 
 
 async def in_turn(
-    folder: Path, cores: set[int], apart: int, repeat: int, alone: Callable[[], torch.Tensor], start: Callable[[], Any]
+    folder: Path,
+    places: tuple[set[int], int],
+    repeat: int,
+    alone: Callable[[], torch.Tensor],
+    start: Callable[[], Any],
+    at_once: int | None,
 ) -> tuple[list[float], list[float], bool]:
-    """Seconds in this process, on the core `apart`, and with the peers, in turn, and if all gave the same bits.
+    """Seconds in this process, on a core of its own, and with the peers, in turn, and if all gave the same bits.
 
     The machine is not equally fast at all times, so that only what was measured side by side can be compared; peers
     that wait take a little of a core, and none of that one where there are two. The first turn does not count.
     """
     floors, seconds, same = [], [], True
+    cores, apart = places
     async with access(folder) as cluster, remote_experts(cluster) as remote:
         for _ in range(repeat + 1):
             os.sched_setaffinity(0, {apart})
@@ -141,7 +149,7 @@ async def in_turn(
             floors.append(time.perf_counter() - began)
             os.sched_setaffinity(0, cores)
             began = time.perf_counter()
-            latents = await denoise_remotely(start().batches, remote.experts)
+            latents = await denoise_remotely(start().batches, remote.experts, at_once=at_once)
             seconds.append(time.perf_counter() - began)
             same = same and bool(torch.equal(latents, expected))
     return floors[1:], seconds[1:], same
@@ -162,7 +170,9 @@ def over_the_network(recipe: Recipe, number: int, steps: int, repeat: int) -> li
                 asked = pipeline, number, steps, choice, size
                 with up(run, cores):
                     both = partial(sampled, *asked), partial(started, *asked)
-                    turns = in_turn(run.path, cores, max(everywhere), repeat, *both)
+                    turns = in_turn(
+                        run.path, (cores, max(everywhere)), repeat, *both, at_once=len(cores) if plan == NEAR else None
+                    )
                     floors, seconds, same = asyncio.run(turns)
                 ratios = sorted(one / floor for one, floor in zip(seconds, floors, strict=True))
                 rows.append(
@@ -330,6 +340,8 @@ def main() -> int:
     parser.add_argument("--far", action="store_true", help="only both plans, by how long an answer takes")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):  # read when a process starts
+        os.execve(sys.executable, sys.orig_argv, os.environ | KEEP_MEMORY)
     torch.set_num_threads(1)
     recipe = load_recipe("diffusion-digits")
     if arguments.sparse:

@@ -58,6 +58,16 @@ async def taken(path: Path, seconds: float) -> int:
         return held
 
 
+def taken_here(path: Path, seconds: float) -> int:
+    """The same for who has a thread to wait in. Raises TimeoutError, OSError."""
+    ends = time.monotonic() + seconds
+    while (held := take(path)) is None:
+        if time.monotonic() > ends:
+            raise TimeoutError(f"{path}: has been held by another process for {seconds:g} s")
+        time.sleep(WAIT)
+    return held
+
+
 def is_held(path: Path) -> bool:
     """Whether anybody holds the lock. Nobody who takes it meanwhile is hindered."""
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from decentral import cores
 from decentral.cli.output import JsonOption, say_json, say_table
 from decentral.errors import UserError
 
@@ -36,7 +37,7 @@ def _machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores.count(),
         "memory_gib": round(page * pages / 2**30, 1),
     }
 

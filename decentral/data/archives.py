@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -10,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from decentral import lock
 from decentral.errors import DatasetNotFound, UserError
+
+LOCK, WAITING = ".download.lock", 3600.0
+"""Held by who fetches something, and seconds to wait for another one who does."""
 
 
 def data_root(root: Path | str | None = None) -> Path:
@@ -69,9 +72,11 @@ class Archive:
     def _download(self, root: Path) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with (root / ".download.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # the peers of one machine ask at once: one of them fetches
+            held = lock.taken_here(root / LOCK, WAITING)  # the peers of one machine ask at once: one of them fetches
+            try:
                 if self._missing(root):
                     self.fetch()(root)
+            finally:
+                os.close(held)
         except (RuntimeError, OSError) as error:
             raise DatasetNotFound(f"dataset {self.name!r} could not be downloaded to {root}: {error}") from error

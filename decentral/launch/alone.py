@@ -14,11 +14,11 @@ from typing import NoReturn
 from decentral import locate
 from decentral.algorithms.presence import Member
 from decentral.errors import UserError
-from decentral.launch.apart import KEY
 from decentral.launch.cluster import Cluster
 from decentral.launch.forkserver import ONE_THREAD, USUAL
 from decentral.launch.nodes import KEEP_MEMORY
 from decentral.run.directory import RunDirectory, open_cluster
+from decentral.wire.identity import IDENTITY
 
 
 def member_of(path: Path, index: int | None) -> Member:
@@ -28,7 +28,7 @@ def member_of(path: Path, index: int | None) -> Member:
         if not 0 <= index < len(members):
             raise UserError(f"--index {index}: {path} has the nodes 0 to {len(members) - 1}")
         return members[index]
-    here = [member for member in members if (directory.nodes / member.name / KEY).exists()]
+    here = [member for member in members if (directory.nodes / member.name / IDENTITY).exists()]
     if len(here) != 1:
         raise UserError(f"{path}: has the keys of {len(here)} nodes; say with --index which of them to be")
     return here[0]

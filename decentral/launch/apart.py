@@ -38,9 +38,9 @@ from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE as TRUST
 from decentral.wire.addresses import joined_address, split_address
 from decentral.wire.authority import Authority
-from decentral.wire.certificate import Credentials
+from decentral.wire.certificate import AUTHORITIES, TLS, Credentials
 from decentral.wire.enrolment import RENEW_BEFORE, grant
-from decentral.wire.identity import Identity
+from decentral.wire.identity import IDENTITY, Identity
 from decentral.wire.limits import MAX_ADDRESS
 
 PLUGINS = "plugins"
@@ -49,8 +49,8 @@ APART, WORLD = "apart", "hosts"
 """The folder of those for one machine each; the world of a run whose peers have one each."""
 PORT, AUTHORITY_PORT = 7000, 6999
 """Where nodes listen unless something else is said, and where the authority does, if one runs beside them."""
-KEY, CREDENTIALS = "identity.key", ("tls.pem", "authority.pem")
-"""In a node's folder."""
+OWN = IDENTITY, TLS, AUTHORITIES
+"""In a node's folder: what nobody else has."""
 NAMED = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
 
 
@@ -161,7 +161,7 @@ def announce(
     _write_down(directory, members, authority, plugins)
     if isinstance(directory, ServingDirectory):
         pin(directory, issuer, members, parts_of(directory))
-        Identity.open(directory.client / KEY)
+        Identity.open(directory.client / IDENTITY)
         certify(issuer, directory.client)
     else:
         pin(directory, issuer, members, ())
@@ -186,7 +186,7 @@ def opened(
 
 
 def _member(directory: AnyDirectory, index: int, name: str, address: str) -> Member:
-    return Member(index, name, Identity.open(directory.node(name) / KEY).id, address)
+    return Member(index, name, Identity.open(directory.node(name) / IDENTITY).id, address)
 
 
 def _write_down(directory: AnyDirectory, members: tuple[Member, ...], authority: str, plugins: tuple[str, ...]) -> None:
@@ -206,11 +206,11 @@ def certify(authority: Authority, folder: Path) -> None:
 
     Raises UserError.
     """
-    if authority.register.admitted.barred(Identity.load(folder / KEY).id):
+    if authority.register.admitted.barred(Identity.load(folder / IDENTITY).id):
         return
-    if (folder / CREDENTIALS[0]).exists() and Credentials.load(folder).expires > time.time() + RENEW_BEFORE:
+    if (folder / TLS).exists() and Credentials.load(folder).expires > time.time() + RENEW_BEFORE:
         return
-    grant(authority, Identity.load(folder / KEY)).save(folder)
+    grant(authority, Identity.load(folder / IDENTITY)).save(folder)
 
 
 def hand_over(public: Path, keys: Path, path: Path) -> Member:
@@ -221,8 +221,8 @@ def hand_over(public: Path, keys: Path, path: Path) -> Member:
     """
     with refusing(public):
         source, cluster = open_cluster(public), Cluster.load(public)
-        identity = Identity.parse((keys / KEY).read_bytes(), keys / KEY)
-        credentials = {name: (keys / name).read_bytes() for name in CREDENTIALS}
+        identity = Identity.parse((keys / IDENTITY).read_bytes(), keys / IDENTITY)
+        credentials = {name: (keys / name).read_bytes() for name in (TLS, AUTHORITIES)}
         member = whose(cluster, identity, keys)
         content = {name: (public / name).read_bytes() for name in needed(source, member.index)}
     with refusing(path):
@@ -230,11 +230,11 @@ def hand_over(public: Path, keys: Path, path: Path) -> Member:
             raise RunDirectoryError(f"{path}: is of another recipe; these keys differ: {', '.join(differing)}")
         folder = path / NODES / member.name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (folder / KEY).exists() and Identity.load(folder / KEY).id != identity.id:
+        if (folder / IDENTITY).exists() and Identity.load(folder / IDENTITY).id != identity.id:
             raise RunDirectoryError(f"{folder}: holds the keys of another {member.name}; choose another folder")
         for name in (*type(source).folders, *(str(Path(name).parent) for name in content)):
             (path / name).mkdir(parents=True, exist_ok=True)
-        identity.save(folder / KEY)
+        identity.save(folder / IDENTITY)
         if not _lasts_longer(folder, credentials):
             for name, data in credentials.items():
                 write_atomic(folder / name, data, private=True)
@@ -248,7 +248,7 @@ def whose(cluster: Cluster, identity: Identity, keys: Path) -> Member:
     for member in cluster.members:
         if member.id == identity.id:
             return member
-    raise UserError(f"{keys / KEY}: is the key of nobody in this cluster")
+    raise UserError(f"{keys / IDENTITY}: is the key of nobody in this cluster")
 
 
 def needed(cluster: AnyDirectory, index: int) -> list[str]:
@@ -270,11 +270,11 @@ def _is_copy(plugin: str) -> bool:
 
 def _lasts_longer(folder: Path, credentials: dict[str, bytes]) -> bool:
     """Whether the node has a certificate of the same authority that outlasts the one it is handed."""
-    if not (folder / CREDENTIALS[0]).exists():
+    if not (folder / TLS).exists():
         return False
     own = Credentials.load(folder)
-    certificate, begin, key = credentials["tls.pem"].partition(b"-----BEGIN PRIVATE KEY-----")
-    handed = Credentials(certificate, begin + key, credentials["authority.pem"])
+    certificate, begin, key = credentials[TLS].partition(b"-----BEGIN PRIVATE KEY-----")
+    handed = Credentials(certificate, begin + key, credentials[AUTHORITIES])
     try:
         return own.authority == handed.authority and own.expires > handed.expires
     except Malformed as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from decentral.launch.apart import APART, AUTHORITY_PORT, names_of
-from decentral.launch.granting import FOLDER
 from decentral.launch.render import (
     HEALTH,
     USER,
@@ -21,13 +20,14 @@ from decentral.launch.render import (
     metrics_arguments,
     plugin_texts,
 )
+from decentral.run.directory import AUTHORITY
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 
 NAME = "compose.yaml"
 RUN, RECIPE, PLUGINS = "/runs/cluster", "/etc/decentral/recipe.yaml", "/etc/decentral/plugins"
 """In the containers: the folder with everything, the recipe as it was rendered, and plugins, for who prepares."""
-PREPARE, AUTHORITY, NETWORK = "prepare", "authority", "peers"
+PREPARE, NETWORK = "prepare", "peers"
 PREPARED = {PREPARE: {"condition": "service_completed_successfully"}}
 PROCESSES = 512
 """And threads of a container, at most."""
@@ -136,7 +136,7 @@ def _authority(setting: Setting) -> dict[str, Any]:
         "command": ["authority", "/runs"],
         "depends_on": PREPARED,
         "expose": [str(AUTHORITY_PORT)],
-        "volumes": [_own(FOLDER, f"/runs/{FOLDER}")],
+        "volumes": [_own(AUTHORITY, f"/runs/{AUTHORITY}")],
         "healthcheck": {"disable": True},
         "restart": "on-failure",
     }

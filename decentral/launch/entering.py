@@ -28,7 +28,7 @@ from decentral.algorithms.presence import Member
 from decentral.errors import Malformed, Refusal, Refused, Unreachable, UserError
 from decentral.files import replacing, write_atomic
 from decentral.launch.alone import member_of
-from decentral.launch.apart import KEY, PORT, WORLD, addresses, check_apart, hand_over, names_of, needed, whose
+from decentral.launch.apart import PORT, WORLD, addresses, check_apart, hand_over, names_of, needed, whose
 from decentral.launch.cluster import Cluster
 from decentral.registry import load_entry_points, load_plugin
 from decentral.run.directory import (
@@ -51,7 +51,7 @@ from decentral.wire.addresses import joined_address, split_address
 from decentral.wire.authority import JoinToken
 from decentral.wire.certificate import TLS, Credentials, new_key, pem_of, private_pem, request_certificate
 from decentral.wire.enrolment import leave_invitation
-from decentral.wire.identity import Identity
+from decentral.wire.identity import IDENTITY, Identity
 from decentral.wire.issuing import VALIDITY
 from decentral.wire.limits import CHUNK_BYTES
 from decentral.wire.meeting import MAX_VERSION, SILENCE, Talk, look_at, meeting
@@ -150,7 +150,7 @@ async def enter(
         if not keys.exists():
             check_empty(path)
         keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-        identity = Identity.open(keys / KEY)
+        identity = Identity.open(keys / IDENTITY)
     credentials = Credentials.load(keys) if (keys / TLS).exists() else None
     if credentials is not None and credentials.expires < time.time():
         credentials = None

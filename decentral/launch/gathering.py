@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decentral.errors import RunDirectoryError
-from decentral.launch.apart import APART, CREDENTIALS, KEY
+from decentral.launch.apart import APART, OWN
 from decentral.launch.cluster import LOCK, Cluster
 from decentral.run.directory import CHECKPOINTS, RunDirectory, refusing
 from decentral.run.journal import merge
@@ -16,7 +16,7 @@ from decentral.run.report import write_report
 from decentral.run.summary import write_summary
 from decentral.serving.access import PIPELINE
 
-KEPT = (KEY, *CREDENTIALS, LOCK)
+KEPT = (*OWN, LOCK)
 """Of a node's folder what stays with it."""
 
 

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from decentral.files import write_atomic
-from decentral.run.directory import refusing
+from decentral.run.directory import AUTHORITY, refusing
 from decentral.wire.addresses import split_address
-from decentral.wire.authority import Authority
-
-FOLDER, KEY, TOKENS = "authority", "authority.pem", "tokens.json"
-"""In a run directory, and there."""
+from decentral.wire.authority import TOKENS, Authority
+from decentral.wire.register import VOICE
 
 
 def entrust(source: Path, path: Path) -> None:
@@ -25,19 +23,19 @@ def entrust(source: Path, path: Path) -> None:
     Join tokens that are known there stay known. Raises UserError.
     """
     with refusing(source):
-        key = (source / KEY).read_bytes()
-    folder = path / FOLDER
+        key = (source / VOICE).read_bytes()
+    folder = path / AUTHORITY
     with refusing(path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (folder / TOKENS).exists():
             write_atomic(folder / TOKENS, b"[]", private=True)
-        write_atomic(folder / KEY, key, private=True)
+        write_atomic(folder / VOICE, key, private=True)
 
 
 async def grant_at(path: Path, address: str, told: Callable[[str], None]) -> None:
     """Serves at `host:port` until it is cancelled; `told` where, once it does. Raises UserError."""
     split_address(address, "--listen")
-    authority = await asyncio.to_thread(Authority.load, path / FOLDER)
+    authority = await asyncio.to_thread(Authority.load, path / AUTHORITY)
     async with authority.serve(address) as bound:
         told(bound)
         await asyncio.Event().wait()

@@ -18,7 +18,6 @@ from decentral.files import write_atomic
 from decentral.launch.cluster import FILE as CLUSTER
 from decentral.launch.cluster import Cluster, is_running
 from decentral.launch.nodes import revoked_by
-from decentral.launch.sealing import IDENTITY
 from decentral.launch.watching import ASK
 from decentral.run.directory import AnyDirectory
 from decentral.run.journal import NODES
@@ -27,7 +26,7 @@ from decentral.trust.anchors import Anchors
 from decentral.wire.authority import Authority
 from decentral.wire.certificate import AUTHORITIES, TLS, Credentials
 from decentral.wire.enrolment import INVITATION, grant
-from decentral.wire.identity import PEER_ID, Identity
+from decentral.wire.identity import IDENTITY, PEER_ID, Identity
 from decentral.wire.messages import PeerId
 from decentral.wire.notice import FILE, Notice
 from decentral.wire.register import VOICE, Issued, short
@@ -85,7 +84,7 @@ class Keys:
     @property
     def authority(self) -> Authority:
         """Raises UserError where it is not in this folder."""
-        folder = self._directory.path / "authority"
+        folder = self._directory.authority
         if not (folder / VOICE).exists():
             problem = "its authority is not here: ask on the machine that made this cluster, or that runs the authority"
             raise UserError(f"{self._directory.path}: {problem}")
@@ -120,7 +119,7 @@ class Keys:
         """Everybody, and whoever else was revoked."""
         path = self._directory.path
         notice, issued = None, dict[PeerId, Issued]()
-        if (path / "authority" / VOICE).exists():
+        if (self._directory.authority / VOICE).exists():
             notice, issued = self.authority.register.notice, self.authority.register.issued()
         trust = Anchors.load(path / TRUST) if (path / TRUST).exists() else None
         gone = {each.id: each for each in (trust.revoked if trust is not None else ())}

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from decentral.errors import UserError
-from decentral.launch.apart import AUTHORITY_PORT, CREDENTIALS, KEY, PLUGINS, addresses, names_of, settle
+from decentral.launch.apart import AUTHORITY_PORT, OWN, PLUGINS, addresses, names_of, settle
 from decentral.launch.cluster import FILE as CLUSTER
-from decentral.launch.granting import KEY as AUTHORITY_KEY
 from decentral.launch.render import (
     HEALTH,
     USER,
@@ -32,6 +31,7 @@ from decentral.run.experiment import FILE as RECIPE
 from decentral.run.recipe import Recipe
 from decentral.run.serving_recipe import ServingRecipe
 from decentral.trust.anchors import FILE as TRUST
+from decentral.wire.register import VOICE
 
 NAME, IDENTITIES, FOLDER = "kubernetes.yaml", "identities.yaml", "cluster"
 """The file for everybody, that with the keys, and the folder with the authority, which stays with who made it."""
@@ -73,7 +73,7 @@ def identities(recipe: Recipe | ServingRecipe, folder: Path, setting: Setting) -
     keys = {
         _entry(index, name): (directory.nodes / node / name).read_bytes()
         for index, node in enumerate(names)
-        for name in (KEY, *CREDENTIALS)
+        for name in OWN
     }
     _check_size("the keys of so many nodes", keys)
     _check_size("what is to be known of so many nodes, or the stages of this model,", coming | stages)
@@ -315,9 +315,7 @@ def _volumes(recipe: Recipe | ServingRecipe, setting: Setting) -> list[dict[str,
         {"configMap": {"name": f"{label}-cluster", "items": files}},
     ]
     items = [
-        {"key": _entry(index, name), "path": f"{label}-{index}/{name}"}
-        for index in range(len(names))
-        for name in (KEY, *CREDENTIALS)
+        {"key": _entry(index, name), "path": f"{label}-{index}/{name}"} for index in range(len(names)) for name in OWN
     ]
     volumes = [
         {"name": "files", "projected": {"sources": public}},
@@ -332,7 +330,7 @@ def _volumes(recipe: Recipe | ServingRecipe, setting: Setting) -> list[dict[str,
 
 def _entrusted(recipe: Recipe | ServingRecipe, folder: Path) -> dict[str, Any]:
     """The authority's key, for the pod that renews certificates."""
-    content = {AUTHORITY_KEY: (folder / AUTHORITY_KEY).read_bytes()}
+    content = {VOICE: (folder / VOICE).read_bytes()}
     return object_of("v1", "Secret", _authority_name(recipe), recipe, type="Opaque", data=_coded(content))
 
 

@@ -20,12 +20,12 @@ from decentral.launch.attesting import simulates
 from decentral.run.attesting import Attesting
 from decentral.run.directory import AnyDirectory
 from decentral.wire.certificate import TLS
-from decentral.wire.identity import PEER_ID, Identity
+from decentral.wire.identity import IDENTITY, PEER_ID, Identity
 from decentral.wire.messages import PeerId
 
 _LOG = logging.getLogger(__name__)
-IDENTITY, PUBLIC = "identity.key", "identity.pub"
-"""Files of a node: its private key, and the id that others know it by, where the key is sealed."""
+PUBLIC = "identity.pub"
+"""The id that others know a node by, where its key is sealed."""
 PLAIN = (
     "keys and checkpoints of nodes are not sealed: Intel TDX has no key for that, and AMD SEV-SNP is not asked for its "
     "own; encrypt this machine's disk"

@@ -32,7 +32,8 @@ from decentral.run.serving_recipe import ServingRecipe
 RUNS = Path("runs")
 LOCK = ".lock"
 RECIPE, ABOUT, LOG = FILE, "run.json", "log.txt"
-CHECKPOINTS, STAGES, TRAINING, CIRCUITS, MACHINE = "checkpoints", "stages", "training", "zk", "attestation"
+AUTHORITY, CHECKPOINTS, STAGES = "authority", "checkpoints", "stages"
+TRAINING, CIRCUITS, MACHINE = "training", "zk", "attestation"
 TRAINS, SERVES = "training", "serving"
 """What the peers of a cluster do."""
 
@@ -134,7 +135,7 @@ class ClusterDirectory(Generic[E]):
     @property
     def authority(self) -> Path:
         """Folder of the cluster authority's keys; whoever writes there makes it, for its owner alone (0700)."""
-        return self.path / "authority"
+        return self.path / AUTHORITY
 
     def node(self, name: str) -> Path:
         """The folder of one node, made on first use for its owner alone: it holds keys."""

@@ -22,7 +22,7 @@ from decentral.trust.anchors import FILE, Anchor, Anchors
 from decentral.wire.addresses import split_address
 from decentral.wire.certificate import TLS, Credentials
 from decentral.wire.enrolment import credentials_for
-from decentral.wire.identity import Identity
+from decentral.wire.identity import IDENTITY, Identity
 from decentral.wire.links import Links
 from decentral.wire.notice import Admitted, Notice, Ruling
 
@@ -102,7 +102,7 @@ async def access(directory: Path, via: str | None = None) -> AsyncIterator[Acces
     anchors = Anchors.load(directory / FILE)
     folder = directory / CLIENT
     async with _alone(folder):
-        identity = Identity.open(folder / "identity.key")
+        identity = Identity.open(folder / IDENTITY)
         credentials = await credentials_for(identity, folder)
     try:
         credentials = _trusting(credentials, anchors)

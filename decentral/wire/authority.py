@@ -52,6 +52,8 @@ from decentral.wire.v1 import authority_pb2 as pb
 
 AUTHORITY_NAME = "authority.decentral"
 SECRET_BYTES = 32
+TOKENS = "tokens.json"
+"""The file of join tokens, in its folder."""
 MAX_DOCUMENT = 4096
 MAX_EVIDENCE = 1 << 20
 MAX_MESSAGE = 3 * MAX_DOCUMENT + MAX_EVIDENCE
@@ -105,7 +107,7 @@ class Authority:
         folder.chmod(0o700)
         if (folder / VOICE).exists():
             raise UserError(f"{folder}: there is an authority already; `decentral keys rotate --authority` replaces it")
-        write_atomic(folder / "tokens.json", b"[]", private=True)
+        write_atomic(folder / TOKENS, b"[]", private=True)
         Issuer.new().save(folder / VOICE)
         return cls(folder)
 
@@ -284,11 +286,11 @@ class Authority:
         )
 
     def _tokens(self) -> list[dict[str, Any]]:
-        tokens: list[dict[str, Any]] = json.loads(read_private(self._folder / "tokens.json"))
+        tokens: list[dict[str, Any]] = json.loads(read_private(self._folder / TOKENS))
         return tokens
 
     def _store(self, tokens: list[dict[str, Any]]) -> None:
-        write_atomic(self._folder / "tokens.json", json.dumps(tokens, indent=1).encode(), private=True)
+        write_atomic(self._folder / TOKENS, json.dumps(tokens, indent=1).encode(), private=True)
 
 
 class _Nonces:

@@ -22,6 +22,8 @@ from decentral.wire.messages import MembershipRecord, MembershipStatus, PeerId
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+IDENTITY = "identity.key"
+"""The file of the private key, in the folder of whose it is."""
 PEER_ID = re.compile(r"[a-z2-7]{52}\Z")
 
 

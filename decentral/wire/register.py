@@ -10,9 +10,9 @@ Several processes may use one folder: the one that grants certificates, and a co
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from decentral import lock
 from decentral.errors import Malformed, UserError
 from decentral.files import write_atomic
 from decentral.wire.certificate import CLOCK_SKEW
@@ -29,6 +30,8 @@ from decentral.wire.messages import PeerId
 from decentral.wire.notice import FILE, MOST_RULINGS, Admitted, Notice, Ruling, read_notice, shown
 
 VOICE, NEXT, ISSUED, LOCK = "authority.pem", "next.pem", "issued.jsonl", ".ruling"
+WAITING = 30.0
+"""Seconds for another process that rules at the same time."""
 MOST_ISSUED = 1 << 20
 """Bytes of the list of certificates, above which what is past is dropped."""
 
@@ -124,12 +127,17 @@ class Register:
 
     @contextmanager
     def _ruling(self) -> Iterator[None]:
-        """One at a time."""
-        with (self.folder / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """One at a time. Raises UserError where others do not end."""
+        try:
+            held = lock.taken_here(self.folder / LOCK, WAITING)
+        except TimeoutError as error:
+            raise UserError(f"{self.folder}: another command rules here and does not end ({error})") from error
+        try:
             if (self.folder / NEXT).exists() and len(self.issuers) == 1 and self.voice.der == self._successor().der:
                 (self.folder / NEXT).replace(self.folder / VOICE)  # whoever dropped the predecessor was interrupted
             yield
+        finally:
+            os.close(held)
 
     def rule(self, peers: Collection[PeerId], change: Callable[[Ruling], Ruling]) -> Notice:
         """Another notice, in which what holds for these peers is changed. Raises UserError."""

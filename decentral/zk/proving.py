@@ -7,13 +7,13 @@ proofs are independent of one another, and those that are done stay done.
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decentral import cores
 from decentral.errors import Malformed, Unproven, UserError
 from decentral.files import write_atomic
 from decentral.zk.bundle import Bundle
@@ -69,7 +69,7 @@ async def prove(
         made = await witnesses(chain, stages, srs, inputs, folder=Path(scratch), limits=limits)
         limits = limits or Limits()
         turns = asyncio.Queue[tuple[int, ...]]()
-        for own in shares(limits.cores or cores(), parallel):
+        for own in shares(limits.cores or cores.numbered(), parallel):
             turns.put_nowait(own)
 
         async def one(place: int) -> tuple[Proof, Usage | None]:
@@ -94,11 +94,6 @@ async def prove(
     outputs = [read_outputs(stage.circuit, each.instances) for stage, each in zip(stages, made, strict=True)]
     proofs, usage = (tuple(each) for each in zip(*done, strict=True))
     return Proven(Bundle(proofs), tuple(each for some in outputs for each in some), usage)
-
-
-def cores() -> tuple[int, ...]:
-    """Those that this process may use; none where that cannot be told."""
-    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 def shares(all_cores: Sequence[int], parallel: int) -> list[tuple[int, ...]]:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from decentral.errors import RecipeError, RunDirectoryError, UserError
 from decentral.launch import apart
-from decentral.launch.apart import APART, CREDENTIALS, KEY, addresses, hand_over, names_of, settle
+from decentral.launch.apart import APART, OWN, addresses, hand_over, names_of, settle
 from decentral.launch.cluster import Cluster
 from decentral.run.directory import RunDirectory, ServingDirectory
 from decentral.run.recipe import Recipe, load_recipe
 from decentral.trust.anchors import FILE, Anchors
-from decentral.wire.certificate import Credentials
-from decentral.wire.identity import Identity
+from decentral.wire.certificate import AUTHORITIES, TLS, Credentials
+from decentral.wire.identity import IDENTITY, Identity
 from tests.launch.rendered import untrained
 
 HOSTS = ("one.example:7000", "two.example:7000")
@@ -89,14 +89,14 @@ def test_everybody_is_certified_by_one_authority_and_listens_where_it_was_said(r
 
 def test_a_node_s_own_folder_holds_its_keys_and_nobody_else_s(recipe, tmp_path):
     directory = settle(recipe, tmp_path / "run", HOSTS, apart=True)
-    secrets = {name: (directory.node(name) / KEY).read_bytes() for name in names_of(recipe)}
+    secrets = {name: (directory.node(name) / IDENTITY).read_bytes() for name in names_of(recipe)}
     for name, key in secrets.items():
         held = [file.read_bytes() for file in (directory.path / APART / name).rglob("*") if file.is_file()]
         assert key in held
         assert not [other for other in secrets.values() if other != key and other in held]
         assert not [content for content in held if content == (directory.authority / "authority.pem").read_bytes()]
         node = directory.path / APART / name / "nodes" / name
-        assert all((node / file).stat().st_mode & 0o077 == 0 for file in (KEY, *CREDENTIALS))
+        assert all((node / file).stat().st_mode & 0o077 == 0 for file in OWN)
         assert RunDirectory.open(directory.path / APART / name).recipe.hash == recipe.hash
 
 
@@ -113,7 +113,7 @@ def test_made_again_nothing_changes(recipe, tmp_path):
 def test_a_certificate_that_is_about_to_expire_is_made_anew_for_the_same_identity(recipe, tmp_path, monkeypatch):
     settle(recipe, tmp_path / "run", HOSTS, apart=True).close()
     own = tmp_path / "run" / APART / "peer-0" / "nodes" / "peer-0"
-    before, who = Credentials.load(own), Identity.load(own / KEY).id
+    before, who = Credentials.load(own), Identity.load(own / IDENTITY).id
     monkeypatch.setattr(apart, "RENEW_BEFORE", 8 * 24 * 3600.0)
     settle(recipe, tmp_path / "run", HOSTS, apart=True).close()
     after = Credentials.load(own)
@@ -180,11 +180,11 @@ def test_who_a_node_is_follows_from_its_key(made, tmp_path):
 def test_keys_that_others_may_read_where_they_are_mounted_are_the_owner_s_alone_afterwards(made, tmp_path):
     mounted = tmp_path / "mounted"
     mounted.mkdir()
-    for name in (KEY, *CREDENTIALS):
+    for name in OWN:
         (mounted / name).write_bytes((made / "nodes" / "peer-0" / name).read_bytes())
         (mounted / name).chmod(0o440)
     hand_over(made, mounted, tmp_path / "own")
-    assert Identity.load(tmp_path / "own" / "nodes" / "peer-0" / KEY).id == Cluster.load(made).members[0].id
+    assert Identity.load(tmp_path / "own" / "nodes" / "peer-0" / IDENTITY).id == Cluster.load(made).members[0].id
 
 
 def test_what_the_node_has_written_stays(made, tmp_path):
@@ -196,19 +196,19 @@ def test_what_the_node_has_written_stays(made, tmp_path):
 
 def test_a_certificate_that_the_node_got_later_stays(made, tmp_path, monkeypatch):
     keys = made / "nodes" / "peer-0"
-    old = {name: (keys / name).read_bytes() for name in CREDENTIALS}
+    old = {name: (keys / name).read_bytes() for name in (TLS, AUTHORITIES)}
     monkeypatch.setattr("decentral.wire.enrolment.VALIDITY", apart_days(6))
     stale = tmp_path / "stale"
     stale.mkdir()
     from decentral.wire.authority import Authority
     from decentral.wire.enrolment import grant
 
-    identity = Identity.load(keys / KEY)
-    identity.save(stale / KEY)
+    identity = Identity.load(keys / IDENTITY)
+    identity.save(stale / IDENTITY)
     grant(Authority.load(made / "authority"), identity).save(stale)
     hand_over(made, keys, tmp_path / "own")
     hand_over(made, stale, tmp_path / "own")
-    assert {name: (tmp_path / "own" / "nodes" / "peer-0" / name).read_bytes() for name in CREDENTIALS} == old
+    assert {name: (tmp_path / "own" / "nodes" / "peer-0" / name).read_bytes() for name in (TLS, AUTHORITIES)} == old
 
 
 def apart_days(days: int):

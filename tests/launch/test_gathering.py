@@ -7,11 +7,12 @@ import json
 import pytest
 
 from decentral.errors import RunDirectoryError
-from decentral.launch.apart import APART, KEY, settle
+from decentral.launch.apart import APART, settle
 from decentral.launch.gathering import gather
 from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal
 from decentral.run.recipe import load_recipe
+from decentral.wire.identity import IDENTITY
 
 HOSTS = ("127.0.0.2:7000", "127.0.0.3:7000")
 
@@ -50,13 +51,13 @@ def test_copies_that_lie_elsewhere_are_gathered_too(run, tmp_path):
 
 
 def test_keys_stay_as_they_are_and_links_are_not_followed(run, tmp_path):
-    before = (run.node("peer-0") / KEY).read_bytes()
+    before = (run.node("peer-0") / IDENTITY).read_bytes()
     own = run.path / APART / "peer-0" / "nodes" / "peer-0"
-    (own / KEY).write_bytes(b"another key")
+    (own / IDENTITY).write_bytes(b"another key")
     (tmp_path / "secret").write_text("of this machine")
     (own / "log.txt").symlink_to(tmp_path / "secret")
     gather(run)
-    assert (run.node("peer-0") / KEY).read_bytes() == before
+    assert (run.node("peer-0") / IDENTITY).read_bytes() == before
     assert not (run.node("peer-0") / "log.txt").exists()
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from decentral.errors import Refused, RunDirectoryError, UserError
-from decentral.launch.apart import KEY, settle
-from decentral.launch.granting import FOLDER, entrust, grant_at
-from decentral.run.directory import RunDirectory
+from decentral.launch.apart import settle
+from decentral.launch.granting import entrust, grant_at
+from decentral.run.directory import AUTHORITY, RunDirectory
 from decentral.run.recipe import load_recipe
 from decentral.wire.authority import Authority, JoinToken
 from decentral.wire.certificate import Credentials
 from decentral.wire.enrolment import enrol, renew
-from decentral.wire.identity import Identity
+from decentral.wire.identity import IDENTITY, Identity
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def made(path: Path) -> RunDirectory:
 
 
 def node(run: RunDirectory, name: str = "peer-0") -> tuple[Credentials, Identity]:
-    return Credentials.load(run.node(name)), Identity.load(run.node(name) / KEY)
+    return Credentials.load(run.node(name)), Identity.load(run.node(name) / IDENTITY)
 
 
 @asynccontextmanager
@@ -74,9 +74,9 @@ async def test_a_key_that_is_mounted_becomes_its_owner_s_alone_and_tokens_stay(r
     (mounted / "authority.pem").write_bytes((run.authority / "authority.pem").read_bytes())
     (mounted / "authority.pem").chmod(0o440)
     entrust(mounted, path)
-    token = Authority.load(path / FOLDER).token()
+    token = Authority.load(path / AUTHORITY).token()
     entrust(mounted, path)
-    Authority.load(path / FOLDER).admit(token.secret)
+    Authority.load(path / AUTHORITY).admit(token.secret)
     async with granting(path) as address:
         assert (await renew(address, *node(run), deadline=10.0)).peer == node(run)[1].id
 

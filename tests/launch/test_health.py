@@ -11,14 +11,14 @@ import pytest
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError
 from decentral.launch import health
-from decentral.launch.apart import KEY, settle
+from decentral.launch.apart import settle
 from decentral.launch.cluster import Cluster
 from decentral.launch.health import check
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import load_recipe
 from decentral.wire.certificate import Credentials
 from decentral.wire.grpc_transport import GrpcTransport
-from decentral.wire.identity import Identity
+from decentral.wire.identity import IDENTITY, Identity
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def listening(run: RunDirectory, name: str, address: str):
     folder = run.node(name)
-    return GrpcTransport.serve(address, Identity.load(folder / KEY), Credentials.load(folder))
+    return GrpcTransport.serve(address, Identity.load(folder / IDENTITY), Credentials.load(folder))
 
 
 def at(run: RunDirectory, index: int, address: str) -> Member:

@@ -11,7 +11,7 @@ import yaml
 
 from decentral.errors import UserError
 from decentral.launch import kubernetes
-from decentral.launch.apart import CREDENTIALS, KEY
+from decentral.launch.apart import OWN
 from decentral.launch.kubernetes import identities
 from decentral.launch.render import HEALTH, Setting, rendered
 from decentral.run.directory import RunDirectory
@@ -180,7 +180,7 @@ def test_every_pod_is_mounted_the_keys_of_the_node_of_its_number(tmp_path):
         folder, name = item["path"].split("/")
         own = run.nodes / f"peer-{folder.rpartition('-')[2]}" / name
         assert base64.b64decode(secret[item["key"]]) == own.read_bytes()
-    assert len(mounted["items"]) == len(secret) == 2 * len((KEY, *CREDENTIALS))
+    assert len(mounted["items"]) == len(secret) == 2 * len(OWN)
     keys = [mount for mount in container(training())["volumeMounts"] if mount["name"] == "keys"]
     assert keys[0]["subPathExpr"] == "$(POD)" and keys[0]["readOnly"]
 

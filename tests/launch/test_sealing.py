@@ -16,12 +16,12 @@ from decentral.attestation.sealing import SALT, GivenKeys, Guest, MachineKeys
 from decentral.attestation.vault import Closed, SealedVault
 from decentral.errors import RunDirectoryError, UserError
 from decentral.launch.engine import Options, execute
-from decentral.launch.sealing import IDENTITY, PUBLIC, closed_vault, identity_of, known_as, vault_for
+from decentral.launch.sealing import PUBLIC, closed_vault, identity_of, known_as, vault_for
 from decentral.run.directory import RunDirectory
 from decentral.run.recipe import load_recipe
 from decentral.training.checkpoint import Checkpoints
 from decentral.wire.certificate import TLS
-from decentral.wire.identity import Identity
+from decentral.wire.identity import IDENTITY, Identity
 from tests.launch.test_local import Launched, accuracies, checkpoints, overrides, wait_until
 
 MACHINE = MachineKeys(b"k" * 32, Guest(b"m" * 48, (), bytes(48), 0))

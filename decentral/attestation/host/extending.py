@@ -8,7 +8,6 @@ was started again.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,6 @@ from decentral.files import write_atomic
 
 WAITING = 10.0
 """Seconds for others who extend the register."""
-LOOK = 0.05
 
 
 def extended(configfs: Configfs, events: Sequence[Event], file: Path) -> EventLog:
@@ -78,11 +76,10 @@ def _given_along(configfs: Configfs, log: EventLog) -> EventLog:
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
     """Raises Unattested if others are at it all the time."""
-    ends = time.monotonic() + WAITING
-    while (held := lock.take(file.with_name(f"{file.name}.lock"))) is None:
-        if time.monotonic() > ends:
-            raise Unattested(f"{file}: others extend this machine all the time")
-        time.sleep(LOOK)
+    try:
+        held = lock.taken_here(file.with_name(f"{file.name}.lock"), WAITING)
+    except TimeoutError as error:
+        raise Unattested(f"{file}: others extend this machine all the time") from error
     try:
         yield
     finally:

@@ -7,7 +7,6 @@ changes no bit of them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -16,6 +15,7 @@ from types import TracebackType
 
 import torch
 
+from decentral import cores
 from decentral.launch import assembly
 from decentral.launch.attackers import as_told
 from decentral.launch.pool.processes import processes
@@ -92,5 +92,5 @@ class Pool:
 def count(recipe: Recipe, asked: int) -> int:
     """Workers that are of use: no more than peers, and one where learners cannot be anywhere else, or do nothing."""
     alone = getattr(LEARNERS.resolve(recipe.learner.name), "without_data", False) or recipe.learner.name in SPLITTING
-    wanted = asked or len(os.sched_getaffinity(0))
+    wanted = asked or cores.count()
     return 1 if alone else min(wanted, recipe.peers)

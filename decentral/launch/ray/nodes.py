@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from decentral.algorithms.presence import Member
 from decentral.errors import DecentralError, UserError
-from decentral.launch.apart import KEY, certify, names_of
+from decentral.launch.apart import certify, names_of
 from decentral.launch.cluster import Cluster
 from decentral.launch.local import Homeless
 from decentral.launch.nodes import STOPPING, pin
@@ -36,7 +36,7 @@ from decentral.run.directory import RunDirectory
 from decentral.run.journal import Journal
 from decentral.wire.addresses import joined_address
 from decentral.wire.authority import Authority
-from decentral.wire.identity import Identity
+from decentral.wire.identity import IDENTITY, Identity
 
 _LOG = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class RayNodes:
         members = list(self._cluster.members)
         for lodger in self._lodgers:
             if lodger.place is not None:
-                identity = Identity.open(self._run.node(lodger.name) / KEY).id
+                identity = Identity.open(self._run.node(lodger.name) / IDENTITY).id
                 members[lodger.index : lodger.index + 1] = [
                     Member(lodger.index, lodger.name, identity, lodger.place.address)
                 ]

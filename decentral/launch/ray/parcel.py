@@ -12,7 +12,7 @@ from pathlib import Path
 
 from decentral.errors import DecentralError
 from decentral.files import write_atomic
-from decentral.launch.apart import CREDENTIALS, KEY, needed
+from decentral.launch.apart import OWN, needed
 from decentral.launch.cluster import COUNTER, Cluster
 from decentral.launch.ray.mirror import kept
 from decentral.run.directory import RECIPE, RunDirectory
@@ -40,7 +40,7 @@ def pack(run: RunDirectory, name: str, index: int, plugins: Sequence[Path], *, m
     journal, counter = f"{NODES}/{name}/{FILE}", f"{NODES}/{name}/{COUNTER}"
     if moved and counter in files:
         files[counter] = str(int(files[counter]) + MARGIN).encode()
-    keys = {f"{NODES}/{name}/{key}": (run.node(name) / key).read_bytes() for key in (KEY, *CREDENTIALS)}
+    keys = {f"{NODES}/{name}/{key}": (run.node(name) / key).read_bytes() for key in OWN}
     public = {file: (run.path / file).read_bytes() for file in needed(run, index)}
     brought = {f"{PLUGINS}/{plugin.name}": plugin.read_bytes() for plugin in plugins}
     return Parcel(name, {**files, **keys, **brought, **public}, len(files.get(journal, b"")))

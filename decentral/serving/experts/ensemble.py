@@ -1,7 +1,8 @@
 """Sampling with experts that are peers: the loop of `denoising`, with answers that come over the network.
 
 Every batch has a task of its own, so that one is with the experts while another is with the router. Two are with an
-expert at a time: to wait here costs none of the time that it has to answer. An expert that does not answer in time is
+expert at a time, and with all of them no more than who asks says: to wait here costs none of the time that they have to
+answer. An expert that does not answer in time is
 dropped from the whole sampling, unless another peer serves the same expert: then that one is asked, and the images are
 the same. Of an expert that is dropped, weights go to the others. The result says so.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -145,17 +147,20 @@ async def denoise_remotely(
     parts: Sequence[Denoising],
     experts: Mapping[int, RemoteExpert],
     after_step: Callable[[int, int], None] = lambda batch, step: None,
+    at_once: int | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """Takes all batches through every step, each at its own pace; `after_step(batch, step)` counts steps from 1.
 
-    Raises Unreachable when no expert is left.
+    `at_once`: how many tasks experts have together at a time; None: as many as there are. Raises Unreachable when no
+    expert is left.
     """
-    loop = asyncio.get_running_loop()
+    loop, free = asyncio.get_running_loop(), asyncio.Semaphore(sys.maxsize if at_once is None else at_once)
     with worker("router") as router:  # one torch computation at a time
 
         async def answer(evaluation: Evaluation) -> Answer:
             expert = experts.get(evaluation.expert)
-            return Gone("is not connected") if expert is None else await expert.evaluate(evaluation)
+            async with free:
+                return Gone("is not connected") if expert is None else await expert.evaluate(evaluation)
 
         def go_on(part: Denoising, answers: Sequence[Answer]) -> list[Evaluation]:
             part.take(answers)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from decentral import cores
 from decentral.errors import Unreachable, UserError
 from decentral.serving.access import PIPELINE, Access, access
 from decentral.serving.experts.ensemble import KIND, denoise_remotely, most_together, remote_experts
@@ -86,7 +87,8 @@ async def generate(
         labels = [classes[place % len(classes)] for place in range(wish.number)] if classes else None
         guidance = wish.guidance if labels else 1.0
         together = most_together(pipeline.sample_shape) // (2 if guidance > 1 else 1)
-        micro_batch = _micro_batch(wish, together, _near(cluster))
+        near = _near(cluster)
+        micro_batch = _micro_batch(wish, together, near)
         sampling = pipeline.start(
             num_images=wish.number,
             num_inference_steps=wish.steps,
@@ -99,7 +101,12 @@ async def generate(
         )
         for number, why in unreachable.items():
             sampling.roster.absent[number] = why
-        latents = await denoise_remotely(sampling.batches, experts, after_step)
+        latents = await denoise_remotely(
+            sampling.batches,
+            experts,
+            after_step,
+            at_once=cores.count() if near else None,  # more would only push one another out of the caches
+        )
         sent = sum(session.sent for session in remote.sessions)
         received = sum(session.received for session in remote.sessions)
     return Generated(

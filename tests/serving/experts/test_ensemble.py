@@ -106,6 +106,29 @@ async def test_peers_give_the_images_of_one_process_bit_by_bit(tmp_path, pipelin
     assert sorted(done) == [(batch, step) for batch in range(2) for step in range(1, STEPS + 1)]
 
 
+@pytest.mark.parametrize(("at_once", "most"), [(1, 1), (2, 2), (None, COUNT)])
+async def test_no_more_experts_are_at_work_than_was_said(tmp_path, pipeline, at_once, most):
+    running, seen = 0, set[int]()
+
+    def watched(serve: Serve) -> Serve:
+        async def watch(task: Task, client: Client) -> None:
+            nonlocal running
+            running += 1
+            seen.add(running)
+            await asyncio.sleep(0.05)
+            await serve(task, client)
+            running -= 1
+
+        return watch
+
+    services = [(watched(service), digest) for service, digest in honest(pipeline)]
+    sampling, expected = (wish(pipeline, experts="full", micro_batch=None) for _ in range(2))
+    async with served(tmp_path, services) as (cluster, _), remote_experts(cluster) as remote:
+        there = await denoise_remotely(sampling.batches, remote.experts, at_once=at_once)
+    assert max(seen) == most
+    assert torch.equal(there, denoise(expected.batches, pipeline.evaluate))
+
+
 async def test_an_expert_that_dies_in_the_middle_is_left_out_and_named(tmp_path, pipeline):
     services = honest(pipeline)
     mortal, digest = services[1]
