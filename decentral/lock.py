@@ -18,16 +18,17 @@ _FLOCK = struct.Struct("@hhqqi0q")
 _OWNED = hasattr(fcntl, "F_OFD_SETLK")
 TRYING = 0.5
 """Seconds, where a look may be in the way."""
-WAIT = 0.1
-"""Seconds between two tries of who waits."""
+WAIT, WAIT_HERE = 0.1, 0.01
+"""Seconds between two tries of who waits; in a thread, where the wait may be short."""
 
 
-def take(path: Path) -> int | None:
+def take(path: Path, mode: int = 0o600) -> int | None:
     """An open file whose lock is held until it is closed or the process ends; None if somebody else holds it.
 
-    It is not inherited by programs that this process starts. Raises OSError where the file cannot be written.
+    `mode`: of the file, if it is made. It is not inherited by programs that this process starts. Raises OSError where
+    the file cannot be written.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     ends = time.monotonic() + TRYING
     while True:
         try:
@@ -58,13 +59,13 @@ async def taken(path: Path, seconds: float) -> int:
         return held
 
 
-def taken_here(path: Path, seconds: float) -> int:
+def taken_here(path: Path, seconds: float, mode: int = 0o600) -> int:
     """The same for who has a thread to wait in. Raises TimeoutError, OSError."""
     ends = time.monotonic() + seconds
-    while (held := take(path)) is None:
+    while (held := take(path, mode)) is None:
         if time.monotonic() > ends:
-            raise TimeoutError(f"{path}: has been held by another process for {seconds:g} s")
-        time.sleep(WAIT)
+            raise TimeoutError(f"{path}: has been held by somebody else for {seconds:g} s")
+        time.sleep(WAIT_HERE)
     return held
 
 

@@ -93,7 +93,7 @@ async def test_who_waits_for_a_lock_has_it_when_it_is_free_and_waits_no_longer_t
 
 def test_who_waits_in_a_thread_has_it_when_it_is_free_and_waits_no_longer_than_told(tmp_path: Path) -> None:
     held = taken(tmp_path / "lock")
-    with pytest.raises(TimeoutError, match=r"lock: has been held by another process for 0\.05 s"):
+    with pytest.raises(TimeoutError, match=r"lock: has been held by somebody else for 0\.05 s"):
         lock.taken_here(tmp_path / "lock", 0.05)
     ending = threading.Timer(0.1, os.close, [held])
     ending.start()

@@ -12,8 +12,10 @@ from typing import Protocol
 from decentral import lock
 from decentral.errors import DatasetNotFound, UserError
 
-LOCK, WAITING = ".download.lock", 3600.0
+LOCK, WAITING = ".download.lock", 6 * 3600.0
 """Held by who fetches something, and seconds to wait for another one who does."""
+SHARED = 0o666
+"""Less the umask: a folder of datasets may be that of several people."""
 
 
 def data_root(root: Path | str | None = None) -> Path:
@@ -72,7 +74,7 @@ class Archive:
     def _download(self, root: Path) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            held = lock.taken_here(root / LOCK, WAITING)  # the peers of one machine ask at once: one of them fetches
+            held = lock.taken_here(root / LOCK, WAITING, SHARED)  # peers of one machine ask at once: one fetches
             try:
                 if self._missing(root):
                     self.fetch()(root)

@@ -50,7 +50,7 @@ APART, WORLD = "apart", "hosts"
 PORT, AUTHORITY_PORT = 7000, 6999
 """Where nodes listen unless something else is said, and where the authority does, if one runs beside them."""
 OWN = IDENTITY, TLS, AUTHORITIES
-"""In a node's folder: what nobody else has."""
+"""In a node's folder: what it needs to speak for itself."""
 NAMED = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
 
 

@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeVar
 from decentral.errors import UserError
 from decentral.files import write_atomic
 from decentral.trust.machines import Machines
+from decentral.wire.addresses import split_address
 from decentral.wire.messages import PeerId
 
 FILE = "trust.toml"
@@ -203,6 +204,10 @@ def _tables(
 
 def _anchor(where: str, values: Mapping[str, Any]) -> Anchor:
     fields = _texts(where, values, FORMS)
+    try:
+        split_address(fields["address"])
+    except UserError as error:
+        raise UserError(f"{where}.address: {error}") from error
     return Anchor(fields.pop("name"), PeerId(fields.pop("id")), **fields)
 
 

@@ -30,7 +30,7 @@ from decentral.wire.messages import PeerId
 from decentral.wire.notice import FILE, MOST_RULINGS, Admitted, Notice, Ruling, read_notice, shown
 
 VOICE, NEXT, ISSUED, LOCK = "authority.pem", "next.pem", "issued.jsonl", ".ruling"
-WAITING = 30.0
+WAITING = 10.0
 """Seconds for another process that rules at the same time."""
 MOST_ISSUED = 1 << 20
 """Bytes of the list of certificates, above which what is past is dropped."""

@@ -16,6 +16,7 @@ from decentral.cli.main import app
         (("--out", "grid.gif"), ".png"),
         (("--out", "absent/grid.png"), "absent"),
         (("--num", "0"), "--num"),
+        (("--micro-batch", "0"), "--micro-batch"),
         (("--guidance", "0.5"), "--guidance"),
         ((), "no ensemble"),
     ],

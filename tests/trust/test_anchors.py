@@ -161,6 +161,10 @@ def test_parts_that_cannot_be_are_named_with_their_key(tmp_path: Path, old: str,
         (f"authority = '''{PEM.decode()}'''\nroots = []", "roots"),
         (f"authority = '''{PEM.decode()}'''\npeers = 3", "peers"),
         (f"authority = '''{PEM.decode()}'''\n[[peers]]\nname = 'a'\nid = 'short'\naddress = 'h:1'", r"peers\[0\].id"),
+        (
+            f"authority = '''{PEM.decode()}'''\n[[peers]]\nname = 'a'\nid = '{'a' * 52}'\naddress = '::1:7'",
+            r"peers\[0\].address: '::1:7'",
+        ),
         (f"authority = '''{PEM.decode()}'''\n[[peers]]\nname = 'a'\nkey = 'b'", r"peers\[0\].key"),
     ],
 )

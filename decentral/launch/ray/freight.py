@@ -10,7 +10,6 @@ import importlib
 import io
 import os
 import tarfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ ARCHIVES = {
 FOLDER = "image-folder"
 PARTS = ("train", "val")
 """Of a folder of images."""
-UNPACKING, LOOK = 1800.0, 0.2
+UNPACKING = 1800.0
 """Seconds that a node waits for another one of its machine to unpack, and between looks."""
 
 P = TypeVar("P")
@@ -87,11 +86,13 @@ def unload(digest: str, pieces: Iterable[bytes], folder: Path) -> Path:
 
     Blocking. Raises DecentralError where the pieces are others than those that were put, and OSError.
     """
-    path, ends = folder / digest, time.monotonic() + UNPACKING
-    while (held := lock.take(folder / f".{digest}.lock")) is None:
-        if time.monotonic() > ends:
-            raise DecentralError(f"{path}: another node of this machine has been unpacking for {UNPACKING:.0f} s")
-        time.sleep(LOOK)
+    path = folder / digest
+    try:
+        held = lock.taken_here(folder / f".{digest}.lock", UNPACKING)
+    except TimeoutError as error:
+        raise DecentralError(
+            f"{path}: another node of this machine is unpacking it without an end ({error})"
+        ) from error
     try:
         if not path.exists():
             with replacing_folder(path) as fresh:

@@ -88,11 +88,13 @@ class RemoteExpert:
     """Of those who can still be asked, the first is the one that is."""
     lost: list[str] = field(default_factory=list)
     """Who was asked before, or could not be reached at the beginning, and why it is no more."""
+    together: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(sys.maxsize))
+    """Turns that it has together with other experts."""
     _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def evaluate(self, evaluation: Evaluation, answering: float = ANSWERING) -> Answer:
         """Velocities, or why nobody gives any."""
-        async with self._free:
+        async with self._free, self.together:
             return await self._evaluate(evaluation, answering)
 
     async def _evaluate(self, evaluation: Evaluation, answering: float) -> Answer:
@@ -123,12 +125,16 @@ class RemoteExperts:
 
 
 @asynccontextmanager
-async def remote_experts(cluster: Access) -> AsyncIterator[RemoteExperts]:
-    """Sessions with all peers that serve experts and can be reached."""
+async def remote_experts(cluster: Access, at_once: int | None = None) -> AsyncIterator[RemoteExperts]:
+    """Sessions with all peers that serve experts and can be reached.
+
+    `at_once`: how many tasks they have together at a time; None: as many as there are.
+    """
     found, limits = RemoteExperts(), Limits(model_bytes=MOST_BYTES)
+    together = asyncio.Semaphore(sys.maxsize if at_once is None else at_once)
     async with AsyncExitStack() as stack:
         for number, peers in sorted(cluster.serving(KIND).items()):
-            expert = RemoteExpert([])
+            expert = RemoteExpert([], together=together)
             for peer in peers:
                 try:
                     opening = open_session(cluster.links, peer.id, limits=limits, deadline=OPENING)
@@ -147,20 +153,17 @@ async def denoise_remotely(
     parts: Sequence[Denoising],
     experts: Mapping[int, RemoteExpert],
     after_step: Callable[[int, int], None] = lambda batch, step: None,
-    at_once: int | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """Takes all batches through every step, each at its own pace; `after_step(batch, step)` counts steps from 1.
 
-    `at_once`: how many tasks experts have together at a time; None: as many as there are. Raises Unreachable when no
-    expert is left.
+    Raises Unreachable when no expert is left.
     """
-    loop, free = asyncio.get_running_loop(), asyncio.Semaphore(sys.maxsize if at_once is None else at_once)
+    loop = asyncio.get_running_loop()
     with worker("router") as router:  # one torch computation at a time
 
         async def answer(evaluation: Evaluation) -> Answer:
             expert = experts.get(evaluation.expert)
-            async with free:
-                return Gone("is not connected") if expert is None else await expert.evaluate(evaluation)
+            return Gone("is not connected") if expert is None else await expert.evaluate(evaluation)
 
         def go_on(part: Denoising, answers: Sequence[Answer]) -> list[Evaluation]:
             part.take(answers)

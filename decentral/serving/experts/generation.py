@@ -43,8 +43,9 @@ class Wish:
     labels: Sequence[int]
     seed: int
     micro_batch: int | None = None
-    """Images that go through the steps together; None: all of them where experts are on this machine, and half of them
-    elsewhere, so that one half is on its way while the other is computed; no more than experts take at once."""
+    """Images that go through the steps together; None: all of them where experts are on this machine, which then has no
+    more at work than cores, and half of them elsewhere, so that one half is on its way while the other is computed; no
+    more than experts take at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,11 @@ async def generate(
     Raises UserError for what cannot be asked, and Unreachable when no expert is left.
     """
     began = time.monotonic()
-    async with _arriving(directory, via) as (pipeline, cluster), remote_experts(cluster) as remote:
+    async with AsyncExitStack() as stack:
+        pipeline, cluster = await stack.enter_async_context(_arriving(directory, via))
+        near = via is None and _near(cluster)
+        at_once = cores.count() if near else None  # more would only push one another out of the caches
+        remote = await stack.enter_async_context(remote_experts(cluster, at_once))
         experts, unreachable = remote.experts, remote.absent
         if not experts:
             reasons = "; ".join(f"expert-{number}: {why}" for number, why in sorted(unreachable.items()))
@@ -86,9 +91,8 @@ async def generate(
         classes = list(wish.labels) or list(range(pipeline.config.num_classes))
         labels = [classes[place % len(classes)] for place in range(wish.number)] if classes else None
         guidance = wish.guidance if labels else 1.0
-        together = most_together(pipeline.sample_shape) // (2 if guidance > 1 else 1)
-        near = _near(cluster)
-        micro_batch = _micro_batch(wish, together, near)
+        most = most_together(pipeline.sample_shape) // (2 if guidance > 1 else 1)
+        micro_batch = _micro_batch(wish, most, near)
         sampling = pipeline.start(
             num_images=wish.number,
             num_inference_steps=wish.steps,
@@ -101,12 +105,7 @@ async def generate(
         )
         for number, why in unreachable.items():
             sampling.roster.absent[number] = why
-        latents = await denoise_remotely(
-            sampling.batches,
-            experts,
-            after_step,
-            at_once=cores.count() if near else None,  # more would only push one another out of the caches
-        )
+        latents = await denoise_remotely(sampling.batches, experts, after_step)
         sent = sum(session.sent for session in remote.sessions)
         received = sum(session.received for session in remote.sessions)
     return Generated(
@@ -123,7 +122,7 @@ async def generate(
 
 
 def _near(cluster: Access) -> bool:
-    """Whether all experts are on one machine: then there is next to no network time to hide behind computing."""
+    """Whether all experts are on the client's machine: then there is next to no network time to hide."""
     return all(
         is_loopback(split_address(peer.address)[0]) for peers in cluster.serving(KIND).values() for peer in peers
     )
@@ -133,9 +132,10 @@ def _micro_batch(wish: Wish, most: int, near: bool) -> int:
     """`most`: images whose samples an expert takes in one task. Raises UserError where more are wished for."""
     if wish.micro_batch is None:
         return min(wish.number if near else math.ceil(wish.number / 2), most)
-    if wish.micro_batch > most:
-        raise UserError(f"micro_batch: {wish.micro_batch} images are more than experts take at once, which is {most}")
-    return wish.micro_batch
+    wanted = min(wish.micro_batch, wish.number)
+    if wanted > most:
+        raise UserError(f"a micro-batch of {wanted} images is more than experts take at once, which is {most}")
+    return wanted
 
 
 @asynccontextmanager

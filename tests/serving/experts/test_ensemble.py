@@ -16,7 +16,7 @@ from decentral.errors import Malformed, Refusal, Unreachable
 from decentral.models.denoisers import unet
 from decentral.serving.access import Access, access
 from decentral.serving.experts.denoising import Evaluation, Gone, denoise
-from decentral.serving.experts.ensemble import RemoteExpert, denoise_remotely, remote_experts
+from decentral.serving.experts.ensemble import AT_ONCE, RemoteExpert, denoise_remotely, remote_experts
 from decentral.serving.experts.expert import ExpertService
 from decentral.serving.experts.pipeline import DecentralizedDiffusionPipeline
 from decentral.trust.anchors import FILE, Anchor, Anchors
@@ -106,8 +106,10 @@ async def test_peers_give_the_images_of_one_process_bit_by_bit(tmp_path, pipelin
     assert sorted(done) == [(batch, step) for batch in range(2) for step in range(1, STEPS + 1)]
 
 
-@pytest.mark.parametrize(("at_once", "most"), [(1, 1), (2, 2), (None, COUNT)])
-async def test_no_more_experts_are_at_work_than_was_said(tmp_path, pipeline, at_once, most):
+@pytest.mark.parametrize("size", [None, 1])
+@pytest.mark.parametrize("at_once", [1, 2, None])
+async def test_no_more_experts_are_at_work_than_was_said(tmp_path, pipeline, at_once, size):
+    most = at_once or COUNT * (1 if size is None else AT_ONCE)
     running, seen = 0, set[int]()
 
     def watched(serve: Serve) -> Serve:
@@ -122,9 +124,9 @@ async def test_no_more_experts_are_at_work_than_was_said(tmp_path, pipeline, at_
         return watch
 
     services = [(watched(service), digest) for service, digest in honest(pipeline)]
-    sampling, expected = (wish(pipeline, experts="full", micro_batch=None) for _ in range(2))
-    async with served(tmp_path, services) as (cluster, _), remote_experts(cluster) as remote:
-        there = await denoise_remotely(sampling.batches, remote.experts, at_once=at_once)
+    sampling, expected = (wish(pipeline, experts="full", micro_batch=size) for _ in range(2))
+    async with served(tmp_path, services) as (cluster, _), remote_experts(cluster, at_once) as remote:
+        there = await denoise_remotely(sampling.batches, remote.experts)
     assert max(seen) == most
     assert torch.equal(there, denoise(expected.batches, pipeline.evaluate))
 

@@ -48,6 +48,7 @@ async def test_experts_are_sent_no_more_at_once_than_they_take(
     """More images go there in more batches, which are those of one process with that `micro_batch`."""
     most, together = 4, 4 if guidance == 1 else 2
     monkeypatch.setattr("decentral.serving.experts.ensemble.MOST_SAMPLES", most)
+    monkeypatch.setattr("decentral.cores.count", lambda: 100)
     pipeline.save_pretrained(tmp_path / PIPELINE)
     sizes, at_once, running = list[int](), 0, dict[str, int]()
 
@@ -68,7 +69,7 @@ async def test_experts_are_sent_no_more_at_once_than_they_take(
         made = await generate(tmp_path, wish)
         assert max(sizes) == most and at_once <= AT_ONCE
         given = await generate(tmp_path, replace(wish, micro_batch=together))
-        with pytest.raises(UserError, match=f"micro_batch: {together + 1} images .* which is {together}"):
+        with pytest.raises(UserError, match=f"a micro-batch of {together + 1} images .* which is {together}"):
             await generate(tmp_path, replace(wish, micro_batch=together + 1))
     assert [image.tobytes() for image in made.images] == [image.tobytes() for image in given.images]
 
@@ -79,11 +80,27 @@ async def test_images_go_together_where_experts_are_near_and_in_halves_where_the
 ) -> None:
     monkeypatch.setattr("decentral.serving.experts.generation.is_loopback", lambda host: near and host == "127.0.0.1")
     pipeline.save_pretrained(tmp_path / PIPELINE)
-    batches, wish = set[int](), Wish(5, 2, "full", 1.0, (), 0)
-    async with asyncio.timeout(60), served(tmp_path, honest(pipeline)):
+    monkeypatch.setattr("decentral.cores.count", lambda: 1)
+    batches, wish, working, most = set[int](), Wish(5, 2, "full", 1.0, (), 0), set[str](), 0
+
+    def watched(service: Any) -> Any:
+        async def serve(task: Task, client: Client) -> None:
+            nonlocal most
+            working.add(task.part)
+            most = max(most, len(working))
+            await asyncio.sleep(0.05)
+            await service(task, client)
+            working.discard(task.part)
+
+        return serve
+
+    services = [(watched(service), digest) for service, digest in honest(pipeline)[:COUNT]]
+    async with asyncio.timeout(60), served(tmp_path, services):
         made = await generate(tmp_path, wish, lambda batch, step: batches.add(batch))
         given = await generate(tmp_path, replace(wish, micro_batch=made.micro_batch))
-    assert (made.micro_batch, batches) == ((5, {0}) if near else (3, {0, 1}))
+        whole = await generate(tmp_path, replace(wish, micro_batch=500))
+    assert (made.micro_batch, batches, most) == ((5, {0}, 1) if near else (3, {0, 1}, COUNT))
+    assert whole.micro_batch == wish.number
     assert [image.tobytes() for image in made.images] == [image.tobytes() for image in given.images]
 
 
@@ -96,13 +113,15 @@ def test_how_many_samples_go_together_depends_on_their_size() -> None:
 
 async def test_images_that_come_through_a_gateway_are_those_that_come_directly(tmp_path: Path, pipeline: Any) -> None:
     pipeline.save_pretrained(tmp_path / PIPELINE)
-    wish, told = Wish(4, 3, "top-1", 2.0, (), 0), asyncio.get_running_loop().create_future()
+    wish, told = Wish(4, 3, "top-1", 2.0, (), 0, micro_batch=4), asyncio.get_running_loop().create_future()
     async with asyncio.timeout(60), served(tmp_path, honest(pipeline)):
         passing = asyncio.create_task(serve_tunnel(tmp_path, told.set_result))
         via = await told
         direct, through = await generate(tmp_path, wish), await generate(tmp_path, wish, via=via)
+        halves = await generate(tmp_path, replace(wish, micro_batch=None), via=via)
         passing.cancel()
         await asyncio.gather(passing, return_exceptions=True)
         assert [image.tobytes() for image in through.images] == [image.tobytes() for image in direct.images]
+        assert halves.micro_batch == 2, "where peers are behind a gateway nobody knows"
         with pytest.raises(Unreachable, match=f"no expert answers.*the gateway at {via}"):
             await generate(tmp_path, wish, via=via)
