@@ -9,12 +9,11 @@ through the steps as `generate` has them where peers are on the client's machine
 than there are cores (`in turn`); together, with all peers at work (`together`); or in two halves, as where peers are
 elsewhere (`halves`). This process, alone and as the client, keeps what it frees as nodes do (`KEEP_MEMORY`), without
 which it takes longer alone. A ratio is the median of turns, each of them a sampling in one process and one with the
-peers right after it, of the same batches; plans take turns too. Images must be the same bits. Then the last two plans
-where every answer takes longer (`--far`: this alone): the network is simulated, by waiting. Then the best expert of
-eight (`top-1`, router included) beside one dense model of an expert's size, by images per expert, in seconds of one
-core: the least of several turns, each taken after the other's (`--sparse`: this alone). With `--run DIR`, a finished
-run of diffusion-digits, an expert is killed half-way and the images are compared with those of a sampling that lost
-nobody.
+peers right after it, of the same batches. Images must be the same bits. Then the last two plans where every answer
+takes longer (`--far`: this alone): the network is simulated, by waiting. Then the best expert of eight (`top-1`, router
+included) beside one dense model of an expert's size, by images per expert, in seconds of one core: the least of several
+turns, each taken after the other's (`--sparse`: this alone). With `--run DIR`, a finished run of diffusion-digits, an
+expert is killed half-way and the images are compared with those of a sampling that lost nobody.
 """
 
 from __future__ import annotations
@@ -176,15 +175,16 @@ class Turns:
 async def in_turn(
     folder: Path, cores: set[int], apart: int, repeat: int, plans: dict[str, Setting]
 ) -> dict[str, Turns]:
-    """Every plan in this process, on the core `apart`, and with the peers, in turn.
+    """Each plan in this process, on the core `apart`, and with the peers, in turn.
 
     The machine is not equally fast at all times, so that only what was measured side by side can be compared; peers
-    that wait take a little of a core, and none of that one where there are two.
+    that wait take a little of a core, and none of that one where there are two. One plan after the other: oneDNN keeps
+    what it made for the last 1,024 shapes, and each plan has others, which made this process slower by a tenth.
     """
     found = {name: Turns() for name in plans}
     async with access(folder) as cluster, remote_experts(cluster) as remote:
-        for _ in range(repeat + 1):
-            for name, plan in plans.items():
+        for name, plan in plans.items():
+            for _ in range(repeat + 1):
                 os.sched_setaffinity(0, {apart})
                 expected, floor = plan.alone()
                 os.sched_setaffinity(0, cores)
