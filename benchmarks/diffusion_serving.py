@@ -8,12 +8,12 @@ a process of its own behind mutual TLS, and the pipeline with the same experts i
 through the steps as `generate` has them where peers are on the client's machine: together, with no more peers at work
 than there are cores (`in turn`); together, with all peers at work (`together`); or in two halves, as where peers are
 elsewhere (`halves`). This process, alone and as the client, keeps what it frees as nodes do (`KEEP_MEMORY`), without
-which it takes longer alone. A ratio is the median of turns, each of them a sampling in one process and one with the
-peers right after it, of the same batches. Images must be the same bits. Then the last two plans where every answer
-takes longer (`--far`: this alone): the network is simulated, by waiting. Then the best expert of eight (`top-1`, router
-included) beside one dense model of an expert's size, by images per expert, in seconds of one core: the least of several
-turns, each taken after the other's (`--sparse`: this alone). With `--run DIR`, a finished run of diffusion-digits, an
-expert is killed half-way and the images are compared with those of a sampling that lost nobody.
+which (`--plain`) it takes longer alone. A ratio is the median of turns, each of them a sampling in one process and one
+with the peers right after it, of the same batches. Images must be the same bits. Then the last two plans where every
+answer takes longer (`--far`: this alone): the network is simulated, by waiting. Then the best expert of eight (`top-1`,
+router included) beside one dense model of an expert's size, by images per expert, in seconds of one core: the least of
+several turns, each taken after the other's (`--sparse`: this alone). With `--run DIR`, a finished run of diffusion-
+digits, an expert is killed half-way and the images are compared with those of a sampling that lost nobody.
 """
 
 from __future__ import annotations
@@ -370,16 +370,16 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=5, help="turns, each in one process and with peers")
     parser.add_argument("--sparse", action="store_true", help="only the best of eight experts beside one dense model")
     parser.add_argument("--far", action="store_true", help="only both plans, by how long an answer takes")
+    parser.add_argument("--plain", action="store_true", help="free memory as glibc does where nobody tells it")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):  # read when a process starts
+    if not arguments.plain and not KEEP_MEMORY.items() <= os.environ.items():  # read when a process starts
         os.execve(sys.executable, sys.orig_argv, os.environ | KEEP_MEMORY)
     torch.set_num_threads(1)
     recipe = load_recipe("diffusion-digits")
     num, steps, repeat = arguments.num, arguments.steps, arguments.repeat
     print(f"networks of diffusion-digits; {num} images, {steps} steps; busy cores: {busy():.1f}")
-    figures: dict[str, list[dict[str, Any]] | dict[str, Any]] = {}
-    good = True
+    figures, good = dict[str, Any](), True
     if not arguments.far and not arguments.sparse:
         figures["network"] = rows = show_network(recipe, num, steps, repeat)
         good = close(rows)

@@ -33,7 +33,7 @@ FOLDER = "image-folder"
 PARTS = ("train", "val")
 """Of a folder of images."""
 UNPACKING = 1800.0
-"""Seconds that a node waits for another one of its machine to unpack, and between looks."""
+"""Seconds that a node waits for another one of its machine to unpack."""
 
 P = TypeVar("P")
 
