@@ -110,14 +110,18 @@ async def test_peers_give_the_images_of_one_process_bit_by_bit(tmp_path, pipelin
 @pytest.mark.parametrize("at_once", [1, 2, None])
 async def test_no_more_experts_are_at_work_than_was_said(tmp_path, pipeline, at_once, size):
     most = at_once or COUNT * (1 if size is None else AT_ONCE)
-    running, seen = 0, set[int]()
+    running, seen, reached = 0, set[int](), asyncio.Event()
 
     def watched(serve: Serve) -> Serve:
         async def watch(task: Task, client: Client) -> None:
             nonlocal running
             running += 1
             seen.add(running)
-            await asyncio.sleep(0.05)
+            if running == most:
+                reached.set()
+            async with asyncio.timeout(20):
+                await reached.wait()
+            await asyncio.sleep(0.05)  # for one too many to come
             await serve(task, client)
             running -= 1
 

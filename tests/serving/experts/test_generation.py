@@ -99,7 +99,7 @@ async def test_images_go_together_where_experts_are_near_and_in_halves_where_the
         made = await generate(tmp_path, wish, lambda batch, step: batches.add(batch))
         given = await generate(tmp_path, replace(wish, micro_batch=made.micro_batch))
         whole = await generate(tmp_path, replace(wish, micro_batch=500))
-    assert (made.micro_batch, batches, most) == ((5, {0}, 1) if near else (3, {0, 1}, COUNT))
+    assert (made.micro_batch, batches, most > 1) == ((5, {0}, False) if near else (3, {0, 1}, True))
     assert whole.micro_batch == wish.number
     assert [image.tobytes() for image in made.images] == [image.tobytes() for image in given.images]
 
